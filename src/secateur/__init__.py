@@ -1,0 +1,1 @@
+"""secateur makes transformer language models smaller and faster, and wins back the quality that costs."""

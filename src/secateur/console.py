@@ -1,0 +1,49 @@
+"""What the terminal shows: progress on standard error, tables on standard output, a log in a file."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+Item = TypeVar("Item")
+
+stdout = Console()
+stderr = Console(stderr=True)
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Yield `items` under a progress bar on standard error that disappears when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        yield from progress.track(items, description=description, total=total)
+
+
+def configure_logging(verbose: bool = False) -> None:
+    """Send secateur's own log to standard error; only warnings of other libraries are shown."""
+    logger = logging.getLogger("secateur")
+    logger.setLevel(logging.DEBUG)
+    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, show_level=False)]
+    logger.handlers[0].setLevel(logging.DEBUG if verbose else logging.INFO)
+    logger.propagate = False
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Append secateur's log to the file `path`, with times, while the block runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("secateur")
+    logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,25 @@
+"""The exceptions a user can meet. Each message says what is wrong and what to do about it, on one line."""
+
+
+class SecateurError(Exception):
+    """Base of all errors that the command line prints as one line before it exits with status 1."""
+
+
+class InputError(SecateurError):
+    """An option or a value is outside what the command can work with."""
+
+
+class ModelError(SecateurError):
+    """A model cannot be loaded, is damaged, or is of an unsupported architecture."""
+
+
+class DataError(SecateurError):
+    """A text or data set cannot be found, read or used."""
+
+
+class OutputError(SecateurError):
+    """A result cannot be written."""
+
+
+class TrainingError(SecateurError):
+    """Training cannot go on, a loss that is not finite for example."""

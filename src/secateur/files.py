@@ -1,0 +1,115 @@
+"""Writing results so that a kill or a full disk leaves either the old result or the new one, never half of one."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import OutputError
+
+
+def cache_directory() -> Path:
+    """Where converted models and tokenised data are kept: `$SECATEUR_CACHE`, or `~/.cache/secateur`."""
+    root = os.environ.get("SECATEUR_CACHE")
+    return Path(root).expanduser() if root else Path.home() / ".cache" / "secateur"
+
+
+def require_free(directory: str | Path, overwrite: bool = False) -> Path:
+    """Check, before any work is done, that `directory` may be written.
+
+    Args:
+        directory: where a result will go.
+        overwrite: whether what is there may be replaced.
+
+    Returns:
+        The directory as a `Path`. It is not created.
+
+    Raises:
+        OutputError: it is a file, or holds something and `overwrite` is off, or cannot be written.
+    """
+    target = Path(directory).expanduser()
+    if target.is_file():
+        raise OutputError(f"{target} is a file; name a directory for the output")
+    if target.is_dir() and any(target.iterdir()) and not overwrite:
+        raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
+    existing = next((parent for parent in (target, *target.parents) if parent.exists()), Path("/"))
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"{target} cannot be written: no permission to write in {existing}")
+    return target
+
+
+@contextmanager
+def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Fill a directory beside `directory` and rename it into place when the block ends without an error.
+
+    Yields:
+        The hidden directory to fill. It is removed if the block raises.
+
+    Raises:
+        OutputError: as `require_free`, or the disk is full.
+    """
+    target = require_free(directory, overwrite)
+    staging = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        staging.chmod(0o755)
+        yield staging
+        _swap(staging, target)
+    except OSError as error:
+        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, target: Path) -> None:
+    if not target.exists():
+        staging.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        staging.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` beside `path` and rename it into place.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, beside and renamed into place. Raises `OutputError`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, beside and renamed into place. Raises `OutputError`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
