@@ -1,0 +1,16 @@
+"""Named corpora and files in, token windows and training sequences out."""
+
+from secateur.data.corpora import corpus_names, load_corpus
+from secateur.data.corpus import Corpus, Example, alpaca_prompt
+from secateur.data.instruction import tokenize_examples
+from secateur.data.windows import token_windows
+
+__all__ = [
+    "Corpus",
+    "Example",
+    "alpaca_prompt",
+    "corpus_names",
+    "load_corpus",
+    "token_windows",
+    "tokenize_examples",
+]

@@ -1,0 +1,37 @@
+"""Models: loading, saving, the adapter of each family, uneven layers, losses, layer-by-layer streaming."""
+
+from secateur.models.adapters import Adapter, adapter_of, supported_model_types
+from secateur.models.loading import load, load_tokenizer, model_directory, model_label
+from secateur.models.losses import chunked_loss, token_losses
+from secateur.models.options import LoadOptions
+from secateur.models.saving import save
+from secateur.models.widths import (
+    LayerWidths,
+    count_parameters,
+    declare_widths,
+    declared_widths,
+    is_uneven,
+    layer_widths,
+    register_uneven_models,
+)
+
+__all__ = [
+    "Adapter",
+    "LayerWidths",
+    "LoadOptions",
+    "adapter_of",
+    "chunked_loss",
+    "count_parameters",
+    "declare_widths",
+    "declared_widths",
+    "is_uneven",
+    "layer_widths",
+    "load",
+    "load_tokenizer",
+    "model_directory",
+    "model_label",
+    "register_uneven_models",
+    "save",
+    "supported_model_types",
+    "token_losses",
+]

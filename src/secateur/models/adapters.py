@@ -1,0 +1,124 @@
+"""Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from secateur.errors import ModelError
+from secateur.models import modeling_secateur as uneven
+
+
+class Adapter:
+    """A decoder of pre-norm blocks: grouped-query attention, then a gated MLP.
+
+    A family with blocks of this shape is added by one subclass that names its classes; a family that keeps its
+    parts elsewhere overrides the methods as well.
+    """
+
+    model_type: ClassVar[str]
+    uneven_config: ClassVar[type[PreTrainedConfig]]
+    uneven_model: ClassVar[type[PreTrainedModel]]
+    attention_projections: ClassVar[tuple[str, str, str, str]] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    mlp_projections: ClassVar[tuple[str, str, str]] = ("gate_proj", "up_proj", "down_proj")
+
+    @property
+    def stock_config(self) -> type[PreTrainedConfig]:
+        return next(base for base in self.uneven_config.__mro__ if self._is_stock(base))
+
+    @property
+    def stock_model(self) -> type[PreTrainedModel]:
+        return next(base for base in self.uneven_model.__mro__ if self._is_stock(base))
+
+    @staticmethod
+    def _is_stock(base: type) -> bool:
+        return issubclass(base, (PreTrainedConfig, PreTrainedModel)) and base.__module__ != uneven.__name__
+
+    def body(self, model: PreTrainedModel) -> nn.Module:
+        """The decoder without its head."""
+        return cast(nn.Module, model.model)
+
+    def layers(self, model: PreTrainedModel) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.body(model).layers)
+
+    def attention(self, layer: nn.Module) -> nn.Module:
+        return cast(nn.Module, layer.self_attn)
+
+    def mlp(self, layer: nn.Module) -> nn.Module:
+        return cast(nn.Module, layer.mlp)
+
+    def attention_linears(self, layer: nn.Module) -> tuple[nn.Linear, ...]:
+        """The projections of queries, keys, values and output."""
+        attention = self.attention(layer)
+        return tuple(cast(nn.Linear, getattr(attention, name)) for name in self.attention_projections)
+
+    def mlp_linears(self, layer: nn.Module) -> tuple[nn.Linear, ...]:
+        """The gate, up and down projections."""
+        mlp = self.mlp(layer)
+        return tuple(cast(nn.Linear, getattr(mlp, name)) for name in self.mlp_projections)
+
+    def attention_half(
+        self, layer: nn.Module, hidden: torch.Tensor, arguments: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """The residual stream after the layer's attention: (batch, seq, hidden_size) in and out."""
+        attended, *_ = self.attention(layer)(hidden_states=layer.input_layernorm(hidden), **arguments)
+        return hidden + attended
+
+    def mlp_half(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+        """The residual stream after the layer's MLP, given the one after its attention."""
+        return hidden + self.mlp(layer)(layer.post_attention_layernorm(hidden))
+
+    def head_dim(self, layer: nn.Module) -> int:
+        return cast(int, self.attention(layer).head_dim)
+
+
+class Llama(Adapter):
+    model_type = "llama"
+    uneven_config = uneven.UnevenLlamaConfig
+    uneven_model = uneven.UnevenLlamaForCausalLM
+
+
+class Mistral(Adapter):
+    model_type = "mistral"
+    uneven_config = uneven.UnevenMistralConfig
+    uneven_model = uneven.UnevenMistralForCausalLM
+
+
+class Qwen2(Adapter):
+    model_type = "qwen2"
+    uneven_config = uneven.UnevenQwen2Config
+    uneven_model = uneven.UnevenQwen2ForCausalLM
+
+
+class Qwen3(Adapter):
+    model_type = "qwen3"
+    uneven_config = uneven.UnevenQwen3Config
+    uneven_model = uneven.UnevenQwen3ForCausalLM
+
+
+ADAPTERS: tuple[Adapter, ...] = (Llama(), Mistral(), Qwen2(), Qwen3())
+
+
+def supported_model_types() -> list[str]:
+    return [adapter.model_type for adapter in ADAPTERS]
+
+
+def adapter_for(model_type: str) -> Adapter:
+    """The adapter of a family, by the `model_type` of a stock or an uneven config.
+
+    Raises:
+        ModelError: no adapter knows this family.
+    """
+    for adapter in ADAPTERS:
+        if model_type in (adapter.model_type, adapter.uneven_config.model_type):
+            return adapter
+    raise ModelError(
+        f"the architecture '{model_type}' is not supported; supported are {', '.join(supported_model_types())}"
+    )
+
+
+def adapter_of(model: PreTrainedModel) -> Adapter:
+    """The adapter of a loaded model. Raises `ModelError` for an unsupported family."""
+    return adapter_for(model.config.model_type)

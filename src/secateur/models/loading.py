@@ -1,0 +1,212 @@
+"""Loading a model and its tokenizer from the hub, a directory, a GGUF file, or the embedded default."""
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.errors import InputError, ModelError
+from secateur.models import embedded
+from secateur.models.adapters import adapter_of
+from secateur.models.checks import check_directory
+from secateur.models.options import DType
+
+logger = logging.getLogger(__name__)
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+
+
+def load(
+    name: str | Path,
+    *,
+    dtype: DType = "auto",
+    device: str = "auto",
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model, in evaluation mode, and its tokenizer.
+
+    Args:
+        name: a hub id, a model directory, a `.gguf` file, or `smollm2-135m`, the embedded default.
+        dtype: number format of the weights; `auto` is the checkpoint's on a GPU, and on a CPU bfloat16 where the
+            processor multiplies it natively, else float32.
+        device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+        device_map: `auto` spreads the model over all devices with Accelerate; `device` is then not used.
+        trust_remote_code: run Python code that stands beside the weights.
+
+    Raises:
+        ModelError: the model cannot be found, is damaged, holds only pickled weights, or is not supported.
+        InputError: the device is not there.
+    """
+    place = resolve_device(device)
+    arguments: dict[str, Any] = {"dtype": resolve_dtype(dtype, place)}
+    if device_map is not None:
+        arguments["device_map"] = device_map
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{path} does not exist")
+        model, tokenizer = read_gguf(path, **arguments)
+    else:
+        directory = model_directory(name)
+        model = _read_model(directory, trust_remote_code=trust_remote_code, **arguments)
+        tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
+    if device_map is None:
+        model.to(place)
+    return model.eval(), tokenizer
+
+
+def model_directory(name: str | Path) -> Path:
+    """The directory that holds a model's files, downloaded or converted first where needed, and checked.
+
+    Raises:
+        ModelError: there is no such model, or `checks.check_directory` refuses it.
+    """
+    path = Path(name).expanduser()
+    if str(name) == embedded.NAME:
+        directory = embedded.embedded_directory()
+    elif path.is_dir():
+        directory = path
+    elif path.is_file():
+        raise ModelError(f"{path} is a file; a model is a directory with config.json and *.safetensors, or a .gguf file")
+    else:
+        directory = _from_hub(str(name))
+    check_directory(directory)
+    return directory
+
+
+def _from_hub(name: str) -> Path:
+    if not HUB_ID.fullmatch(name):
+        raise ModelError(f"{name} does not exist; give a hub id, a model directory, a .gguf file or {embedded.NAME}")
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{name} is neither a directory here nor in the hub's cache, and the hub cannot be reached; "
+            f"give a model directory, a .gguf file or {embedded.NAME}"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{name} is no directory here and the hub does not give it: {reason}") from error
+
+
+def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
+    try:
+        with quiet():
+            model, loading = AutoModelForCausalLM.from_pretrained(
+                directory, output_loading_info=True, use_safetensors=True, **arguments
+            )
+    except (SafetensorError, RuntimeError, ValueError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{directory} could not be loaded: {reason}") from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ModelError(
+            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} first; its files are not "
+            "complete or its config.json is of another model"
+        )
+    adapter_of(model)
+    return model
+
+
+def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a GGUF file as an ordinary model whose weights are no longer quantised.
+
+    Args:
+        file: the `.gguf` file.
+        arguments: passed to `from_pretrained`; `dtype` is bfloat16 unless given.
+
+    Raises:
+        ModelError: the file is damaged or of an unsupported architecture.
+    """
+    # Newer versions of Transformers can leave the weights packed; a model to be cut needs plain ones.
+    plain = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
+            )
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{file} could not be loaded: {reason}") from error
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.config.__dict__.pop("quantization_config", None)
+    adapter_of(model)
+    return model, with_pad_token(tokenizer)
+
+
+def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a model. Raises `ModelError` where there is none."""
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{directory} has no tokenizer that can be loaded: {reason}") from error
+    return with_pad_token(tokenizer)
+
+
+def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, padding with its end token where it names no pad token."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` becomes the first GPU, or the CPU where there is none. Raises `InputError` for a device not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"the device '{device}' is unknown; use auto, cpu, cuda or cuda:N")
+    place = torch.device(device)
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"the device '{device}' is not there: {torch.cuda.device_count()} GPUs found; use --device cpu")
+    return place
+
+
+def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:
+    """The number format for a device: `auto` is the checkpoint's own (the string `auto`) except on a CPU."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type != "cpu":
+        return "auto"
+    return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether the processor has matrix instructions for bfloat16; without them float32 is about four times as fast."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def model_label(name: str | Path) -> str:
+    """A short name for tables: the last part of a path or hub id, without `.gguf`."""
+    return Path(str(name).rstrip("/")).name.removesuffix(".gguf")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Transformers' loading bars and warnings."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,66 @@
+"""Saving a model as a Hugging Face directory that other programs load."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur import files
+from secateur.models import modeling_secateur
+from secateur.models.loading import quiet
+from secateur.models.widths import is_uneven
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    directory: str | Path,
+    *,
+    overwrite: bool = False,
+    extras: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a model directory: safetensors, config, tokenizer. It appears whole or not at all.
+
+    A model with uneven layers gets its modelling file beside the weights, so that it also loads where secateur is
+    not installed (`trust_remote_code=True`).
+
+    Args:
+        model: the model; its weights are written in their number format.
+        tokenizer: its tokenizer, or None to write none.
+        directory: where it goes.
+        overwrite: replace what is there.
+        extras: more files by name: text and bytes as they are, everything else as JSON.
+
+    Raises:
+        OutputError: the directory is in use or cannot be written.
+    """
+    with files.new_directory(directory, overwrite) as staging:
+        if is_uneven(model):
+            _add_modeling_file(model, staging)
+        with quiet():
+            model.save_pretrained(staging)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(staging)
+        for name, content in (extras or {}).items():
+            write_extra(staging / name, content)
+    return Path(directory)
+
+
+def write_extra(path: Path, content: object) -> None:
+    """Write text and bytes as they are, everything else as JSON. Raises `OutputError`."""
+    if isinstance(content, bytes):
+        files.write_bytes(path, content)
+    elif isinstance(content, str):
+        files.write_text(path, content)
+    else:
+        files.write_json(path, content)
+
+
+def _add_modeling_file(model: PreTrainedModel, directory: Path) -> None:
+    source = Path(modeling_secateur.__file__)
+    shutil.copyfile(source, directory / source.name)
+    model.config.auto_map = {
+        "AutoConfig": f"{source.stem}.{type(model.config).__name__}",
+        "AutoModelForCausalLM": f"{source.stem}.{type(model).__name__}",
+    }
