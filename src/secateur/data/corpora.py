@@ -48,6 +48,10 @@ def load_corpus(name: str, split: Split = "train") -> Corpus:
         documents, examples = [part.of(whole.documents[0])], []
     else:
         documents, examples = part.of(whole.documents), part.of(whole.examples)
+    if part is not None and whole.size and not (documents or examples):
+        raise DataError(
+            f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part"
+        )
     return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "")
 
 
@@ -58,6 +62,10 @@ class _Whole:
     split: str
     source: str
     described: str
+
+    @property
+    def size(self) -> int:
+        return len(self.documents) + len(self.examples)
 
 
 def _named(name: str, split: Split) -> _Whole:

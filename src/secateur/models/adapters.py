@@ -43,6 +43,10 @@ class Adapter:
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
         return cast(nn.ModuleList, self.body(model).layers)
 
+    def final_norm(self, model: PreTrainedModel) -> nn.Module:
+        """The norm between the last layer and the head."""
+        return cast(nn.Module, self.body(model).norm)
+
     def attention(self, layer: nn.Module) -> nn.Module:
         return cast(nn.Module, layer.self_attn)
 
