@@ -63,16 +63,16 @@ class Adapter:
         mlp = self.mlp(layer)
         return tuple(cast(nn.Linear, getattr(mlp, name)) for name in self.mlp_projections)
 
-    def attention_half(
-        self, layer: nn.Module, hidden: torch.Tensor, arguments: Mapping[str, Any]
-    ) -> torch.Tensor:
+    def attention_half(self, layer: nn.Module, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         """The residual stream after the layer's attention: (batch, seq, hidden_size) in and out."""
-        attended, *_ = self.attention(layer)(hidden_states=layer.input_layernorm(hidden), **arguments)
+        norm = cast(nn.Module, layer.input_layernorm)
+        attended, *_ = self.attention(layer)(hidden_states=norm(hidden), **arguments)
         return hidden + attended
 
     def mlp_half(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The residual stream after the layer's MLP, given the one after its attention."""
-        return hidden + self.mlp(layer)(layer.post_attention_layernorm(hidden))
+        norm = cast(nn.Module, layer.post_attention_layernorm)
+        return hidden + self.mlp(layer)(norm(hidden))
 
     def head_dim(self, layer: nn.Module) -> int:
         return cast(int, self.attention(layer).head_dim)

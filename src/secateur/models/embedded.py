@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, the model that needs no download: from the hub where there is one, else from a Python package."""
+"""SmolLM2-135M-Instruct, the default model: from the hub where there is one, else out of a Python package."""
 
 import importlib.metadata
 import logging

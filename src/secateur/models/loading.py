@@ -5,13 +5,14 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
@@ -62,7 +63,7 @@ def load(
         model = _read_model(directory, trust_remote_code=trust_remote_code, **arguments)
         tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
     if device_map is None:
-        model.to(place)
+        cast(nn.Module, model).to(place)
     return model.eval(), tokenizer
 
 
@@ -78,7 +79,9 @@ def model_directory(name: str | Path) -> Path:
     elif path.is_dir():
         directory = path
     elif path.is_file():
-        raise ModelError(f"{path} is a file; a model is a directory with config.json and *.safetensors, or a .gguf file")
+        raise ModelError(
+            f"{path} is a file; a model is a directory with config.json and *.safetensors, or a .gguf file"
+        )
     else:
         directory = _from_hub(str(name))
     check_directory(directory)
@@ -103,12 +106,13 @@ def _from_hub(name: str) -> Path:
 def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
     try:
         with quiet():
-            model, loading = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 directory, output_loading_info=True, use_safetensors=True, **arguments
             )
     except (SafetensorError, RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{directory} could not be loaded: {reason}") from error
+    model, loading = loaded
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ModelError(
@@ -130,11 +134,13 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
         ModelError: the file is damaged or of an unsupported architecture.
     """
     # Newer versions of Transformers can leave the weights packed; a model to be cut needs plain ones.
-    plain = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    plain = (
+        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+    )
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
             )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -173,7 +179,9 @@ def resolve_device(device: str) -> torch.device:
         raise InputError(f"the device '{device}' is unknown; use auto, cpu, cuda or cuda:N")
     place = torch.device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"the device '{device}' is not there: {torch.cuda.device_count()} GPUs found; use --device cpu")
+        raise InputError(
+            f"the device '{device}' is not there: {torch.cuda.device_count()} GPUs found; use --device cpu"
+        )
     return place
 
 

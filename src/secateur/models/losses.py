@@ -12,9 +12,7 @@ IGNORED = -100
 CHUNK_TOKENS = 1024
 
 
-def token_losses(
-    model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_tokens: int = CHUNK_TOKENS
-) -> Tensor:
+def token_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
     """Cross entropy of each token given the hidden state before it.
 
     Args:
@@ -63,9 +61,7 @@ def chunked_loss(
     total = hidden.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), chunk_tokens):
         place = slice(start, start + chunk_tokens)
-        total = total + checkpoint(
-            _head_loss, head, flat[place], targets[place], place, measure, use_reentrant=False
-        )
+        total = total + checkpoint(_head_loss, head, flat[place], targets[place], place, measure, use_reentrant=False)
     return total
 
 

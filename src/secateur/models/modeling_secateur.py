@@ -12,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -55,7 +56,7 @@ def resized(linear: nn.Linear, in_features: int, out_features: int) -> nn.Linear
     )
 
 
-class UnevenLayersMixin:
+class UnevenLayersMixin(PreTrainedModel):
     """Gives each decoder layer the widths that the config lists for it, after the stock class has built it."""
 
     def __init__(self, config):

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from secateur.models.adapters import adapter_of
 
+Step = Callable[[Tensor, dict[str, Any]], Tensor]
+
 
 class _StopForwardError(Exception):
     """Ends a forward pass once the layers' arguments are known."""
@@ -38,7 +40,11 @@ class LayerStream:
 
     @classmethod
     def start(
-        cls, model: PreTrainedModel, windows: Tensor, batch_size: int = 8, store: str | torch.device | None = None
+        cls,
+        model: PreTrainedModel,
+        windows: Tensor,
+        batch_size: int = 8,
+        store: str | torch.device | None = None,
     ) -> "LayerStream":
         """Embed token windows and stand before the first layer.
 
@@ -49,18 +55,18 @@ class LayerStream:
             store: the device that keeps the hidden states; the embedding's unless given.
         """
         embedding = model.get_input_embeddings()
-        place = embedding.weight.device
-        store = torch.device(store) if store is not None else place
+        place = next(embedding.parameters()).device
+        kept_on = torch.device(store) if store is not None else place
         with torch.no_grad():
-            hidden = [embedding(batch.to(place)).to(store) for batch in windows.split(batch_size)]
-        return cls(model, hidden, layer_arguments(model, windows[:1].to(place)), store)
+            hidden = [embedding(batch.to(place)).to(kept_on) for batch in windows.split(batch_size)]
+        return cls(model, hidden, layer_arguments(model, windows[:1].to(place)), kept_on)
 
     def fork(self) -> "LayerStream":
         """A second stream at the same place."""
         return LayerStream(self.model, list(self.hidden), self.arguments, self.store)
 
     @torch.no_grad()
-    def map(self, index: int, step: Callable[[Tensor, dict[str, Any]], Tensor]) -> Iterator[Tensor]:
+    def map(self, index: int, step: Step) -> Iterator[Tensor]:
         """Apply `step` to each batch on the device of layer `index`.
 
         Args:
@@ -76,18 +82,18 @@ class LayerStream:
         for batch in self.hidden:
             yield step(batch.to(place), arguments)
 
-    def advance(self, index: int, step: Callable[[Tensor, dict[str, Any]], Tensor]) -> None:
+    def advance(self, index: int, step: Step) -> None:
         """Replace the hidden states by what `step` makes of them."""
         for position, result in enumerate(self.map(index, step)):
             self.hidden[position] = result.to(self.store)
 
-    def attention_half(self, index: int) -> Callable[[Tensor, dict[str, Any]], Tensor]:
+    def attention_half(self, index: int) -> Step:
         """The step that runs layer `index`'s attention with its residual."""
         adapter = adapter_of(self.model)
         layer = adapter.layers(self.model)[index]
         return lambda hidden, arguments: adapter.attention_half(layer, hidden, arguments)
 
-    def mlp_half(self, index: int) -> Callable[[Tensor, dict[str, Any]], Tensor]:
+    def mlp_half(self, index: int) -> Step:
         """The step that runs layer `index`'s MLP with its residual."""
         adapter = adapter_of(self.model)
         layer = adapter.layers(self.model)[index]

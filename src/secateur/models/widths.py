@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -53,7 +54,7 @@ def declare_widths(model: PreTrainedModel) -> None:
     place, with the same weights and modules.
     """
     adapter, widths = adapter_of(model), layer_widths(model)
-    if len(set(widths)) == 1 and _stock_allows(model, widths[0]):
+    if len(set(widths)) == 1 and stock_allows(model, widths[0]):
         _set_class(model, adapter, uneven=False)
         for field in PER_LAYER_FIELDS:
             model.config.__dict__.pop(field, None)
@@ -66,7 +67,7 @@ def declare_widths(model: PreTrainedModel) -> None:
         model.config.num_key_value_heads_per_layer = [width.num_key_value_heads for width in widths]
         model.config.intermediate_size_per_layer = [width.intermediate_size for width in widths]
     for layer, width in zip(adapter.layers(model), widths, strict=True):
-        adapter.mlp(layer).intermediate_size = width.intermediate_size
+        setattr(adapter.mlp(layer), "intermediate_size", width.intermediate_size)  # noqa: B010
 
 
 def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
@@ -75,7 +76,8 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     model.config.architectures = [type(model).__name__]
 
 
-def _stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
+def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
+    """Whether the stock config of the model's family takes these widths for all layers."""
     settings = {key: value for key, value in model.config.to_dict().items() if key not in PER_LAYER_FIELDS}
     settings.update(
         num_attention_heads=width.num_attention_heads,
@@ -86,7 +88,7 @@ def _stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
     settings.pop("model_type", None)
     try:
         adapter_of(model).stock_config(**settings).validate()
-    except ValueError:
+    except (ValueError, StrictDataclassError):
         return False
     return True
 

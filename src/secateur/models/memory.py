@@ -1,0 +1,59 @@
+"""The most memory that a piece of work uses."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import nn
+
+SAMPLING_SECONDS = 0.02
+
+
+@dataclass
+class Peak:
+    """The most memory seen, in bytes; final once the block it was measured over has ended."""
+
+    bytes: int = 0
+
+
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """The devices that hold the model's parameters."""
+    return sorted({parameter.device for parameter in model.parameters()}, key=str)
+
+
+@contextmanager
+def peak_memory(model: nn.Module) -> Iterator[Peak]:
+    """Watch memory while the block runs: what the model's GPUs have allocated, or the process's resident set."""
+    gpus = [device for device in devices_of(model) if device.type == "cuda"]
+    with _peak_of_gpus(gpus) if gpus else _peak_of_process() as peak:
+        yield peak
+
+
+@contextmanager
+def _peak_of_gpus(gpus: list[torch.device]) -> Iterator[Peak]:
+    for gpu in gpus:
+        torch.cuda.reset_peak_memory_stats(gpu)
+    peak = Peak()
+    yield peak
+    peak.bytes = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
+
+
+@contextmanager
+def _peak_of_process() -> Iterator[Peak]:
+    process, done = psutil.Process(), threading.Event()
+    peak = Peak(process.memory_info().rss)
+
+    def watch() -> None:
+        while not done.wait(SAMPLING_SECONDS):
+            peak.bytes = max(peak.bytes, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()

@@ -1,0 +1,359 @@
+"""How much each half of each layer loses, so that the whole model loses what was asked for."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel
+
+from secateur.errors import InputError
+from secateur.models.adapters import adapter_of
+from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
+from secateur.pruning.config import PruneConfig
+from secateur.pruning.importance import LayerScores
+from secateur.pruning.units import PARTS, Part, PartShape, part_shapes
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_MULTIPLE = 8
+TOLERANCE = 0.005
+
+
+@dataclass
+class Ladder:
+    """The steps by which one half of a layer is narrowed, cheapest first.
+
+    A step of attention is one GQA group. A step of the MLP is as many channels as leave a multiple of 8, which is
+    what matrix units like.
+
+    Attributes:
+        layer: the layer's index.
+        part: attention or mlp.
+        shape: its units.
+        units: units that leave with each step.
+        costs: what each step adds to the loss or score, never falling.
+        taken: how many steps are taken.
+    """
+
+    layer: int
+    part: Part
+    shape: PartShape
+    units: list[int]
+    costs: list[float]
+    taken: int = 0
+
+    @classmethod
+    def build(cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float]) -> "Ladder":
+        """Group the costs of single units (in the order of their removal) into steps."""
+        multiple = CHANNEL_MULTIPLE if part == "mlp" and shape.units > CHANNEL_MULTIPLE else 1
+        steps, position = [], 0
+        width = shape.units % multiple or multiple
+        while position + width <= len(costs) and shape.units - position - width >= multiple:
+            steps.append((width, sum(costs[position : position + width])))
+            position += width
+            width = multiple
+        ceiling, rising = 0.0, []
+        for units, cost in steps:
+            ceiling = max(ceiling, cost / units)
+            rising.append(ceiling * units)
+        return cls(layer, part, shape, [units for units, _ in steps], rising)
+
+    @property
+    def total(self) -> int:
+        """Parameters of the whole half."""
+        return self.shape.units * self.shape.unit_parameters
+
+    @property
+    def left(self) -> bool:
+        """Whether another step can be taken."""
+        return self.taken < len(self.units)
+
+    def parameters(self, step: int) -> int:
+        """Parameters that leave with a step."""
+        return self.units[step] * self.shape.unit_parameters
+
+    def removed_units(self) -> int:
+        return sum(self.units[: self.taken])
+
+    def removed_parameters(self) -> int:
+        return self.removed_units() * self.shape.unit_parameters
+
+
+@dataclass
+class Budget:
+    """What is to be removed, in parameters, and how far each layer may go.
+
+    Attributes:
+        total: parameters to remove.
+        least: for each cut layer, parameters that it loses at least.
+        most: for each cut layer, parameters that it loses at most.
+        removed: parameters removed so far, by layer.
+    """
+
+    total: int
+    least: dict[int, float]
+    most: dict[int, float]
+    removed: dict[int, int] = field(default_factory=dict)
+
+    def remaining(self) -> int:
+        return self.total - sum(self.removed.values())
+
+    def take(self, ladder: Ladder, limit: float) -> bool:
+        """Take the ladder's next step if `limit` and the layer's cap allow it."""
+        if not ladder.left:
+            return False
+        step = ladder.parameters(ladder.taken)
+        already = self.removed.get(ladder.layer, 0)
+        if step > limit or already + step > self.most[ladder.layer]:
+            return False
+        self.removed[ladder.layer] = already + step
+        ladder.taken += 1
+        return True
+
+
+def build_ladders(model: PreTrainedModel, config: PruneConfig, scores: Sequence[LayerScores]) -> list[Ladder]:
+    """The ladders of the layers and halves that the configuration lets be cut."""
+    shapes = part_shapes(model)
+    parts = [part for part in PARTS if config.target in ("both", part)]
+    return [
+        Ladder.build(index, part, shapes[index][part], scores[index][part].costs.tolist())
+        for index in config.cut_layers(len(shapes))
+        for part in parts
+    ]
+
+
+def allocate(
+    model: PreTrainedModel,
+    config: PruneConfig,
+    scores: Sequence[LayerScores],
+    importance: Sequence[float] | None,
+) -> list[Ladder]:
+    """Decide how many steps of each ladder are taken, so that `ratio` of all parameters leave.
+
+    Args:
+        model: the uncut model.
+        config: ratio, target, layers, rates, kind of allocation.
+        scores: costs of the units of every layer.
+        importance: scores of the layers; needed by `inverse` and `proportional`.
+
+    Returns:
+        The ladders, with `taken` set.
+
+    Raises:
+        InputError: the ratio is more than the layers can lose within their limits.
+    """
+    ladders = build_ladders(model, config, scores)
+    parameters = count_parameters(model)
+    sizes: dict[int, int] = {}
+    for ladder in ladders:
+        sizes[ladder.layer] = sizes.get(ladder.layer, 0) + ladder.total
+    full = _full_sizes(model, sizes)
+    budget = Budget(
+        total=round(config.ratio * parameters),
+        least={layer: config.min_rate * full[layer] for layer in sizes},
+        most={layer: config.max_rate * full[layer] for layer in sizes},
+    )
+    _check_reachable(ladders, budget, config, parameters)
+    if config.even:
+        _allocate_evenly(model, ladders, budget, config)
+    elif config.allocation == "global":
+        _allocate_globally(ladders, budget, config)
+    else:
+        _allocate_by_rate(ladders, budget, config, full, importance)
+    return ladders
+
+
+def _full_sizes(model: PreTrainedModel, layers: dict[int, int]) -> dict[int, int]:
+    shapes = part_shapes(model)
+    return {index: sum(shape.units * shape.unit_parameters for shape in shapes[index].values()) for index in layers}
+
+
+def _check_reachable(ladders: list[Ladder], budget: Budget, config: PruneConfig, parameters: int) -> None:
+    by_layer: dict[int, int] = {}
+    for ladder in ladders:
+        steps = sum(ladder.parameters(step) for step in range(len(ladder.units)))
+        by_layer[ladder.layer] = by_layer.get(ladder.layer, 0) + steps
+    reachable = sum(min(size, budget.most[layer]) for layer, size in by_layer.items()) / parameters
+    if config.ratio > reachable + TOLERANCE:
+        raise InputError(
+            f"--ratio {config.ratio} is more than can be removed: with these layers, target and --max-rate "
+            f"{config.max_rate} at most {reachable:.3f} of all parameters can go (embeddings and norms are never "
+            "cut, and a layer keeps one GQA group and a few channels)"
+        )
+    floor = sum(budget.least.values()) / parameters
+    if config.ratio < floor - TOLERANCE:
+        raise InputError(
+            f"--min-rate {config.min_rate} alone removes {floor:.3f} of all parameters, more than --ratio "
+            f"{config.ratio}; lower one or raise the other"
+        )
+
+
+def _allocate_globally(ladders: list[Ladder], budget: Budget, config: PruneConfig) -> None:
+    """One ranking of all steps by cost per parameter."""
+    for ladder in ladders:
+        while ladder.left and budget.removed.get(ladder.layer, 0) < budget.least[ladder.layer]:
+            cheapest = min(_siblings(ladders, ladder.layer), key=_price)
+            if not budget.take(cheapest, budget.remaining()):
+                break
+    if config.attention_share is None or config.target != "both":
+        _take_cheapest(ladders, budget, budget.remaining)
+        return
+    for part, share in (("attention", config.attention_share), ("mlp", 1.0)):
+        chosen = [ladder for ladder in ladders if ladder.part == part]
+        allowance = share * budget.total
+        _take_cheapest(chosen, budget, _room(chosen, budget, allowance))
+
+
+def _room(ladders: list[Ladder], budget: Budget, allowance: float) -> Callable[[], float]:
+    def room() -> float:
+        own = sum(ladder.removed_parameters() for ladder in ladders)
+        return min(budget.remaining(), allowance - own)
+
+    return room
+
+
+def _siblings(ladders: list[Ladder], layer: int) -> list[Ladder]:
+    return [ladder for ladder in ladders if ladder.layer == layer and ladder.left]
+
+
+def _price(ladder: Ladder) -> float:
+    """Cost per parameter of a ladder's next step."""
+    return ladder.costs[ladder.taken] / ladder.parameters(ladder.taken)
+
+
+def _take_cheapest(ladders: list[Ladder], budget: Budget, room: Callable[[], float]) -> None:
+    """Take the cheapest next step again and again until no step fits the room that is left.
+
+    The last step may overshoot by less than half of itself, so that the total is met as closely as steps allow.
+    """
+    open_ladders = [ladder for ladder in ladders if ladder.left]
+    while open_ladders:
+        cheapest = min(open_ladders, key=_price)
+        half = cheapest.parameters(cheapest.taken) / 2 if cheapest.part == "mlp" else 0.0
+        taken = budget.take(cheapest, room() + half)
+        if not taken or not cheapest.left:
+            open_ladders.remove(cheapest)
+
+
+def _allocate_by_rate(
+    ladders: list[Ladder],
+    budget: Budget,
+    config: PruneConfig,
+    sizes: dict[int, int],
+    importance: Sequence[float] | None,
+) -> None:
+    """A rate for each layer, shared between its halves; rounding of whole GQA groups is evened out over layers."""
+    weights = _layer_weights(config, list(sizes), importance)
+    wanted = _fill(weights, budget, {layer: float(size) for layer, size in sizes.items()})
+    by_part: dict[Part, list[Ladder]] = {part: [x for x in ladders if x.part == part] for part in PARTS}
+    if by_part["attention"] and by_part["mlp"]:
+        total = sum(ladder.total for ladder in ladders)
+        by_size = sum(ladder.total for ladder in by_part["attention"]) / total
+        share = by_size if config.attention_share is None else config.attention_share
+    else:
+        share = 1.0 if by_part["attention"] else 0.0
+    _round_off(by_part["attention"], budget, {layer: share * value for layer, value in wanted.items()})
+    rest = sum(budget.removed.values())
+    scale = (budget.total - rest) / max(1.0, (1 - share) * sum(wanted.values()))
+    _round_off(by_part["mlp"], budget, {layer: scale * (1 - share) * value for layer, value in wanted.items()})
+    _take_cheapest(by_part["mlp"] or by_part["attention"], budget, budget.remaining)
+
+
+def _layer_weights(config: PruneConfig, layers: list[int], importance: Sequence[float] | None) -> dict[int, float]:
+    """Relative rates: (importance / its mean)^∓α, with importance at least a hundredth of the mean."""
+    if config.allocation == "uniform" or importance is None:
+        return dict.fromkeys(layers, 1.0)
+    mean = sum(max(importance[layer], 0.0) for layer in layers) / len(layers)
+    if mean <= 0:
+        return dict.fromkeys(layers, 1.0)
+    sign = -1 if config.allocation == "inverse" else 1
+    return {layer: max(importance[layer] / mean, 0.01) ** (sign * config.alpha) for layer in layers}
+
+
+def _fill(weights: dict[int, float], budget: Budget, sizes: dict[int, float]) -> dict[int, float]:
+    """Parameters that each layer loses: size times clipped rate, the scale of the rates found by bisection."""
+
+    def losses(scale: float) -> dict[int, float]:
+        return {
+            layer: min(max(scale * weight * sizes[layer], budget.least[layer]), budget.most[layer])
+            for layer, weight in weights.items()
+        }
+
+    low, high = 0.0, 1.0 / min(weights.values())
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(losses(middle).values()) < budget.total else (low, middle)
+    return losses(high)
+
+
+def _round_off(ladders: list[Ladder], budget: Budget, wanted: dict[int, float]) -> None:
+    """Take whole steps as near to the wanted parameters as possible; the remainders go to the largest first."""
+    for ladder in ladders:
+        while ladder.left and ladder.removed_parameters() + ladder.parameters(ladder.taken) <= wanted[ladder.layer]:
+            if not budget.take(ladder, budget.remaining()):
+                break
+    total = sum(wanted[ladder.layer] for ladder in ladders)
+    by_remainder = sorted(
+        (ladder for ladder in ladders if ladder.left),
+        key=lambda ladder: (ladder.removed_parameters() - wanted[ladder.layer]) / ladder.parameters(ladder.taken),
+    )
+    for ladder in by_remainder:
+        missing = total - sum(other.removed_parameters() for other in ladders)
+        if missing < ladder.parameters(ladder.taken) / 2:
+            break
+        budget.take(ladder, missing + ladder.parameters(ladder.taken) / 2)
+
+
+def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budget, config: PruneConfig) -> None:
+    """The same number of groups and channels in every layer.
+
+    Of the pairs within tolerance of the ratio those that the stock architecture can express come first, then the
+    cheapest; where none is within tolerance, the nearest.
+    """
+    num_layers = len(adapter_of(model).layers(model))
+    if len({ladder.layer for ladder in ladders}) != num_layers:
+        raise InputError("--even makes all layers equal, so it cannot be combined with --layers or --freeze")
+    by_part = {part: [ladder for ladder in ladders if ladder.part == part] for part in PARTS}
+    if any(len({tuple(ladder.units) for ladder in row}) > 1 for row in by_part.values()):
+        raise InputError("--even needs a model whose layers are equal; this one's differ already")
+    choices = {part: range(len(row[0].units) + 1) if row else range(1) for part, row in by_part.items()}
+    removed = {part: [sum(_removal(row, steps)) for steps in choices[part]] for part, row in by_part.items()}
+    share = config.attention_share
+
+    def distance(pair: tuple[int, int]) -> tuple[float, bool, float]:
+        attention, mlp = removed["attention"][pair[0]], removed["mlp"][pair[1]]
+        miss = abs(attention + mlp - budget.total) / budget.total
+        if share is not None:
+            preference = abs(attention - share * budget.total)
+        else:
+            preference = sum(sum(ladder.costs[: pair[0]]) for ladder in by_part["attention"]) + sum(
+                sum(ladder.costs[: pair[1]]) for ladder in by_part["mlp"]
+            )
+        expressible = stock_allows(model, _even_widths(model, by_part, pair))
+        return (0.0 if miss * config.ratio <= TOLERANCE else miss, not expressible, preference)
+
+    most = min(budget.most.values()) * num_layers
+    pairs = [
+        (groups, channels)
+        for groups in choices["attention"]
+        for channels in choices["mlp"]
+        if removed["attention"][groups] + removed["mlp"][channels] <= most
+    ]
+    best = min(pairs, key=distance)
+    for part, steps in zip(PARTS, best, strict=True):
+        for ladder in by_part[part]:
+            ladder.taken = steps
+
+
+def _even_widths(model: PreTrainedModel, by_part: dict[Part, list[Ladder]], steps: tuple[int, int]) -> LayerWidths:
+    before = layer_widths(model)[0]
+    groups, channels = (
+        sum(by_part[part][0].units[:count]) if by_part[part] else 0 for part, count in zip(PARTS, steps, strict=True)
+    )
+    key_value_heads = before.num_key_value_heads - groups
+    query_heads = before.num_attention_heads // before.num_key_value_heads * key_value_heads
+    return LayerWidths(query_heads, key_value_heads, before.intermediate_size - channels)
+
+
+def _removal(ladders: list[Ladder], steps: int) -> list[int]:
+    return [sum(ladder.parameters(step) for step in range(steps)) for ladder in ladders]

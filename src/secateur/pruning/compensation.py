@@ -1,0 +1,83 @@
+"""Re-fitting an output projection to what is left of its inputs, by ridge-regularised least squares."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Gram:
+    """Second moments of a linear layer's inputs X and of X with its target outputs T, summed over tokens.
+
+    Attributes:
+        inputs: XᵀX, (in_features, in_features).
+        cross: XᵀT, (in_features, out_features).
+        target: the sum of squares of T.
+        tokens: how many tokens were added.
+    """
+
+    inputs: Tensor
+    cross: Tensor
+    target: float = 0.0
+    tokens: int = 0
+
+    @classmethod
+    def zeros(cls, in_features: int, out_features: int, device: torch.device) -> "Gram":
+        return cls(
+            torch.zeros(in_features, in_features, dtype=torch.float32, device=device),
+            torch.zeros(in_features, out_features, dtype=torch.float32, device=device),
+        )
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> "Gram":
+        """Sum over pairs of inputs (tokens, in_features) and targets (tokens, out_features)."""
+        gram: Gram | None = None
+        for inputs, target in pairs:
+            gram = gram or cls.zeros(inputs.shape[-1], target.shape[-1], inputs.device)
+            gram.add(inputs, target)
+        if gram is None:
+            raise ValueError("no calibration tokens")
+        return gram
+
+    def add(self, inputs: Tensor, target: Tensor) -> None:
+        """Add tokens: inputs (tokens, in_features), target (tokens, out_features)."""
+        inputs, target = inputs.float(), target.float()
+        self.inputs.addmm_(inputs.T, inputs)
+        self.cross.addmm_(inputs.T, target)
+        self.target += target.square().sum().item()
+        self.tokens += inputs.shape[0]
+
+    def damped(self, damping: float) -> tuple[Tensor, float]:
+        """XᵀX + λI in float64 with λ = `damping` times the mean of its diagonal, and λ."""
+        inputs = self.inputs.double()
+        ridge = damping * inputs.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny).item()
+        inputs.diagonal().add_(ridge)
+        return inputs, ridge
+
+    def refit(self, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
+        """The weights of the kept inputs that give the targets best.
+
+        Minimises ‖X[:, kept] Vᵀ − T‖² + λ‖V − W[:, kept]‖² over V, so that directions the calibration text does not
+        show keep their old weights.
+
+        Args:
+            weight: W, the weights before the cut, (out_features, in_features).
+            kept: indices of the inputs that stay, (kept,).
+            damping: λ as a share of the mean diagonal of XᵀX.
+
+        Returns:
+            V, (out_features, kept), float32.
+        """
+        damped, ridge = self.damped(damping)
+        left = damped[kept[:, None], kept]
+        right = self.cross[kept].double() + ridge * weight[:, kept].T.double()
+        factor = torch.linalg.cholesky(left)
+        return torch.cholesky_solve(right, factor).T.float()
+
+    def error(self, weight: Tensor, kept: Tensor) -> float:
+        """‖X[:, kept] Vᵀ − T‖² for weights V (out_features, kept)."""
+        weight = weight.double()
+        inputs, cross = self.inputs[kept[:, None], kept].double(), self.cross[kept].double()
+        return float(self.target - 2 * (weight.T * cross).sum() + ((weight @ inputs) * weight).sum())

@@ -1,0 +1,94 @@
+"""What `prune` can be told, for the command line, recipes and Python alike."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from secateur.errors import InputError
+from secateur.models.options import LoadOptions
+
+Target = Literal["both", "attention", "mlp"]
+UnitImportance = Literal["obs", "taylor", "activation", "magnitude"]
+LayerImportanceMethod = Literal["removal", "activation", "similarity"]
+Allocation = Literal["global", "inverse", "proportional", "uniform"]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PruneConfig(LoadOptions):
+    """Structured pruning of GQA groups and MLP channels."""
+
+    ratio: float = Field(0.25, gt=0, lt=1, description="Share of all parameters to remove.")
+    target: Target = Field("both", description="What is cut.")
+    layers: str | None = Field(None, description="Cut only these layers: FIRST:END, END not included.")
+    freeze: list[int] = Field(default_factory=list, description="Layers that are never cut, e.g. 0,1,31.")
+    min_rate: Share = Field(0.0, description="Least share of its parameters that a cut layer loses.")
+    max_rate: Share = Field(0.8, description="Largest share of its parameters that a cut layer loses.")
+    attention_share: Share | None = Field(
+        None,
+        description="Share of the cut that attention bears. By size unless given; with the global allocation, as "
+        "the ranking of units falls.",
+    )
+    even: bool = Field(False, description="Make all layers equal, so that the result is a stock architecture.")
+    importance: UnitImportance = Field(
+        "obs",
+        description="Score of a unit: obs (error left after the best re-fit), taylor, activation, magnitude.",
+    )
+    allocation: Allocation = Field(
+        "global",
+        description="How the cut is spread over layers: one ranking of all units, or a rate per layer.",
+    )
+    alpha: float = Field(1.0, gt=0, description="How strongly rates follow layer importance (inverse, proportional).")
+    layer_importance: LayerImportanceMethod = Field(
+        "removal",
+        description="Score of a layer: rise of log-perplexity without it, norm of its output, 1 - cosine of input "
+        "and output.",
+    )
+    layer_importance_samples: int = Field(8, ge=1, description="Windows for the scores of layers.")
+    layer_importance_file: str | None = Field(
+        None, description="Use the layer_importance.json of an earlier run instead of computing it."
+    )
+    compensate: bool = Field(True, description="Re-fit o_proj and down_proj after each layer's cut.")
+    damping: float = Field(0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment.")
+    calibration: str = Field("pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
+    samples: int = Field(64, ge=1, description="Windows of calibration text for the scores of units and the re-fit.")
+    seqlen: int = Field(512, ge=2, description="Tokens in a window.")
+    batch_size: int = Field(8, ge=1, description="Windows that go through the model at once.")
+    seed: int = Field(0, ge=0, description="Seed for the choice of windows.")
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("layers")
+    @classmethod
+    def _is_a_range(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError(f"'{value}' is no range of layers; write FIRST:END, 10:25 for example")
+        return value
+
+    def cut_layers(self, num_layers: int) -> list[int]:
+        """The layers that may be cut.
+
+        Raises:
+            InputError: the range or a frozen layer is outside the model, or nothing is left to cut.
+        """
+        first, end = 0, num_layers
+        if self.layers is not None:
+            left, right = self.layers.split(":")
+            first, end = int(left or 0), int(right or num_layers)
+            if not first < end <= num_layers:
+                raise InputError(
+                    f"--layers {self.layers} is outside the model: it has layers 0 to {num_layers - 1}, "
+                    f"so the widest range is 0:{num_layers}"
+                )
+        outside = [index for index in self.freeze if not 0 <= index < num_layers]
+        if outside:
+            raise InputError(f"--freeze names layer {outside[0]}; the model has layers 0 to {num_layers - 1}")
+        if self.min_rate > self.max_rate:
+            raise InputError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
+        chosen = [index for index in range(first, end) if index not in self.freeze]
+        if not chosen:
+            raise InputError("no layer is left to cut: --freeze names every layer of the range")
+        return chosen

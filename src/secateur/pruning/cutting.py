@@ -1,0 +1,188 @@
+"""The cut itself: layers streamed one after another, each narrowed and re-fitted to what the uncut model gives."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.console import track
+from secateur.models.adapters import Adapter, adapter_of
+from secateur.models.streaming import LayerStream, Step, inputs_of
+from secateur.pruning.allocation import Ladder
+from secateur.pruning.compensation import Gram
+from secateur.pruning.importance import LayerScores, PartScores
+from secateur.pruning.obs import removal_order
+from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
+
+Removed = list[dict[Part, list[int]]]
+
+
+def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping: float) -> list[LayerScores]:
+    """Order units by the error left after the best re-fit, on the uncut model.
+
+    The cost of a unit is the rise of the squared error of what its half adds to the residual stream, in units of
+    the stream's own mean square at each token (the last norm divides by it), so costs compare across layers.
+
+    Args:
+        windows: calibration tokens, (windows, seq).
+        damping: ridge of the re-fit as a share of the inputs' mean second moment.
+    """
+    adapter = adapter_of(model)
+    stream = LayerStream.start(model, windows, batch_size)
+    scores: list[LayerScores] = []
+    for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
+        layer_scores: LayerScores = {}
+        for part in PARTS:
+            before = list(stream.hidden)
+            linear = output_projection(adapter, layer, part)
+            with inputs_of(linear) as seen:
+                pairs = _advancing(stream, index, part, seen)
+                gram = Gram.of(
+                    _weighted(x, after - old.to(after.device), after)
+                    for old, (x, after) in zip(before, pairs, strict=True)
+                )
+            layer_scores[part] = part_removals(adapter, layer, part, gram, damping)
+        scores.append(layer_scores)
+    return scores
+
+
+def part_removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float) -> PartScores:
+    """The OBS order of the units of one half of a layer, and what each removal adds per token."""
+    linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
+    damped, _ = gram.damped(damping)
+    everything = torch.arange(linear.in_features, device=damped.device)
+    weight = gram.refit(linear.weight, everything, damping)
+    removals = removal_order(torch.cholesky_inverse(torch.linalg.cholesky(damped)), weight, shape.block_size)
+    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / gram.tokens
+    return PartScores(removals.blocks.cpu(), costs.cpu())
+
+
+def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], ladders: Sequence[Ladder]) -> Removed:
+    """Cut the model in place by the order of `scores`, without re-fitting. Returns the units removed."""
+    adapter = adapter_of(model)
+    removed = _nothing(model)
+    for ladder in ladders:
+        chosen = scores[ladder.layer][ladder.part].order[: ladder.removed_units()]
+        _cut(adapter, adapter.layers(model)[ladder.layer], ladder.part, chosen)
+        removed[ladder.layer][ladder.part] = sorted(chosen.tolist())
+    return removed
+
+
+def cut_and_refit(
+    model: PreTrainedModel,
+    scores: Sequence[LayerScores] | None,
+    ladders: Sequence[Ladder],
+    windows: Tensor,
+    batch_size: int,
+    damping: float,
+) -> Removed:
+    """Cut the model in place, re-fitting each output projection by least squares.
+
+    Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
+    the cut layers so far give it. Each half of a layer is fitted so that the cut stream comes back to the uncut one,
+    which also mends what the layers before it left.
+
+    Args:
+        model: the model, cut in place.
+        scores: the order in which units go; None to find it by OBS on the cut stream.
+        ladders: how many units each half of each layer loses.
+        windows: calibration tokens, (windows, seq).
+        batch_size: windows that go through a layer at once.
+        damping: ridge of the re-fit as a share of the inputs' mean second moment.
+
+    Returns:
+        For each layer and half the indices of the units removed.
+    """
+    adapter = adapter_of(model)
+    uncut = LayerStream.start(model, windows, batch_size)
+    cut = uncut.fork()
+    counts = {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
+    first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
+    removed = _nothing(model)
+    for index, layer in enumerate(track(adapter.layers(model), "Cutting and re-fitting")):
+        for part in PARTS:
+            uncut.advance(index, _half(uncut, index, part))
+            if index < first:
+                cut.hidden = list(uncut.hidden)
+                continue
+            gram = _gram_towards(uncut, cut, index, part)
+            units = counts.get((index, part), 0)
+            chosen = torch.empty(0, dtype=torch.long)
+            if units:
+                ranking = scores[index][part] if scores else part_removals(adapter, layer, part, gram, damping)
+                chosen = ranking.order[:units]
+            _cut_refitting(adapter, layer, part, chosen, gram, damping)
+            removed[index][part] = sorted(chosen.tolist())
+            cut.advance(index, _half(cut, index, part))
+    return removed
+
+
+def _gram_towards(uncut: LayerStream, cut: LayerStream, index: int, part: Part) -> Gram:
+    """Moments of the output projection's inputs in the cut stream, with what it should add to reach the uncut one."""
+    adapter = adapter_of(cut.model)
+    linear = output_projection(adapter, adapter.layers(cut.model)[index], part)
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        with inputs_of(linear) as seen:
+            results = cut.map(index, _half(cut, index, part))
+            for goal, before, result in zip(uncut.hidden, cut.hidden, results, strict=True):
+                goal = goal.to(result.device)
+                target = goal - before.to(result.device)
+                if linear.bias is not None:
+                    target = target - linear.bias
+                yield _weighted(seen.pop(), target, goal)
+
+    return Gram.of(pairs())
+
+
+def _weighted(inputs: Tensor, target: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each token's inputs and target by the root mean square of the residual stream there.
+
+    Every norm that reads the stream divides by it, so an error counts in proportion; without this a few tokens with
+    huge activations would decide the fit alone.
+
+    Args:
+        inputs: (batch, seq, in_features).
+        target: (batch, seq, hidden_size).
+        stream: the residual stream after this half, (batch, seq, hidden_size).
+
+    Returns:
+        (tokens, in_features) and (tokens, hidden_size), float32.
+    """
+    scale = stream.float().square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
+    return (inputs.float() * scale).flatten(0, -2), (target.float() * scale).flatten(0, -2)
+
+
+def _advancing(stream: LayerStream, index: int, part: Part, seen: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    for position, result in enumerate(stream.map(index, _half(stream, index, part))):
+        stream.hidden[position] = result.to(stream.store)
+        yield seen.pop(), result
+
+
+def _half(stream: LayerStream, index: int, part: Part) -> Step:
+    return stream.attention_half(index) if part == "attention" else stream.mlp_half(index)
+
+
+def _cut_refitting(adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor, gram: Gram, damping: float) -> None:
+    linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
+    kept = _kept(shape.units, chosen).to(linear.weight.device)
+    weight = gram.refit(linear.weight.detach(), unit_columns(kept, shape.block_size), damping)
+    _cut(adapter, layer, part, chosen)
+    with torch.no_grad():
+        output_projection(adapter, layer, part).weight.copy_(weight)
+
+
+def _cut(adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor) -> None:
+    if len(chosen):
+        keep_units(adapter, layer, part, _kept(part_shape(adapter, layer, part).units, chosen))
+
+
+def _kept(units: int, removed: Tensor) -> Tensor:
+    keep = torch.ones(units, dtype=torch.bool)
+    keep[removed.cpu()] = False
+    return keep.nonzero().flatten()
+
+
+def _nothing(model: PreTrainedModel) -> Removed:
+    return [{"attention": [], "mlp": []} for _ in adapter_of(model).layers(model)]

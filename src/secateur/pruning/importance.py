@@ -1,0 +1,131 @@
+"""Scores of units: which GQA groups and MLP channels of a layer matter least, and what each costs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.console import track
+from secateur.models.adapters import Adapter, adapter_of
+from secateur.models.losses import chunked_loss
+from secateur.models.streaming import LayerStream, inputs_of
+from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
+
+
+@dataclass
+class PartScores:
+    """The units of one half of one layer in the order in which they go.
+
+    Attributes:
+        order: unit indices, the least important first; units that must stay are not in it.
+        costs: what each removal adds, in the order of `order`, never falling.
+    """
+
+    order: Tensor
+    costs: Tensor
+
+    @classmethod
+    def from_unit_scores(cls, scores: Tensor) -> "PartScores":
+        """Order independent scores, (units,), keeping the best unit."""
+        order = scores.argsort(stable=True)[:-1]
+        return cls(order.cpu(), scores[order].double().cpu())
+
+
+LayerScores = dict[Part, PartScores]
+
+
+def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
+    """Sum of squared weights over a unit's rows and columns."""
+
+    def squares(adapter: Adapter, layer: nn.Module, part: Part) -> Tensor:
+        linears = adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer)
+        return unit_sums(adapter, layer, part, {linear: linear.weight.detach().float().square() for linear in linears})
+
+    adapter = adapter_of(model)
+    return [
+        {part: PartScores.from_unit_scores(squares(adapter, layer, part)) for part in PARTS}
+        for layer in adapter.layers(model)
+    ]
+
+
+def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[LayerScores]:
+    """Fluctuation of a unit's activation, weighted by its outgoing weights (FLAP, An et al. 2024).
+
+    A unit with inputs x_j of the output projection scores Σ_j Var(x_j) ‖W_:j‖².
+
+    Args:
+        windows: calibration tokens, (windows, seq).
+    """
+    adapter = adapter_of(model)
+    stream = LayerStream.start(model, windows, batch_size)
+    scores: list[LayerScores] = []
+    for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
+        halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
+        layer_scores: LayerScores = {}
+        for part in PARTS:
+            linear = output_projection(adapter, layer, part)
+            first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
+            second, tokens = first.clone(), 0
+            with inputs_of(linear) as seen:
+                for position, result in enumerate(stream.map(index, halves[part])):
+                    inputs = seen.pop().flatten(0, -2).double()  # (tokens, in_features)
+                    first += inputs.sum(0)
+                    second += inputs.square().sum(0)
+                    tokens += len(inputs)
+                    stream.hidden[position] = result.to(stream.store)
+            variance = second / tokens - (first / tokens).square()
+            weighted = variance * linear.weight.detach().double().square().sum(0)
+            units = part_shape(adapter, layer, part).units
+            layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
+        scores.append(layer_scores)
+    return scores
+
+
+def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[LayerScores]:
+    """First-order Taylor: Σ |w · ∂L/∂w| over a unit's rows and columns.
+
+    Molchanov et al. 2019, "Importance Estimation for Neural Network Pruning"; for grouped structures of language
+    models LLM-Pruner (Ma et al. 2023).
+
+    Args:
+        windows: calibration tokens, (windows, seq).
+    """
+    adapter = adapter_of(model)
+    layers = adapter.layers(model)
+    linears = [
+        linear for layer in layers for linear in (*adapter.attention_linears(layer), *adapter.mlp_linears(layer))
+    ]
+    with _only_gradients_of(model, [linear.weight for linear in linears]):
+        for batch in track(windows.split(batch_size), "Gradients"):
+            tokens = batch.to(model.device)
+            hidden = adapter.body(model)(tokens, use_cache=False).last_hidden_state
+            chunked_loss(model, hidden, tokens).div(windows.numel()).backward()
+        values = {
+            linear: (linear.weight * linear.weight.grad).detach().abs().float()
+            for linear in linears
+            if linear.weight.grad is not None
+        }
+    return [
+        {part: PartScores.from_unit_scores(unit_sums(adapter, layer, part, values)) for part in PARTS}
+        for layer in layers
+    ]
+
+
+class _only_gradients_of:
+    """Within the block only these parameters gather gradients; afterwards everything is as it was."""
+
+    def __init__(self, model: nn.Module, parameters: list[Tensor]) -> None:
+        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self.parameters = parameters
+
+    def __enter__(self) -> None:
+        for parameter, _ in self.flags:
+            parameter.requires_grad_(False)
+        for chosen in self.parameters:
+            chosen.requires_grad_(True)
+
+    def __exit__(self, *_: object) -> None:
+        for parameter, flag in self.flags:
+            parameter.requires_grad_(flag)
+            parameter.grad = None

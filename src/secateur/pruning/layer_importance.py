@@ -1,0 +1,139 @@
+"""How much each decoder layer matters, measured on a few windows of text."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from secateur.console import track
+from secateur.errors import InputError
+from secateur.models.adapters import adapter_of
+from secateur.models.losses import token_losses
+from secateur.models.streaming import LayerStream
+from secateur.pruning.config import LayerImportanceMethod
+
+UNITS: dict[LayerImportanceMethod, str] = {
+    "removal": "rise of log-perplexity without the layer (nats per token)",
+    "activation": "mean norm of what the layer adds to the residual stream",
+    "similarity": "1 - cosine of the layer's input and output",
+}
+
+
+@dataclass
+class LayerImportance:
+    """One score per decoder layer, and what it was measured on.
+
+    Attributes:
+        method: removal, activation or similarity.
+        importance: the scores, in the order of the layers.
+        unit: what the numbers mean.
+        corpus: the text, in words.
+        samples: windows used.
+        seqlen: tokens in a window.
+        model: the model's name.
+    """
+
+    method: str
+    importance: list[float]
+    unit: str = ""
+    corpus: str = ""
+    samples: int = 0
+    seqlen: int = 0
+    model: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def read(cls, path: str | Path, num_layers: int) -> "LayerImportance":
+        """Read a `layer_importance.json`.
+
+        Raises:
+            InputError: it is not such a file, or of a model with another number of layers.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            result = cls(**content)
+            result.importance = [float(value) for value in result.importance]
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
+            raise InputError(f"{path} is not a layer_importance.json: {error}") from error
+        if len(result.importance) != num_layers:
+            raise InputError(f"{path} is about a model of {len(result.importance)} layers; this one has {num_layers}")
+        if not all(math.isfinite(value) for value in result.importance):
+            raise InputError(f"{path} holds an importance that is not a finite number")
+        return result
+
+
+def measure_layer_importance(
+    model: PreTrainedModel, windows: Tensor, method: LayerImportanceMethod = "removal", batch_size: int = 8
+) -> LayerImportance:
+    """Score every decoder layer.
+
+    Args:
+        model: a model of a supported family, in evaluation mode.
+        windows: tokens, (windows, seq).
+        method: `removal`, the rise of log-perplexity when the layer is skipped (the layers after it are run anew,
+            those before it once); `activation`, the norm of what it adds; `similarity`, 1 − cosine of its input and
+            output (Block Influence of ShortGPT, Men et al. 2024).
+        batch_size: windows that go through the model at once.
+    """
+    measure = _removal if method == "removal" else _by_output
+    importance = measure(model, windows, method, batch_size)
+    return LayerImportance(method, importance, UNITS[method], samples=len(windows), seqlen=windows.shape[1])
+
+
+def _removal(model: PreTrainedModel, windows: Tensor, method: LayerImportanceMethod, batch_size: int) -> list[float]:
+    count = len(adapter_of(model).layers(model))
+    stream = LayerStream.start(model, windows, batch_size)
+    rises = []
+    for index in track(range(count), "Importance of layers"):
+        without = stream.fork()
+        for later in range(index + 1, count):
+            _pass(without, later)
+        rises.append(_mean_loss(model, without, windows))
+        _pass(stream, index)
+    base = _mean_loss(model, stream, windows)
+    return [rise - base for rise in rises]
+
+
+def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceMethod, batch_size: int) -> list[float]:
+    count = len(adapter_of(model).layers(model))
+    stream = LayerStream.start(model, windows, batch_size)
+    scores = []
+    for index in track(range(count), "Importance of layers"):
+        before = list(stream.hidden)
+        _pass(stream, index)
+        pairs = zip(before, stream.hidden, strict=True)
+        if method == "similarity":
+            values = [1 - functional.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs]
+        else:
+            values = [(b.float() - a.float()).norm(dim=-1).mean() for a, b in pairs]
+        sizes = torch.tensor([len(batch) for batch in before], dtype=torch.float64)
+        scores.append(float((torch.stack(values).cpu().double() * sizes).sum() / sizes.sum()))
+    return scores
+
+
+def _pass(stream: LayerStream, index: int) -> None:
+    stream.advance(index, stream.attention_half(index))
+    stream.advance(index, stream.mlp_half(index))
+
+
+@torch.no_grad()
+def _mean_loss(model: PreTrainedModel, stream: LayerStream, windows: Tensor) -> float:
+    """Mean loss in nats per token, from the residual stream after the last layer."""
+    norm = adapter_of(model).final_norm(model)
+    place = next(norm.parameters()).device
+    total, tokens = 0.0, 0
+    for hidden, labels in zip(stream.hidden, windows.split(len(stream.hidden[0])), strict=True):
+        losses = token_losses(model, norm(hidden.to(place)), labels)
+        total += losses.sum().item()
+        tokens += losses.numel()
+    return total / tokens

@@ -1,0 +1,123 @@
+"""What a cut takes away and leaves, layer by layer: the content of `pruning_plan.json`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from secateur.models.widths import LayerWidths
+from secateur.pruning.units import PARTS, Part, PartShape
+
+
+@dataclass
+class LayerPlan:
+    """One layer's cut.
+
+    Attributes:
+        layer: its index.
+        before: widths before the cut.
+        after: widths after it.
+        removed_groups: indices of the GQA groups that leave.
+        removed_channels: indices of the MLP channels that leave.
+        rate: share of the layer's attention and MLP parameters that leaves.
+        attention_rate: share of its attention that leaves.
+        mlp_rate: share of its MLP that leaves.
+        frozen: whether the layer was not to be cut.
+        importance: its score, where layers were scored.
+    """
+
+    layer: int
+    before: LayerWidths
+    after: LayerWidths
+    removed_groups: list[int]
+    removed_channels: list[int]
+    rate: float
+    attention_rate: float
+    mlp_rate: float
+    frozen: bool
+    importance: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        widths = {name: [value, getattr(self.after, name)] for name, value in asdict(self.before).items()}
+        rest = {key: value for key, value in asdict(self).items() if key not in ("before", "after")}
+        return {**rest, **widths}
+
+
+@dataclass
+class PruningPlan:
+    """A whole cut.
+
+    Attributes:
+        ratio: share of all parameters that was asked for.
+        parameters_before: parameters of the uncut model.
+        parameters_after: parameters of the cut one.
+        head_dim: width of a head.
+        query_heads_per_group: query heads of a GQA group, the same in every layer before and after.
+        layers: each layer's cut.
+        settings: the configuration that led to it.
+        calibration: the calibration text, in words.
+        calibration_source: the identity of that text's source.
+    """
+
+    ratio: float
+    parameters_before: int
+    parameters_after: int
+    head_dim: int
+    query_heads_per_group: int
+    layers: list[LayerPlan]
+    settings: dict[str, Any] = field(default_factory=dict)
+    calibration: str = ""
+    calibration_source: str = ""
+
+    @property
+    def reached(self) -> float:
+        """Share of all parameters that is removed."""
+        return 1 - self.parameters_after / self.parameters_before
+
+    def to_dict(self) -> dict[str, Any]:
+        own = {key: value for key, value in vars(self).items() if key != "layers"}
+        return {**own, "reached": self.reached, "layers": [layer.to_dict() for layer in self.layers]}
+
+
+def plan_layers(
+    shapes: Sequence[Mapping[Part, PartShape]],
+    head_dim: int,
+    removed: Sequence[Mapping[Part, list[int]]],
+    cut_layers: Sequence[int],
+    importance: Sequence[float] | None,
+) -> list[LayerPlan]:
+    """Describe a cut.
+
+    Args:
+        shapes: each layer's attention and MLP before the cut.
+        head_dim: width of a head.
+        removed: for each layer, the units that leave its attention and its MLP.
+        cut_layers: the layers that were allowed to be cut.
+        importance: scores of the layers.
+    """
+    plans = []
+    for index, (shape, gone) in enumerate(zip(shapes, removed, strict=True)):
+        sizes = {part: shape[part].units * shape[part].unit_parameters for part in PARTS}
+        losses = {part: len(gone[part]) * shape[part].unit_parameters for part in PARTS}
+        plans.append(
+            LayerPlan(
+                layer=index,
+                before=_widths(shape, head_dim),
+                after=_widths(shape, head_dim, gone),
+                removed_groups=gone["attention"],
+                removed_channels=gone["mlp"],
+                rate=sum(losses.values()) / sum(sizes.values()),
+                attention_rate=losses["attention"] / sizes["attention"],
+                mlp_rate=losses["mlp"] / sizes["mlp"],
+                frozen=index not in cut_layers,
+                importance=None if importance is None else importance[index],
+            )
+        )
+    return plans
+
+
+def _widths(
+    shape: Mapping[Part, PartShape], head_dim: int, gone: Mapping[Part, list[int]] | None = None
+) -> LayerWidths:
+    left = {part: shape[part].units - (len(gone[part]) if gone else 0) for part in PARTS}
+    query_heads = shape["attention"].block_size // head_dim
+    return LayerWidths(left["attention"] * query_heads, left["attention"], left["mlp"])

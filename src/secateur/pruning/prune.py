@@ -1,0 +1,177 @@
+"""Structured pruning from a configuration to a smaller model and the plan of what was cut."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.data import load_corpus, token_windows
+from secateur.models.adapters import adapter_of
+from secateur.models.memory import peak_memory
+from secateur.models.widths import count_parameters, declare_widths
+from secateur.pruning.allocation import TOLERANCE, allocate
+from secateur.pruning.config import PruneConfig
+from secateur.pruning.cutting import cut_and_refit, cut_units, obs_scores
+from secateur.pruning.importance import (
+    LayerScores,
+    activation_scores,
+    magnitude_scores,
+    taylor_scores,
+)
+from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
+from secateur.pruning.plan import PruningPlan, plan_layers
+from secateur.pruning.units import check_group_ratios, part_shapes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class PruneResult:
+    """What a cut did.
+
+    Attributes:
+        plan: what each layer lost and keeps.
+        layer_importance: the layers' scores, where the allocation used them.
+        seconds: time by phase.
+        peak_memory_bytes: the most memory used: of the GPU, or of the process on a CPU.
+    """
+
+    plan: PruningPlan
+    layer_importance: LayerImportance | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    def files(self) -> dict[str, Any]:
+        """The JSON files that go beside the model."""
+        files: dict[str, Any] = {"pruning_plan.json": self.plan.to_dict()}
+        if self.layer_importance is not None:
+            files["layer_importance.json"] = self.layer_importance.to_dict()
+        return files
+
+
+def prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PruneConfig | None = None,
+    *,
+    layer_importance: LayerImportance | None = None,
+    **options: Any,
+) -> PruneResult:
+    """Remove whole GQA groups and MLP channels from a model, in place.
+
+    Args:
+        model: a causal language model of a supported family.
+        tokenizer: its tokenizer.
+        config: all options; or give them by name, `prune(model, tokenizer, ratio=0.25)`.
+        layer_importance: scores of the layers, measured before; otherwise they are measured if the allocation
+            needs them.
+
+    Raises:
+        InputError: the options do not fit the model, or the ratio is more than it can lose.
+        DataError: the calibration text cannot be used.
+        ModelError: the model's family is not supported.
+    """
+    config = config or PruneConfig(**options)
+    shapes = part_shapes(model)
+    cut_layers = config.cut_layers(len(shapes))
+    corpus = load_corpus(config.calibration, "train")
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
+    before, head_dim = count_parameters(model), _head_dim(model)
+    seconds: dict[str, float] = {}
+    with peak_memory(model) as memory:
+        with _timed(seconds, "layer importance"):
+            importance = layer_importance or _importance_if_needed(model, tokenizer, config)
+        layer_scores = importance.importance if importance else None
+        with _timed(seconds, "unit scores"):
+            scores = unit_scores(model, windows, config)
+        ladders = allocate(model, config, scores, layer_scores)
+        with _timed(seconds, "cut"):
+            if config.compensate:
+                order = None if config.importance == "obs" else scores
+                removed = cut_and_refit(model, order, ladders, windows, config.batch_size, config.damping)
+            else:
+                removed = cut_units(model, scores, ladders)
+    check_group_ratios(model)
+    declare_widths(model)
+    plan = PruningPlan(
+        ratio=config.ratio,
+        parameters_before=before,
+        parameters_after=count_parameters(model),
+        head_dim=head_dim,
+        query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
+        layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
+        settings=config.model_dump(),
+        calibration=corpus.description,
+        calibration_source=corpus.source,
+    )
+    _report_miss(plan, config)
+    return PruneResult(plan, importance, seconds, memory.bytes)
+
+
+def score_layers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig, name: str = ""
+) -> LayerImportance:
+    """The layers' importance as the configuration wants it: read from a file, or measured.
+
+    Raises:
+        InputError: `layer_importance_file` is of another model.
+        DataError: the calibration text cannot be used.
+    """
+    count = len(adapter_of(model).layers(model))
+    if config.layer_importance_file is not None:
+        return LayerImportance.read(config.layer_importance_file, count)
+    corpus = load_corpus(config.calibration, "train")
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
+    importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
+    return replace(importance, corpus=corpus.description, model=name)
+
+
+def unit_scores(model: PreTrainedModel, windows: Tensor, config: PruneConfig) -> list[LayerScores]:
+    """The units of every layer in the order in which they go, with what each costs.
+
+    Args:
+        windows: calibration tokens, (windows, seq).
+    """
+    if config.importance == "obs":
+        return obs_scores(model, windows, config.batch_size, config.damping)
+    if config.importance == "taylor":
+        return taylor_scores(model, windows, config.batch_size)
+    if config.importance == "activation":
+        return activation_scores(model, windows, config.batch_size)
+    return magnitude_scores(model)
+
+
+def _importance_if_needed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
+) -> LayerImportance | None:
+    ranked = config.allocation in ("inverse", "proportional") and not config.even
+    if ranked or config.layer_importance_file is not None:
+        return score_layers(model, tokenizer, config)
+    return None
+
+
+def _head_dim(model: PreTrainedModel) -> int:
+    adapter = adapter_of(model)
+    return adapter.head_dim(adapter.layers(model)[0])
+
+
+def _report_miss(plan: PruningPlan, config: PruneConfig) -> None:
+    if abs(plan.reached - config.ratio) > TOLERANCE:
+        reason = (
+            "equal layers can only lose whole GQA groups and channels in every layer at once"
+            if config.even
+            else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
+        )
+        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, config.ratio, reason)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - start
