@@ -1,0 +1,30 @@
+"""Measuring models: perplexity, speed and memory, health, samples of text."""
+
+from secateur.evaluation.compare import compare_models, size_on_disk
+from secateur.evaluation.config import DiagnoseConfig, EvaluateConfig
+from secateur.evaluation.evaluate import Evaluation, evaluate
+from secateur.evaluation.health import HealthReport, Problem, TensorHealth, diagnose, diagnose_model
+from secateur.evaluation.lora import attach_adapter
+from secateur.evaluation.perplexity import perplexity
+from secateur.evaluation.samples import generate_samples
+from secateur.evaluation.speed import Speed, measure_speed, measure_speeds
+
+__all__ = [
+    "DiagnoseConfig",
+    "EvaluateConfig",
+    "Evaluation",
+    "HealthReport",
+    "Problem",
+    "Speed",
+    "TensorHealth",
+    "attach_adapter",
+    "compare_models",
+    "diagnose",
+    "diagnose_model",
+    "evaluate",
+    "generate_samples",
+    "measure_speed",
+    "measure_speeds",
+    "perplexity",
+    "size_on_disk",
+]

@@ -1,0 +1,135 @@
+"""Several models side by side on the same texts."""
+
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.data import Corpus, load_corpus
+from secateur.evaluation.config import EvaluateConfig
+from secateur.evaluation.evaluate import Evaluation, corpus_windows, measure_quality, speed_options
+from secateur.evaluation.lora import attach_adapter
+from secateur.evaluation.modes import input_device, weight_bytes
+from secateur.evaluation.speed import measure_speeds
+from secateur.models import load, model_directory, model_label
+
+logger = logging.getLogger(__name__)
+
+Held = list[tuple[Evaluation, PreTrainedModel | PeftModel]]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A row to be measured: a model, perhaps with an adapter."""
+
+    label: str
+    name: str
+    adapter: str | None = None
+
+
+def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -> list[Evaluation]:
+    """Measure models one after another on the same windows of text; the first is the baseline.
+
+    Models stay in memory until their speeds are measured, taking turns, as long as they fill no more than
+    half of what is free. Where they do not fit, or are spread over devices, each speed is measured alone.
+
+    Args:
+        names: hub ids, directories, `.gguf` files or `smollm2-135m`.
+        config: what to measure. With `adapter` the last model is measured once more, with that LoRA on it.
+
+    Returns:
+        One `Evaluation` per name, in their order, then the one with the adapter.
+
+    Raises:
+        ModelError: a model or the adapter cannot be loaded, or they do not fit each other.
+        DataError: a text cannot be found or is shorter than one window.
+        InputError: a model does not fit in a GPU's memory with these settings.
+    """
+    config = config or EvaluateConfig()
+    corpora = [load_corpus(corpus, "test") for corpus in config.data]
+    evaluations: list[Evaluation] = []
+    held: Held = []
+    baseline_windows: Mapping[str, Tensor] = {}
+    for candidate in _candidates(names, config.adapter):
+        if held and not _room_for_another(held, config):
+            _measure_held(held, config)
+        evaluation, model, windows = _measure(candidate, corpora, config)
+        baseline_windows = baseline_windows or windows
+        _warn_of_other_tokens(candidate, windows, baseline_windows)
+        evaluations.append(evaluation)
+        if config.speed:
+            held.append((evaluation, model))
+        del model
+    _measure_held(held, config)
+    return evaluations
+
+
+def size_on_disk(name: str | Path) -> int:
+    """Bytes of a model's weights on disk: its safetensors files, or the `.gguf` file. Raises `ModelError`."""
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in model_directory(name).glob("*.safetensors"))
+
+
+def _candidates(names: Sequence[str], adapter: str | None) -> list[_Candidate]:
+    short = [model_label(name) for name in names]
+    labels = short if len(set(short)) == len(short) else [str(name) for name in names]
+    rows = [_Candidate(label, name) for label, name in zip(labels, names, strict=True)]
+    if adapter is not None:
+        rows.append(_Candidate(f"{labels[-1]} + {model_label(adapter)}", names[-1], adapter))
+    return rows
+
+
+def _measure(
+    candidate: _Candidate, corpora: list[Corpus], config: EvaluateConfig
+) -> tuple[Evaluation, PreTrainedModel | PeftModel, dict[str, Tensor]]:
+    model, tokenizer = load(candidate.name, **config.load_arguments())
+    size = size_on_disk(candidate.name)
+    measured: PreTrainedModel | PeftModel = model
+    if candidate.adapter is not None:
+        measured = attach_adapter(model, candidate.adapter)
+        size += sum(file.stat().st_size for file in Path(candidate.adapter).glob("*.safetensors"))
+    windows = corpus_windows(tokenizer, corpora, config)
+    evaluation = measure_quality(measured, windows, corpora, config, candidate.label)
+    evaluation.size_bytes = size
+    return evaluation, measured, windows
+
+
+def _measure_held(held: Held, config: EvaluateConfig) -> None:
+    """Measure the speeds of the models held in memory, note them, and let the models go."""
+    if held:
+        speeds = measure_speeds([model for _, model in held], **speed_options(config))
+        for (evaluation, _), speed in zip(held, speeds, strict=True):
+            evaluation.add_speed(speed)
+    held.clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _room_for_another(held: Held, config: EvaluateConfig) -> bool:
+    if config.device_map is not None:
+        return False
+    sizes = [weight_bytes(model) for _, model in held]
+    device = input_device(held[0][1])
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available
+    return sum(sizes) + max(sizes) <= (free + sum(sizes)) / 2
+
+
+def _warn_of_other_tokens(candidate: _Candidate, windows: Mapping[str, Tensor], baseline: Mapping[str, Tensor]) -> None:
+    if any(not torch.equal(ids, baseline[corpus]) for corpus, ids in windows.items()):
+        logger.warning(
+            "%s cuts the text into other tokens than the first model: their perplexities cannot be compared",
+            candidate.label,
+        )

@@ -1,0 +1,52 @@
+"""What `secateur evaluate` and `secateur diagnose` let their user choose."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from secateur.models import LoadOptions
+
+
+class EvaluateConfig(LoadOptions):
+    """What is measured, and on which text."""
+
+    data: list[str] = Field(
+        default=["pydocs"],
+        min_length=1,
+        description="Texts for perplexity: named corpora (their test part) or files.",
+    )
+    seqlen: int = Field(default=512, ge=2, description="Tokens per window.")
+    stride: int | None = Field(
+        default=None, ge=1, description="Tokens from one window to the next; default: seqlen, no overlap."
+    )
+    windows: int | None = Field(default=None, ge=1, description="Use only the first so many windows; default: all.")
+    batch_size: int = Field(default=8, ge=1, description="Windows per forward pass; halved where a GPU lacks memory.")
+    speed: bool = Field(default=True, description="Measure tokens per second and peak memory.")
+    prompt_tokens: int = Field(default=512, ge=1, description="Length of the prompt that speed is measured on.")
+    new_tokens: int = Field(default=32, ge=1, description="Tokens decoded when speed is measured.")
+    repeats: int = Field(default=3, ge=1, description="Speed is the median of so many repeats.")
+    max_seconds: float = Field(
+        default=30.0, gt=0, description="Begin no further repeat after so many seconds per model."
+    )
+    adapter: str | None = Field(
+        default=None, description="A LoRA directory: the last model with it, unmerged, is one more row."
+    )
+    seed: int = Field(default=0, description="Seed of the random prompt that speed is measured on.")
+
+    @model_validator(mode="after")
+    def _stride_leaves_no_gaps(self) -> Self:
+        if self.stride is not None and self.stride > self.seqlen:
+            raise ValueError(
+                f"stride {self.stride} is larger than seqlen {self.seqlen} and would skip text; "
+                f"use at most {self.seqlen}"
+            )
+        return self
+
+
+class DiagnoseConfig(LoadOptions):
+    """What counts as a problem, and the text of the forward pass."""
+
+    huge: float = Field(default=1e4, gt=0, description="Weights of a larger absolute value are an error.")
+    data: str = Field(default="pydocs", description="Text for the forward pass: a named corpus or a file.")
+    seqlen: int = Field(default=128, ge=2, description="Tokens per window of the forward pass.")
+    windows: int = Field(default=4, ge=1, description="Windows of the forward pass.")

@@ -1,0 +1,159 @@
+"""Everything that is measured of one model."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.data import Corpus, load_corpus, token_windows
+from secateur.evaluation.config import EvaluateConfig
+from secateur.evaluation.modes import input_device, underlying
+from secateur.evaluation.perplexity import perplexity
+from secateur.evaluation.speed import Speed, measure_speed
+from secateur.models import count_parameters
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Evaluation:
+    """The figures of one model.
+
+    Attributes:
+        name: what tables call it.
+        parameters: tied weights count once; an adapter's count as well.
+        perplexity: by the text's name, as are `windows` (how many), `corpora` (descriptions) and `sources`.
+        seqlen: tokens per window.
+        stride: tokens from one window to the next, None for no overlap.
+        dtype: number format of the weights.
+        device: where it ran.
+        size_bytes: its weights on disk.
+        prefill_tokens_per_second: prompt tokens read, batch size 1.
+        decode_tokens_per_second: new tokens written one by one, batch size 1.
+        peak_memory_bytes: while generating.
+        memory_measured: what that is: GPU allocations, or the resident set of the process.
+    """
+
+    name: str
+    parameters: int
+    perplexity: dict[str, float]
+    windows: dict[str, int]
+    corpora: dict[str, str]
+    sources: dict[str, str]
+    seqlen: int
+    stride: int | None
+    dtype: str
+    device: str
+    size_bytes: int | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    memory_measured: str | None = None
+
+    def add_speed(self, speed: Speed) -> None:
+        """Take over the figures of a speed measurement."""
+        for name, value in asdict(speed).items():
+            setattr(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain JSON values; a perplexity that is not finite is None."""
+        finite = {name: value if math.isfinite(value) else None for name, value in self.perplexity.items()}
+        return {**asdict(self), "perplexity": finite}
+
+
+def evaluate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: EvaluateConfig | None = None,
+    *,
+    name: str = "model",
+    size_bytes: int | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Measure perplexity on each text, the number of parameters, speed and peak memory of a model in memory.
+
+    Args:
+        model: a causal language model, or one with a PEFT adapter.
+        tokenizer: its tokenizer.
+        config: what to measure; the options that say how to load a model, and `adapter`, are not used here.
+        name: what tables call the model.
+        size_bytes: its size on disk, where that is known.
+        options: fields of `EvaluateConfig`, instead of `config` or over it.
+
+    Raises:
+        DataError: a text cannot be found or is shorter than one window.
+        InputError: the model does not fit in a GPU's memory with these settings.
+    """
+    config = EvaluateConfig(**{**(config.model_dump() if config else {}), **options})
+    corpora = [load_corpus(corpus, "test") for corpus in config.data]
+    windows = corpus_windows(tokenizer, corpora, config)
+    evaluation = measure_quality(model, windows, corpora, config, name)
+    evaluation.size_bytes = size_bytes
+    if config.speed:
+        evaluation.add_speed(measure_speed(model, **speed_options(config)))
+    return evaluation
+
+
+def corpus_windows(
+    tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], config: EvaluateConfig
+) -> dict[str, Tensor]:
+    """Token windows of each text, (windows, seqlen), by the corpus's name."""
+    return {
+        corpus.name: token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, stride=config.stride)
+        for corpus in corpora
+    }
+
+
+def measure_quality(
+    model: PreTrainedModel | PeftModel,
+    windows: Mapping[str, Tensor],
+    corpora: list[Corpus],
+    config: EvaluateConfig,
+    name: str,
+) -> Evaluation:
+    """Perplexity on every text and the number of parameters; speed is measured on its own."""
+    _warn_of_long_windows(model, config.seqlen)
+    figures = {
+        corpus: perplexity(
+            model,
+            ids,
+            stride=config.stride,
+            batch_size=config.batch_size,
+            description=f"{name}: perplexity on {corpus}",
+        )
+        for corpus, ids in windows.items()
+    }
+    return Evaluation(
+        name=name,
+        parameters=count_parameters(model),
+        perplexity=figures,
+        windows={corpus: len(ids) for corpus, ids in windows.items()},
+        corpora={corpus.name: corpus.description for corpus in corpora},
+        sources={corpus.name: corpus.source for corpus in corpora},
+        seqlen=config.seqlen,
+        stride=config.stride,
+        dtype=str(underlying(model).dtype).removeprefix("torch."),
+        device=str(input_device(model)),
+    )
+
+
+def speed_options(config: EvaluateConfig) -> dict[str, Any]:
+    """The config's settings as arguments of `measure_speeds`."""
+    return {
+        "prompt_tokens": config.prompt_tokens,
+        "new_tokens": config.new_tokens,
+        "repeats": config.repeats,
+        "max_seconds": config.max_seconds,
+        "seed": config.seed,
+    }
+
+
+def _warn_of_long_windows(model: PreTrainedModel | PeftModel, seqlen: int) -> None:
+    longest = getattr(underlying(model).config, "max_position_embeddings", None)
+    if longest is not None and seqlen > longest:
+        logger.warning("Windows of %d tokens are longer than the %d the model was made for", seqlen, longest)

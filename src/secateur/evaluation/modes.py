@@ -1,0 +1,42 @@
+"""Running a model for measuring."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Without gradients and with dropout off; the model's own mode is restored after."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def underlying(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The Transformers model, with the adapter's layers in place where PEFT wraps it."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of an embedding or a linear layer."""
+    return cast(Tensor, module.weight)
+
+
+def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
+    """Where token ids go in."""
+    return weight_of(underlying(model).get_input_embeddings()).device
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the model's weights; tied ones count once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

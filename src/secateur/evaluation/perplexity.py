@@ -1,0 +1,102 @@
+"""Perplexity of a language model on windows of text."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import NoReturn
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.console import track
+from secateur.errors import InputError
+from secateur.evaluation.modes import input_device, measuring, underlying
+from secateur.models import adapter_of, token_losses
+
+logger = logging.getLogger(__name__)
+
+
+def perplexity(
+    model: PreTrainedModel | PeftModel,
+    windows: Tensor,
+    *,
+    stride: int | None = None,
+    batch_size: int = 8,
+    description: str = "perplexity",
+) -> float:
+    """exp of the mean cross entropy of the windows' tokens, as in Transformers' guide to perplexity.
+
+    Each window predicts its tokens 2 to seqlen from the ones before them. Where windows overlap (`stride`
+    below seqlen) the first counts whole and every other only the tokens that no earlier window has scored.
+    https://huggingface.co/docs/transformers/perplexity
+
+    Args:
+        model: a causal language model, or one with a PEFT adapter.
+        windows: token ids, (windows, seqlen).
+        stride: tokens from the start of one window to the next, at most seqlen; None: seqlen.
+        batch_size: windows per forward pass. A batch that does not fit in a GPU's memory is halved.
+        description: what the progress bar says.
+
+    Returns:
+        The perplexity: infinite where it is beyond a float, NaN where the model gives NaN.
+
+    Raises:
+        InputError: there is no window, the stride leaves gaps, or one window alone does not fit in memory.
+    """
+    _check(windows, stride)
+    seqlen = windows.shape[1]
+    first_scored = max(1, seqlen - (stride or seqlen))
+    with measuring(model):
+        losses = _window_losses(model, windows, first_scored, batch_size)
+        total = math.fsum(track(losses, description, total=len(windows)))
+    tokens = (seqlen - 1) + (len(windows) - 1) * (seqlen - first_scored)
+    return torch.tensor(total / tokens, dtype=torch.float64).exp().item()
+
+
+def _check(windows: Tensor, stride: int | None) -> None:
+    if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise InputError(
+            f"windows for perplexity are (windows, seqlen), at least (1, 2); these are {tuple(windows.shape)}"
+        )
+    if stride is not None and not 1 <= stride <= windows.shape[1]:
+        raise InputError(f"stride must be between 1 and the windows' {windows.shape[1]} tokens; it is {stride}")
+
+
+def _window_losses(
+    model: PreTrainedModel | PeftModel, windows: Tensor, first_scored: int, batch_size: int
+) -> Iterator[float]:
+    """Yield each window's summed loss of its tokens from `first_scored` on; the first's from token 1 on."""
+    yield from _batch_losses(model, windows[:1], 1) or _too_large(windows)
+    start = 1
+    while start < len(windows):
+        losses = _batch_losses(model, windows[start : start + batch_size], first_scored)
+        if losses is not None:
+            yield from losses
+            start += len(losses)
+        elif batch_size == 1:
+            _too_large(windows)
+        else:
+            batch_size //= 2
+            torch.cuda.empty_cache()
+            logger.warning("Not enough GPU memory: going on with %d windows per batch", batch_size)
+
+
+def _batch_losses(model: PreTrainedModel | PeftModel, batch: Tensor, first_scored: int) -> list[float] | None:
+    """The summed loss of each window, or None where the batch does not fit in the GPU's memory."""
+    base = underlying(model)
+    batch = batch.to(input_device(model))
+    try:
+        hidden = adapter_of(base).body(base)(input_ids=batch, use_cache=False).last_hidden_state
+        losses = token_losses(base, hidden[:, first_scored - 1 :], batch[:, first_scored - 1 :])
+    except torch.OutOfMemoryError:
+        return None
+    return losses.double().sum(dim=1).tolist()  # (batch, scored) -> (batch,)
+
+
+def _too_large(windows: Tensor) -> NoReturn:
+    raise InputError(
+        f"a window of {windows.shape[1]} tokens does not fit in the GPU's memory; choose a smaller seqlen, "
+        "a smaller dtype or device_map auto"
+    )

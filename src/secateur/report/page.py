@@ -1,0 +1,171 @@
+"""The HTML page of a run, out of the figures in `metrics.json` and the run's other artefacts."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from secateur.report.html import Page, Picture, Sample, Table
+from secateur.report.plots import loss_curve, pruning_strategy, stage_plot
+from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, text_notes
+
+ORIGINAL, PRUNED, RECOVERED = "original", "pruned", "recovered"
+ADAPTED = {"calibration": (PRUNED, "calibrated"), "training": (RECOVERED, "trained")}
+
+
+def run_page(
+    metrics: Mapping[str, Any],
+    *,
+    plan: Mapping[str, Any] | None = None,
+    importance: Mapping[str, Any] | None = None,
+    settings: str = "",
+) -> Page:
+    """The page of a run.
+
+    Args:
+        metrics: the content of `metrics.json`.
+        plan: the content of `pruning_plan.json`, where something was cut.
+        importance: the content of `layer_importance.json`, where layers were scored.
+        settings: the recipe.
+    """
+    rows = comparison_rows(metrics)
+    return Page(
+        title=f"{metrics['name']}: {metrics['model']}",
+        summary=list(_summary(rows)),
+        table=_table(rows),
+        warnings=source_warnings(metrics["texts"]),
+        texts=[(text["figure"], text["description"]) for text in metrics["texts"]],
+        pictures=list(_pictures(metrics, rows, plan, importance)),
+        samples=_samples(metrics["models"]),
+        sample_note=f"Greedy continuations, at most {metrics['sample_tokens']} tokens, of the text in grey. No "
+        "figure is measured on them.",
+        commands=[(command["purpose"], command["command"]) for command in metrics["commands"]],
+        settings=settings,
+        facts=list(_facts(metrics)),
+    )
+
+
+def comparison_rows(metrics: Mapping[str, Any]) -> list[Row]:
+    """The models of `metrics.json` as rows for `tables.comparison_columns`."""
+    return [{**model, "perplexity": model["perplexities"]} for model in metrics["models"]]
+
+
+def source_warnings(texts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say where a model was calibrated or trained on the source that it is measured on.
+
+    Args:
+        texts: `role` (evaluation, calibration or training), `name`, `source` and `description` of each text.
+    """
+    warnings = []
+    for measured in (text for text in texts if text["role"] == "evaluation"):
+        for used in (text for text in texts if text["role"] in ADAPTED and text["source"] == measured["source"]):
+            who, verb = ADAPTED[used["role"]]
+            what = (
+                "this very text"
+                if used["description"] == measured["description"]
+                else f"the same source ({used['description']})"
+            )
+            warnings.append(
+                f"Perplexity on {measured['name']}: the {who} model was {verb} on {what}, which favours it."
+            )
+    return warnings
+
+
+def _summary(rows: Sequence[Row]) -> Iterator[str]:
+    by_name = {row["name"]: row for row in rows}
+    original, pruned, recovered = (by_name.get(name) for name in (ORIGINAL, PRUNED, RECOVERED))
+    if original is None:
+        return
+    if pruned is not None:
+        before, after = original["parameters"], pruned["parameters"]
+        yield f"{before:,} parameters became {after:,}: {1 - after / before:.1%} were removed."
+    for text, first in perplexities(original).items():
+        yield from _perplexity_sentence(text, first, pruned, recovered)
+    last = recovered or pruned
+    if last is not None:
+        yield from _speed_sentence(original, last)
+
+
+def _perplexity_sentence(text: str, first: float | None, pruned: Row | None, recovered: Row | None) -> Iterator[str]:
+    cut = perplexities(pruned).get(text) if pruned else None
+    end = perplexities(recovered).get(text) if recovered else None
+    if first is None:
+        return
+    if cut is not None and end is not None:
+        share = share_of_rise(first, cut, end)
+        gone = "" if share is None else f": {share:.0%} of the rise of log-perplexity is gone"
+        yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut, and to {end:.2f} by training{gone}."
+    elif cut is not None:
+        yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut."
+    elif end is not None:
+        yield f"Perplexity on {text} went from {first:.2f} to {end:.2f} by training."
+
+
+def _speed_sentence(original: Row, last: Row) -> Iterator[str]:
+    kinds = (("prefill", "reading a prompt"), ("decode", "writing an answer"))
+    parts = []
+    for kind, what in kinds:
+        before, after = (row.get(f"{kind}_tokens_per_second") for row in (original, last))
+        if before and after:
+            parts.append(f"{what} went from {before:,.0f} to {after:,.0f} tokens per second")
+    if parts:
+        sentence = " and ".join(parts)
+        yield f"{sentence[0].upper()}{sentence[1:]}, one text at a time."
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    columns = comparison_columns(rows)
+    cells = zip(*(column.cells for column in columns), strict=True)
+    return Table(
+        header=[column.header for column in columns],
+        rows=[list(row) for row in cells],
+        caption=". ".join(note[0].upper() + note[1:] for note in text_notes(rows)) + ".",
+    )
+
+
+def _pictures(
+    metrics: Mapping[str, Any],
+    rows: Sequence[Row],
+    plan: Mapping[str, Any] | None,
+    importance: Mapping[str, Any] | None,
+) -> Iterator[Picture]:
+    described = {text["figure"]: text["description"] for text in metrics["texts"]}
+    if len(rows) > 1:
+        yield Picture("Perplexity by stage", stage_plot(rows), "; ".join(text_notes(rows)))
+    if plan is not None:
+        caption = f"Units chosen on {plan['calibration']}." if plan.get("calibration") else ""
+        if importance is not None and importance.get("corpus"):
+            caption += f" Layers scored on {importance['samples']} windows of {importance['corpus']}."
+        yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
+    history = (metrics.get("training") or {}).get("history")
+    if history:
+        yield Picture("Loss while training", loss_curve(history), f"Trained on {described.get('training', '')}")
+
+
+def _samples(models: Sequence[Mapping[str, Any]]) -> list[Sample]:
+    prompts = list(dict.fromkeys(sample["prompt"] for model in models for sample in model.get("samples", [])))
+    return [
+        Sample(
+            prompt,
+            {
+                model["name"]: sample["continuation"]
+                for model in models
+                for sample in model.get("samples", [])
+                if sample["prompt"] == prompt
+            },
+        )
+        for prompt in prompts
+    ]
+
+
+def _facts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from ((name, str(version)) for name, version in metrics["versions"].items())
+    yield from ((name, str(value)) for name, value in metrics["machine"].items())
+    yield "seed", str(metrics["seed"])
+    for stage, seconds in metrics["seconds"].items():
+        yield f"{stage}, seconds", f"{seconds:,.1f}"
+    yield "all stages", _duration(sum(metrics["seconds"].values()))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(math.ceil(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

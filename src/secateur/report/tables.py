@@ -1,0 +1,282 @@
+"""Tables of figures, for the terminal and in Markdown. Rows are what `Evaluation.to_dict()` gives."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+
+MISSING = "–"
+BASELINE = "baseline"
+WIDTH = 80
+GAP = 2
+NARROWEST_NAME = 10
+TEXT_NAME_WIDTH = 12
+LOCATION_WIDTH = 36
+SEVERITY_STYLES = {"error": "bold red", "warning": "yellow"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table as text."""
+
+    header: str
+    cells: list[str]
+    justify: Literal["left", "right"] = "right"
+
+
+def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
+    """The comparison of models as columns of text, for any renderer.
+
+    Args:
+        rows: one mapping per model: `name`, `parameters`, `perplexity` (by the text's name, or one number),
+            where measured `prefill_tokens_per_second` and `decode_tokens_per_second`. A model fine-tuned
+            after a cut says in `recovers` the name of the cut model's row: its change is then the share of
+            the rise of log-perplexity, from the baseline to the cut model, that is gone.
+        baseline: which row the others are compared with.
+
+    Returns:
+        Model; perplexity and change for each text; parameters and change; speeds where there are any.
+    """
+    texts = text_names(rows)
+    columns = [Column("model", [str(row["name"]) for row in rows], "left")]
+    for text in texts:
+        suffix = f" ({short_text_name(text)})" if len(texts) > 1 else ""
+        columns += _perplexity_columns(rows, baseline, text, suffix)
+    return columns + _size_and_speed_columns(rows, baseline)
+
+
+def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
+    """The comparison of models for the terminal. Arguments as `comparison_columns`.
+
+    It fits 80 columns for up to three texts. With several texts changes stand below the figures, which keeps
+    it to one column per text.
+    """
+    texts = text_names(rows)
+    figures = _size_and_speed_columns(rows, baseline)
+    if len(texts) == 1:
+        columns = [*_perplexity_columns(rows, baseline, texts[0], ""), *figures]
+    else:
+        stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
+        columns = [*stacked, _stacked(*figures[:2]), *figures[2:]]
+    return _table(_with_names(rows, columns), title)
+
+
+def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
+    """The comparison of models as a Markdown table. Arguments as `comparison_columns`."""
+    return _markdown(comparison_columns(rows, baseline))
+
+
+def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
+    """Size on disk and peak memory of models (`size_bytes`, `peak_memory_bytes`), for the terminal."""
+    columns = []
+    for header, key in (("size on disk", "size_bytes"), ("peak memory", "peak_memory_bytes")):
+        values = [row.get(key) for row in rows]
+        columns.append(Column(header, [_bytes(value) for value in values]))
+        columns.append(Column("change", _changes(values, baseline), "left"))
+    return _table(_with_names(rows, columns), title)
+
+
+def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
+    """The problems of a model (`HealthReport.to_dict()`), errors first, for the terminal."""
+    table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+    table.add_column("severity", no_wrap=True)
+    table.add_column("where", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for problem in sorted(report["problems"], key=lambda problem: problem["severity"] != "error"):
+        severity = Text(problem["severity"], SEVERITY_STYLES[problem["severity"]])
+        table.add_row(severity, Text(_wrapped(problem["where"], LOCATION_WIDTH)), Text(problem["what"]))
+    return table
+
+
+def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
+    """What the weights of a model hold (`HealthReport.to_dict()`), one row per kind for all layers."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for tensor in report["tensors"]:
+        kind = re.sub(r"\.\d+\.", ".*.", tensor["name"])
+        kinds.setdefault(kind.removesuffix(".weight"), []).append(tensor)
+    columns = [
+        Column("weight", list(kinds), "left"),
+        Column("tensors", [str(len(tensors)) for tensors in kinds.values()]),
+        Column("zeros", [_zero_range(tensors) for tensors in kinds.values()]),
+        Column("largest", [f"{max(t['largest'] for t in tensors):.3g}" for tensors in kinds.values()]),
+    ]
+    return _table(columns, title)
+
+
+def text_notes(rows: Sequence[Row]) -> list[str]:
+    """One line per text that says what it is and how perplexity was measured on it."""
+    notes: dict[str, str] = {}
+    for row in rows:
+        for text, description in row.get("corpora", {}).items():
+            stride = row.get("stride")
+            step = f", one every {stride:,}" if stride else ""
+            how = f"{row['windows'][text]:,} windows of {row['seqlen']:,} tokens{step}"
+            notes.setdefault(text, f"perplexity on {description}; {how}")
+    return list(notes.values())
+
+
+def share_of_rise(baseline: float, cut: float, recovered: float) -> float | None:
+    """The share of the rise of log-perplexity that is gone: 1 where `recovered` is back at `baseline`.
+
+    Args:
+        baseline: perplexity before the cut.
+        cut: perplexity after it.
+        recovered: perplexity after fine-tuning.
+
+    Returns:
+        The share, None where the cut did not raise the perplexity.
+    """
+    rise = math.log(cut) - math.log(baseline)
+    return (math.log(cut) - math.log(recovered)) / rise if rise > 0 else None
+
+
+def text_names(rows: Sequence[Row]) -> list[str]:
+    """The names of all texts that perplexity was measured on, in order; one empty name for plain numbers."""
+    return list(dict.fromkeys(text for row in rows for text in perplexities(row))) or [""]
+
+
+def perplexities(row: Row) -> Mapping[str, float | None]:
+    """A row's perplexity by the text's name; a plain number goes by the empty name."""
+    value = row.get("perplexity")
+    return value if isinstance(value, Mapping) else {"": value}
+
+
+def short_text_name(text: str) -> str:
+    """The last part of a path."""
+    return Path(text).name or text
+
+
+def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: str) -> list[Column]:
+    values = [perplexities(row).get(text) for row in rows]
+    changes = _changes(values, baseline)
+    by_name = {row["name"]: value for row, value in zip(rows, values, strict=True)}
+    first = values[baseline]
+    for index, row in enumerate(rows):
+        cut, value = by_name.get(row.get("recovers")), values[index]
+        if index != baseline and first and cut and value:
+            share = share_of_rise(first, cut, value)
+            if share is not None:
+                changes[index] = f"{_signed(-share, 0)} of the rise"
+    return [
+        Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),
+        Column("change", changes, "left"),
+    ]
+
+
+def _stacked(figures: Column, changes: Column) -> Column:
+    """One column out of two, each change in one or two lines below its figure."""
+    below = [change.replace(" the ", "\nthe ") for change in changes.cells]
+    cells = [f"{figure}\n{change}" for figure, change in zip(figures.cells, below, strict=True)]
+    first, *name = figures.header.split("\n")
+    header = "\n".join([first, *(_wrapped(short_text_name(part), TEXT_NAME_WIDTH) for part in name)])
+    return Column(header, cells)
+
+
+def _size_and_speed_columns(rows: Sequence[Row], baseline: int) -> list[Column]:
+    parameters = [row.get("parameters") for row in rows]
+    columns = [
+        Column("parameters", [_formatted(value, ",") for value in parameters]),
+        Column("change", _changes(parameters, baseline), "left"),
+    ]
+    for header, key, pattern in (
+        ("prefill tok/s", "prefill_tokens_per_second", ",.0f"),
+        ("decode tok/s", "decode_tokens_per_second", ",.1f"),
+    ):
+        if any(row.get(key) is not None for row in rows):
+            columns.append(Column(header, [_formatted(row.get(key), pattern) for row in rows]))
+    return columns
+
+
+def _changes(values: Sequence[float | None], baseline: int) -> list[str]:
+    first = values[baseline]
+    changes = [_signed(value / first - 1) if value and first else MISSING for value in values]
+    changes[baseline] = BASELINE
+    return changes
+
+
+def _signed(share: float, decimals: int | None = None) -> str:
+    """A share in percent, with its sign: +12.3%, −4.0%, 0.0%."""
+    percent = 100 * share
+    digits = decimals if decimals is not None else (0 if abs(percent) >= 100 else 1)
+    text = f"{abs(percent):,.{digits}f}"
+    sign = "" if not text.strip("0.") else "+" if percent > 0 else "−"
+    return f"{sign}{text}%"
+
+
+def _perplexity(row: Row, text: str) -> str:
+    measured = perplexities(row)
+    if text not in measured:
+        return MISSING
+    value = measured[text]
+    if value is None or not math.isfinite(value):
+        return "not finite" if "perplexity" in row else MISSING
+    return f"{value:.3g}" if value >= 1e6 else f"{value:,.0f}" if value >= 1e4 else f"{value:,.2f}"
+
+
+def _formatted(value: float | None, pattern: str) -> str:
+    return MISSING if value is None else format(value, pattern)
+
+
+def _bytes(value: float | None) -> str:
+    if value is None:
+        return MISSING
+    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.1f} MB"
+
+
+def _zero_range(tensors: Sequence[Mapping[str, Any]]) -> str:
+    low, high = (f"{100 * choose(tensor['zeros'] for tensor in tensors):.2f}%" for choose in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
+    """Put the models' names before the columns, in the width that those leave."""
+    others = sum(_narrowest(column) + GAP for column in columns)
+    names = [_wrapped(str(row["name"]), max(WIDTH - others, NARROWEST_NAME)) for row in rows]
+    return [Column("model", names, "left"), *columns]
+
+
+def _narrowest(column: Column) -> int:
+    """The width of a column, or of its parts of a phrase where it can be wrapped."""
+    text = "\n".join([_short_header(column), *column.cells])
+    return max(map(len, text.replace(" the ", "\nthe ").split("\n")))
+
+
+def _short_header(column: Column) -> str:
+    return column.header.replace(" tok/s", "\ntok/s")
+
+
+def _wrapped(name: str, width: int) -> str:
+    """Break a long name after its hyphens, dots and slashes, so that no table has to cut it short."""
+    lines = [""]
+    for part in re.findall(r"[^-_./\s]*[-_./\s]?", name):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+        while len(lines[-1]) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(columns: Sequence[Column], title: str | None) -> Table:
+    """A table without lines; only a column of phrases may be wrapped."""
+    table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+    for column in columns:
+        phrases = any(" of the " in cell for cell in column.cells)
+        table.add_column(_short_header(column), justify=column.justify, no_wrap=not phrases, overflow="fold")
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _markdown(columns: Sequence[Column]) -> str:
+    ruler = ["---:" if column.justify == "right" else "---" for column in columns]
+    lines = [[column.header for column in columns], ruler]
+    lines += [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

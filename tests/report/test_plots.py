@@ -1,0 +1,142 @@
+"""Plots: what is drawn, that axes are labelled, that odd data do not stop them."""
+
+import io
+import math
+
+import pytest
+from matplotlib import image
+
+from secateur.report import loss_curve, perplexity_plot, plots, pruning_strategy, stage_plot
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that were drawn, in order."""
+    drawn = []
+    png = plots._png
+    monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or png(figure))
+    return drawn
+
+
+def size(png):
+    height, width, _ = image.imread(io.BytesIO(png), format="png").shape
+    return width, height
+
+
+def plan(layers, frozen=()):
+    return {
+        "ratio": 0.25,
+        "reached": 0.2487,
+        "parameters_before": 134515008,
+        "parameters_after": 101052008,
+        "layers": [
+            {
+                "layer": layer,
+                "importance": None,
+                "num_key_value_heads": [4, 4 if layer in frozen else 3],
+                "num_attention_heads": [8, 8 if layer in frozen else 6],
+                "intermediate_size": [96, 96 if layer in frozen else 60 + layer % 7],
+                "rate": 0.0 if layer in frozen else 0.3,
+                "attention_rate": 0.0 if layer in frozen else 0.25,
+                "mlp_rate": 0.0 if layer in frozen else 0.35,
+                "frozen": layer in frozen,
+            }
+            for layer in range(layers)
+        ],
+    }
+
+
+def importance(layers, scale=1.0):
+    scores = [scale * (1 + layer) for layer in range(layers)]
+    return {"method": "removal", "unit": "rise of log-perplexity", "importance": scores}
+
+
+def rows(*perplexities):
+    return [
+        {"name": f"model-{index}", "perplexity": perplexity, "parameters": 1000 + index}
+        for index, perplexity in enumerate(perplexities)
+    ]
+
+
+@pytest.mark.parametrize("layers", [1, 4, 30, 80])
+def test_the_strategy_has_three_labelled_panels(figures, layers):
+    png = pruning_strategy(plan(layers, frozen=(0,)), importance(layers))
+    score, removed, kept, channels = figures[0].axes
+    assert "rise of log-perplexity" in score.get_ylabel()
+    assert "share of parameters" in removed.get_ylabel()
+    assert (kept.get_ylabel(), channels.get_ylabel()) == ("KV groups kept", "MLP channels kept")
+    assert kept.get_xlabel() == "decoder layer"
+    assert [bar.get_height() for bar in kept.containers[1]] == [4] + [3] * (layers - 1)
+    assert [bar.get_height() for bar in removed.containers[1]] == [0] + [0.35] * (layers - 1)
+    assert "frozen" in [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert "asked 25.0%, removed 24.9%" in figures[0].get_suptitle()
+    assert size(png)[0] <= 15 * plots.DOTS_PER_INCH
+
+
+def test_the_strategy_without_importance(figures):
+    pruning_strategy(plan(6))
+    assert len(figures[0].axes) == 3
+    assert "frozen" not in [text.get_text() for text in figures[0].legends[0].get_texts()]
+
+
+def test_importance_comes_from_the_plan_where_it_stands_there(figures):
+    content = plan(3)
+    for layer in content["layers"]:
+        layer["importance"] = 0.5
+    pruning_strategy(content)
+    assert [bar.get_height() for bar in figures[0].axes[0].containers[0]] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("scores", "scale"), [([0.1, 0.2, 9], "log"), ([1, 2, 3], "linear"), ([-0.1, 0.2, 9], "linear")]
+)
+def test_importance_is_logarithmic_where_one_layer_dwarfs_the_rest(figures, scores, scale):
+    pruning_strategy(plan(3), {**importance(3), "importance": scores})
+    assert figures[0].axes[0].get_yscale() == scale
+
+
+def test_perplexity_of_several_texts(figures):
+    perplexity_plot(rows({"a": 10.0, "/data/b.txt": 20.0}, {"a": 12.0, "/data/b.txt": 30.0}))
+    axes = figures[0].axes[0]
+    assert [[bar.get_height() for bar in bars] for bars in axes.containers] == [[10, 12], [20, 30]]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["a", "b.txt"]
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("model", "perplexity", "linear")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["model-0", "model-1"]
+
+
+@pytest.mark.parametrize("plot", [perplexity_plot, stage_plot])
+def test_what_is_not_finite_is_said(figures, plot):
+    plot(rows({"a": 10.0}, {"a": None}, {"a": 3000.0}, {"a": math.inf}))
+    axes = figures[0].axes[0]
+    assert sum(text.get_text() == "not finite" for text in axes.texts) == 2
+    assert axes.get_yscale() == "log" and axes.get_ylabel() == "perplexity on a (log scale)"
+
+
+def test_plain_numbers_and_nothing_finite_at_all(figures):
+    perplexity_plot(rows(10.0, 12.0))
+    stage_plot(rows(None, None))
+    assert figures[0].axes[0].get_ylabel() == "perplexity"
+
+
+def test_stages_are_in_order_with_their_parameters(figures):
+    stage_plot(rows({"a": 10.0}, {"a": 16.0}, {"a": 12.0}))
+    upper, lower = figures[0].axes
+    assert upper.lines[0].get_ydata().tolist() == [10, 16, 12]
+    assert [bar.get_height() for bar in lower.containers[0]] == pytest.approx([0.001, 0.001001, 0.001002])
+    assert (lower.get_xlabel(), lower.get_ylabel()) == ("stage", "parameters (millions)")
+
+
+def test_the_loss_curve_has_both_losses(figures):
+    history = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.5}, {"step": 2, "eval_loss": 3.6}, {"step": 3}]
+    loss_curve(history)
+    axes = figures[0].axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimiser step", "loss (nats per token)")
+
+
+def test_an_empty_history_gives_an_empty_plot():
+    assert size(loss_curve([])) == (840, 480)
+
+
+def test_the_same_data_give_the_same_image():
+    assert pruning_strategy(plan(5), importance(5)) == pruning_strategy(plan(5), importance(5))

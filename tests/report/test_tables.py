@@ -1,0 +1,184 @@
+"""The comparison table at 80 columns, its changes, and its Markdown."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from secateur.report import (
+    comparison_columns,
+    comparison_markdown,
+    comparison_table,
+    health_table,
+    memory_table,
+    share_of_rise,
+    text_notes,
+    weights_table,
+)
+
+
+def row(name, perplexity, parameters=134_515_008, prefill=712.3, decode=16.24, **more):
+    return {
+        "name": name,
+        "perplexity": perplexity,
+        "parameters": parameters,
+        "prefill_tokens_per_second": prefill,
+        "decode_tokens_per_second": decode,
+        **more,
+    }
+
+
+@pytest.fixture
+def rows():
+    return [
+        row("original", {"pydocs": 18.42}),
+        row("pruned", {"pydocs": 31.77}, 107_012_345, 880.1, 19.7),
+        row("recovered", {"pydocs": 22.9}, 107_012_345, 884.1, 19.6, recovers="pruned"),
+    ]
+
+
+def rendered(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_demos_table(rows):
+    assert rendered(comparison_table(rows)) == [
+        "                                                                prefill  decode",
+        "model      perplexity  change             parameters  change      tok/s   tok/s",
+        "original        18.42  baseline          134,515,008  baseline      712    16.2",
+        "pruned          31.77  +72.5%            107,012,345  −20.4%        880    19.7",
+        "recovered       22.90  −60% of the rise  107,012,345  −20.4%        884    19.6",
+    ]
+
+
+@pytest.mark.parametrize("texts", [1, 2, 3])
+def test_nothing_is_cut_short_at_80_columns(rows, texts):
+    names = ["pydocs", "wikitext2", "/data/texts/garden_text.txt[80%:]"][:texts]
+    names_of_models = ["smollm2-135m", "out/experiments/pruned-25-taylor", "recovered-25-taylor + adapter"]
+    rows = [
+        {**old, "name": name, "perplexity": dict.fromkeys(names, 12345.678)}
+        for old, name in zip(rows, names_of_models, strict=True)
+    ]
+    rows[2]["recovers"] = names_of_models[1]
+    lines = rendered(comparison_table(rows))
+    text = "\n".join(lines)
+    assert "…" not in text and max(map(len, lines)) <= 80
+    assert text.count("12,346") == 3 * texts
+    assert text.count("107,012,345") == 2 and "baseline" in text
+    column = "".join(line[:17].split("  ")[0].strip() for line in lines)
+    assert all(name.replace(" ", "")[:10] in column.replace(" ", "") for name in names_of_models)
+
+
+def test_a_column_for_each_text(rows):
+    for index, old in enumerate(rows):
+        old["perplexity"] = {"pydocs": 18.0 + index, "wikitext2": 30.0}
+    del rows[1]["perplexity"]["wikitext2"]
+    columns = comparison_columns(rows)
+    assert [column.header for column in columns[1:5]] == [
+        "perplexity (pydocs)",
+        "change",
+        "perplexity (wikitext2)",
+        "change",
+    ]
+    assert columns[3].cells == ["30.00", "–", "30.00"]
+    assert columns[4].cells == ["baseline", "–", "0.0%"]
+    assert "perplexity  perplexity" in rendered(comparison_table(rows))[0]
+
+
+def test_perplexity_may_be_a_plain_number():
+    columns = comparison_columns([row("a", 20.0), row("b", 25.0)])
+    assert columns[1].header == "perplexity"
+    assert columns[1].cells == ["20.00", "25.00"] and columns[2].cells == ["baseline", "+25.0%"]
+
+
+def test_the_share_of_the_rise_is_of_log_perplexity(rows):
+    assert share_of_rise(10, 40, 20) == pytest.approx(0.5)
+    assert share_of_rise(10, 40, 10) == 1
+    assert share_of_rise(10, 40, 80) == pytest.approx(-0.5)
+    assert share_of_rise(10, 9, 8) is None
+    gone = math.log(31.77 / 22.9) / math.log(31.77 / 18.42)
+    assert comparison_columns(rows)[2].cells[2] == f"−{100 * gone:.0f}% of the rise"
+
+
+@pytest.mark.parametrize(
+    ("pruned", "recovered", "change"),
+    [(40.0, 50.0, "+16% of the rise"), (10.0, 9.0, "−10.0%"), (None, 12.0, "+20.0%"), (40.0, None, "–")],
+)
+def test_a_recovered_model_where_there_is_no_plain_share(pruned, recovered, change):
+    rows = [row("a", 10.0), row("b", pruned), row("c", recovered, recovers="b")]
+    assert comparison_columns(rows)[2].cells[2] == change
+
+
+def test_what_is_not_finite_or_not_measured():
+    rows = [
+        row("a", {"t": 10.0}, prefill=None, decode=None),
+        row("b", {"t": None}, prefill=None, decode=None),
+    ]
+    columns = comparison_columns(rows)
+    assert [column.header for column in columns] == ["model", "perplexity", "change", "parameters", "change"]
+    assert columns[1].cells == ["10.00", "not finite"]
+    rows[0]["prefill_tokens_per_second"] = 5.0
+    assert comparison_columns(rows)[5].cells == ["5", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "figure"), [(9.996, "10.00"), (1234.5, "1,234.50"), (43210.9, "43,211"), (2.5e9, "2.5e+09")]
+)
+def test_large_perplexities_stay_short(value, figure):
+    assert comparison_columns([row("a", value)])[1].cells == [figure]
+
+
+def test_another_row_can_be_the_baseline(rows):
+    columns = comparison_columns(rows, baseline=1)
+    assert columns[2].cells[:2] == ["−42.0%", "baseline"]
+    assert columns[4].cells == ["+25.7%", "baseline", "0.0%"]
+
+
+def test_markdown_has_the_same_cells(rows):
+    lines = comparison_markdown(rows).splitlines()
+    assert lines[0] == "| model | perplexity | change | parameters | change | prefill tok/s | decode tok/s |"
+    assert lines[1] == "| --- | ---: | --- | ---: | --- | ---: | ---: |"
+    assert lines[4] == "| recovered | 22.90 | −60% of the rise | 107,012,345 | −20.4% | 884 | 19.6 |"
+    rows[0]["name"] = "a|b"
+    assert "| a\\|b |" in comparison_markdown(rows)
+
+
+def test_memory(rows):
+    rows[0].update(size_bytes=269_060_552, peak_memory_bytes=1_234_567_890)
+    rows[1].update(size_bytes=214_000_000, peak_memory_bytes=None)
+    assert rendered(memory_table(rows[:2])) == [
+        "model     size on disk  change    peak memory  change",
+        "original      269.1 MB  baseline      1.23 GB  baseline",
+        "pruned        214.0 MB  −20.5%              –  –",
+    ]
+
+
+def test_notes_name_each_text_once(rows):
+    for old in rows:
+        old.update(corpora={"pydocs": "pydocs, test split"}, windows={"pydocs": 40}, seqlen=512, stride=256)
+    assert text_notes(rows) == ["perplexity on pydocs, test split; 40 windows of 512 tokens, one every 256"]
+
+
+def test_health():
+    long_name = "model.layers.10.post_attention_layernorm.weight"
+    report = {
+        "problems": [
+            {"where": "layer 1 [x]", "what": "3 of 96 rows are zero", "severity": "warning"},
+            {"where": long_name, "what": "1 of 64 values are NaN", "severity": "error"},
+        ],
+        "tensors": [
+            {"name": f"model.layers.{layer}.mlp.up_proj.weight", "zeros": zeros, "largest": largest}
+            for layer, zeros, largest in ((0, 0.0, 1.5), (1, 0.03125, 0.5))
+        ],
+    }
+    lines = rendered(health_table(report))
+    assert lines[1].startswith("error ") and lines[3].startswith("warning   layer 1 [x]")
+    assert lines[1].split()[1] + lines[2].split()[0] == long_name
+    assert rendered(weights_table(report))[1].split() == [
+        "model.layers.*.mlp.up_proj",
+        "2",
+        *["0.00%", "to", "3.12%", "1.5"],
+    ]
