@@ -18,43 +18,49 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class PruneConfig(LoadOptions):
     """Structured pruning of GQA groups and MLP channels."""
 
-    ratio: float = Field(0.25, gt=0, lt=1, description="Share of all parameters to remove.")
-    target: Target = Field("both", description="What is cut.")
-    layers: str | None = Field(None, description="Cut only these layers: FIRST:END, END not included.")
+    ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
+    target: Target = Field(default="both", description="What is cut.")
+    layers: str | None = Field(default=None, description="Cut only these layers: FIRST:END, END not included.")
     freeze: list[int] = Field(default_factory=list, description="Layers that are never cut, e.g. 0,1,31.")
-    min_rate: Share = Field(0.0, description="Least share of its parameters that a cut layer loses.")
-    max_rate: Share = Field(0.8, description="Largest share of its parameters that a cut layer loses.")
+    min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
+    max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
     attention_share: Share | None = Field(
-        None,
+        default=None,
         description="Share of the cut that attention bears. By size unless given; with the global allocation, as "
         "the ranking of units falls.",
     )
-    even: bool = Field(False, description="Make all layers equal, so that the result is a stock architecture.")
+    even: bool = Field(default=False, description="Make all layers equal, so that the result is a stock architecture.")
     importance: UnitImportance = Field(
-        "obs",
+        default="obs",
         description="Score of a unit: obs (error left after the best re-fit), taylor, activation, magnitude.",
     )
     allocation: Allocation = Field(
-        "global",
+        default="global",
         description="How the cut is spread over layers: one ranking of all units, or a rate per layer.",
     )
-    alpha: float = Field(1.0, gt=0, description="How strongly rates follow layer importance (inverse, proportional).")
+    alpha: float = Field(
+        default=1.0, gt=0, description="How strongly rates follow layer importance (inverse, proportional)."
+    )
     layer_importance: LayerImportanceMethod = Field(
-        "removal",
+        default="removal",
         description="Score of a layer: rise of log-perplexity without it, norm of its output, 1 - cosine of input "
         "and output.",
     )
-    layer_importance_samples: int = Field(8, ge=1, description="Windows for the scores of layers.")
+    layer_importance_samples: int = Field(default=8, ge=1, description="Windows for the scores of layers.")
     layer_importance_file: str | None = Field(
-        None, description="Use the layer_importance.json of an earlier run instead of computing it."
+        default=None, description="Use the layer_importance.json of an earlier run instead of computing it."
     )
-    compensate: bool = Field(True, description="Re-fit o_proj and down_proj after each layer's cut.")
-    damping: float = Field(0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment.")
-    calibration: str = Field("pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
-    samples: int = Field(64, ge=1, description="Windows of calibration text for the scores of units and the re-fit.")
-    seqlen: int = Field(512, ge=2, description="Tokens in a window.")
-    batch_size: int = Field(8, ge=1, description="Windows that go through the model at once.")
-    seed: int = Field(0, ge=0, description="Seed for the choice of windows.")
+    compensate: bool = Field(default=True, description="Re-fit o_proj and down_proj after each layer's cut.")
+    damping: float = Field(
+        default=0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
+    )
+    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
+    samples: int = Field(
+        default=64, ge=1, description="Windows of calibration text for the scores of units and the re-fit."
+    )
+    seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
+    batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
+    seed: int = Field(default=0, ge=0, description="Seed for the choice of windows.")
 
     @field_validator("freeze", mode="before")
     @classmethod

@@ -13,7 +13,10 @@ from secateur.pruning.allocation import Ladder
 from secateur.pruning.compensation import Gram
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import removal_order
+from secateur.pruning.sensitivity import stream_sensitivity
 from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
+
+SENSITIVITY_WINDOWS = 8
 
 Removed = list[dict[Part, list[int]]]
 
@@ -21,14 +24,16 @@ Removed = list[dict[Part, list[int]]]
 def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping: float) -> list[LayerScores]:
     """Order units by the error left after the best re-fit, on the uncut model.
 
-    The cost of a unit is the rise of the squared error of what its half adds to the residual stream, in units of
-    the stream's own mean square at each token (the last norm divides by it), so costs compare across layers.
+    The cost of a unit is the rise of the loss that its removal is expected to bring: the squared error that it leaves
+    in the residual stream, relative to the stream at each token, times how much the loss minds an error there. So
+    costs compare across layers.
 
     Args:
         windows: calibration tokens, (windows, seq).
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
     """
     adapter = adapter_of(model)
+    sensitivity = stream_sensitivity(model, windows[:SENSITIVITY_WINDOWS], max(1, batch_size // 4))
     stream = LayerStream.start(model, windows, batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
@@ -42,19 +47,22 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
                     _weighted(x, after - old.to(after.device), after)
                     for old, (x, after) in zip(before, pairs, strict=True)
                 )
-            layer_scores[part] = part_removals(adapter, layer, part, gram, damping)
+            removals = part_removals(adapter, layer, part, gram, damping)
+            layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
         scores.append(layer_scores)
     return scores
 
 
-def part_removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float) -> PartScores:
-    """The OBS order of the units of one half of a layer, and what each removal adds per token."""
+def part_removals(
+    adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int | None = None
+) -> PartScores:
+    """The OBS order of the units of one half of a layer, and what each removal adds to the relative squared error."""
     linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
     damped, _ = gram.damped(damping)
     everything = torch.arange(linear.in_features, device=damped.device)
     weight = gram.refit(linear.weight, everything, damping)
-    removals = removal_order(torch.cholesky_inverse(torch.linalg.cholesky(damped)), weight, shape.block_size)
-    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / gram.tokens
+    removals = removal_order(torch.linalg.inv(damped), weight, shape.block_size, limit)
+    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / (gram.tokens * linear.out_features)
     return PartScores(removals.blocks.cpu(), costs.cpu())
 
 
@@ -110,7 +118,7 @@ def cut_and_refit(
             units = counts.get((index, part), 0)
             chosen = torch.empty(0, dtype=torch.long)
             if units:
-                ranking = scores[index][part] if scores else part_removals(adapter, layer, part, gram, damping)
+                ranking = scores[index][part] if scores else part_removals(adapter, layer, part, gram, damping, units)
                 chosen = ranking.order[:units]
             _cut_refitting(adapter, layer, part, chosen, gram, damping)
             removed[index][part] = sorted(chosen.tolist())

@@ -10,6 +10,7 @@ from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.losses import chunked_loss
 from secateur.models.streaming import LayerStream, inputs_of
+from secateur.pruning.gradients import only_gradients_of
 from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
 
 
@@ -96,7 +97,7 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
     linears = [
         linear for layer in layers for linear in (*adapter.attention_linears(layer), *adapter.mlp_linears(layer))
     ]
-    with _only_gradients_of(model, [linear.weight for linear in linears]):
+    with only_gradients_of(model, [linear.weight for linear in linears]):
         for batch in track(windows.split(batch_size), "Gradients"):
             tokens = batch.to(model.device)
             hidden = adapter.body(model)(tokens, use_cache=False).last_hidden_state
@@ -110,22 +111,3 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
         {part: PartScores.from_unit_scores(unit_sums(adapter, layer, part, values)) for part in PARTS}
         for layer in layers
     ]
-
-
-class _only_gradients_of:
-    """Within the block only these parameters gather gradients; afterwards everything is as it was."""
-
-    def __init__(self, model: nn.Module, parameters: list[Tensor]) -> None:
-        self.flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-        self.parameters = parameters
-
-    def __enter__(self) -> None:
-        for parameter, _ in self.flags:
-            parameter.requires_grad_(False)
-        for chosen in self.parameters:
-            chosen.requires_grad_(True)
-
-    def __exit__(self, *_: object) -> None:
-        for parameter, flag in self.flags:
-            parameter.requires_grad_(flag)
-            parameter.grad = None

@@ -23,7 +23,7 @@ class RemovalOrder:
     errors: Tensor
 
 
-def removal_order(inverse: Tensor, weight: Tensor, block_size: int, keep: int = 1, steps: int = 64) -> RemovalOrder:
+def removal_order(inverse: Tensor, weight: Tensor, block_size: int, limit: int | None = None, steps: int = 32) -> RemovalOrder:
     """Remove blocks greedily, each time those whose removal costs least after the best re-fit.
 
     A block S costs tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ); its removal changes the rest by −W_S (H⁻¹_SS)⁻¹ H⁻¹_S: .
@@ -33,12 +33,12 @@ def removal_order(inverse: Tensor, weight: Tensor, block_size: int, keep: int = 
         weight: the output projection, best re-fitted with all inputs, (out_features, inputs).
         block_size: consecutive inputs that leave together: 1 for MLP channels, the width of a GQA group's query
             heads for attention.
-        keep: how many blocks at least stay.
+        limit: how many blocks to remove; all but one unless given.
         steps: about how many rounds; in each the cheapest of the blocks left go together.
     """
     inverse, weight = inverse.clone(), weight.double().clone()
     count = inverse.shape[0] // block_size
-    removable = count - keep
+    removable = count - 1 if limit is None else limit
     per_step = max(1, removable // steps)
     alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
     order: list[Tensor] = []
@@ -57,8 +57,8 @@ def removal_order(inverse: Tensor, weight: Tensor, block_size: int, keep: int = 
         total = total + step_error
         order.append(chosen)
         rows = inverse[columns].clone()  # (columns, inputs)
-        weight -= change @ rows
-        inverse -= rows.T @ precision @ rows
+        weight.addmm_(change, rows, alpha=-1)
+        inverse.addmm_(rows.T, precision @ rows, alpha=-1)
         weight[:, columns] = 0
         inverse[columns] = 0
         inverse[:, columns] = 0

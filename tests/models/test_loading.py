@@ -1,0 +1,190 @@
+"""Models in and out: every family, even and uneven, and what is refused."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import secateur  # noqa: F401  (registers the uneven families)
+from secateur.errors import InputError, ModelError, OutputError
+from secateur.models import (
+    adapter_of,
+    count_parameters,
+    declare_widths,
+    declared_widths,
+    is_uneven,
+    layer_widths,
+    load,
+    model_label,
+    save,
+)
+from secateur.pruning.units import keep_units
+
+
+def cut(model: PreTrainedModel, groups: dict[int, list[int]], channels: dict[int, list[int]]) -> PreTrainedModel:
+    adapter = adapter_of(model)
+    for index, kept in groups.items():
+        keep_units(adapter, adapter.layers(model)[index], "attention", torch.tensor(kept))
+    for index, kept in channels.items():
+        keep_units(adapter, adapter.layers(model)[index], "mlp", torch.tensor(kept))
+    declare_widths(model)
+    return model
+
+
+@pytest.fixture
+def uneven(tiny_model: Callable[..., PreTrainedModel], family: str) -> PreTrainedModel:
+    return cut(tiny_model(family), {1: [0, 2], 3: [3]}, {0: list(range(40)), 2: [5]})
+
+
+def test_round_trip_is_exact(
+    tiny_model: Callable[..., PreTrainedModel], family: str, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = tiny_model(family)
+    save(model, tiny_tokenizer, tmp_path / "m")
+    again, tokenizer = load(tmp_path / "m", dtype="float32")
+    assert type(again) is type(model)
+    assert tokenizer("hello").input_ids == tiny_tokenizer("hello").input_ids
+    for (name, one), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_uneven_round_trip_is_exact_and_generates(
+    uneven: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    assert is_uneven(uneven)
+    prompt = torch.arange(3, 20)[None]
+    save(uneven, tiny_tokenizer, tmp_path / "m")
+    again, _ = load(tmp_path / "m", dtype="float32")
+    assert layer_widths(again) == layer_widths(uneven) == declared_widths(again)
+    assert torch.equal(again(prompt).logits, uneven(prompt).logits)
+    with_cache = again.generate(prompt, max_new_tokens=12, do_sample=False)
+    without_cache = again.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=False)
+    assert torch.equal(with_cache, without_cache)
+    assert (tmp_path / "m" / "modeling_secateur.py").is_file()
+
+
+def test_equal_layers_become_the_stock_class(tiny_model: Callable[..., PreTrainedModel], family: str) -> None:
+    every = range(4)
+    model = cut(tiny_model(family), {i: [0, 1] for i in every}, {i: list(range(48)) for i in every})
+    assert not is_uneven(model)
+    assert model.config.num_key_value_heads == 2 and model.config.num_attention_heads == 4
+    assert type(model).__module__.startswith("transformers.")
+    rebuilt = type(model)(model.config)
+    assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+def test_llama_refuses_head_counts_that_do_not_divide_so_the_uneven_class_serves(
+    tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = cut(tiny_model("llama"), {i: [0, 1, 3] for i in range(4)}, {})
+    assert is_uneven(model)
+    assert model(torch.arange(9)[None]).logits.isfinite().all()
+
+
+def test_tied_weights_count_once(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    tied, untied = tiny_model("llama"), tiny_model("llama", tie_word_embeddings=False)
+    assert count_parameters(untied) - count_parameters(tied) == 259 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [("a/b/", "b"), ("org/model", "model"), ("x/y.gguf", "y"), ("smollm2-135m", "smollm2-135m")]
+)
+def test_labels(name: str, label: str) -> None:
+    assert model_label(name) == label
+
+
+@pytest.fixture
+def saved(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> Path:
+    return save(tiny_model("llama"), tiny_tokenizer, tmp_path / "saved")
+
+
+def test_truncated_weights_are_refused(saved: Path) -> None:
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="truncated or corrupted"):
+        load(saved)
+
+
+def test_garbage_weights_are_refused(saved: Path) -> None:
+    (saved / "model.safetensors").write_bytes(b"not a tensor file at all")
+    with pytest.raises(ModelError, match="truncated or corrupted"):
+        load(saved)
+
+
+def test_a_pickle_is_refused_with_the_reason(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pickle.*can run any code.*safetensors"):
+        load(saved)
+
+
+def test_no_model_directory(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(tmp_path)
+
+
+def test_weights_of_another_model(saved: Path, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+    save(tiny_model("llama", num_hidden_layers=5), None, tmp_path / "deeper")
+    shutil.copy(tmp_path / "deeper" / "config.json", saved / "config.json")
+    with pytest.raises(ModelError, match="lacks 9 weights"):
+        load(saved)
+
+
+def test_unsupported_architecture_is_named_with_those_supported(saved: Path) -> None:
+    config = saved / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "llama"', '"model_type": "gpt_neox"'))
+    with pytest.raises(ModelError, match="'gpt_neox' is not supported; supported are llama, mistral, qwen2, qwen3"):
+        load(saved)
+
+
+def test_missing_shard_is_named(saved: Path) -> None:
+    (saved / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    with pytest.raises(ModelError, match="model-00002-of-00002"):
+        load(saved)
+
+
+def test_unknown_name_without_a_network() -> None:
+    with pytest.raises(ModelError, match="hub cannot be reached"):
+        load("nobody/nothing")
+
+
+def test_unknown_device(saved: Path) -> None:
+    with pytest.raises(InputError, match="'tpu' is unknown"):
+        load(saved, device="tpu")
+    with pytest.raises(InputError, match="not there"):
+        load(saved, device="cuda:7")
+
+
+def test_output_in_use_is_refused_and_kept(saved: Path, tiny_model: Callable[..., PreTrainedModel]) -> None:
+    before = (saved / "model.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="already holds something"):
+        save(tiny_model("llama", seed=1), None, saved)
+    assert (saved / "model.safetensors").read_bytes() == before
+
+
+def test_failure_while_saving_leaves_the_old_model(
+    saved: Path, tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (saved / "model.safetensors").read_bytes()
+    model = tiny_model("llama", seed=1)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save(model, None, saved, overwrite=True)
+    assert (saved / "model.safetensors").read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"]
+
+
+def test_overwrite_replaces_all(saved: Path, tiny_model: Callable[..., PreTrainedModel]) -> None:
+    (saved / "left-over.txt").write_text("old")
+    save(tiny_model("llama", seed=1), None, saved, overwrite=True, extras={"note.json": {"a": 1}, "n.txt": "t"})
+    assert not (saved / "left-over.txt").exists()
+    assert (saved / "note.json").read_text() == '{\n  "a": 1\n}\n'
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"]

@@ -1,0 +1,63 @@
+"""Layer by layer is the same as all at once; losses in chunks are the same as whole."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from secateur.models import adapter_of, chunked_loss, token_losses
+from secateur.models.streaming import LayerStream, inputs_of
+
+
+@pytest.mark.parametrize("overrides", [{}, {"sliding_window": 6}])
+def test_streaming_equals_the_model(
+    tiny_model: Callable[..., PreTrainedModel], family: str, overrides: dict[str, int]
+) -> None:
+    if family.startswith("qwen") and overrides:
+        overrides = {**overrides, "use_sliding_window": True, "max_window_layers": 2}
+    model = tiny_model(family, **({} if family == "llama" else overrides))
+    windows = torch.randint(0, 256, (5, 20))
+    stream = LayerStream.start(model, windows, batch_size=2)
+    for index in range(4):
+        stream.advance(index, stream.attention_half(index))
+        stream.advance(index, stream.mlp_half(index))
+    with torch.no_grad():
+        expected = model.model(windows).last_hidden_state
+        torch.testing.assert_close(adapter_of(model).final_norm(model)(torch.cat(stream.hidden)), expected)
+
+
+def test_a_fork_goes_its_own_way(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    stream = LayerStream.start(tiny_model(), torch.randint(0, 256, (2, 8)))
+    before = stream.hidden[0].clone()
+    other = stream.fork()
+    other.advance(0, other.attention_half(0))
+    assert torch.equal(stream.hidden[0], before)
+
+
+def test_inputs_are_seen_and_the_hook_leaves(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model()
+    down = model.model.layers[0].mlp.down_proj
+    with inputs_of(down) as seen:
+        model(torch.arange(7)[None])
+    assert seen[0].shape == (1, 7, 96)
+    model(torch.arange(7)[None])
+    assert len(seen) == 1
+
+
+def test_losses_in_chunks_equal_the_whole(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model, tokens = tiny_model(), torch.randint(0, 256, (3, 11))
+    labels = tokens.clone()
+    labels[0, :4] = -100
+    logits = model(tokens).logits[:, :-1].flatten(0, 1)
+    whole = functional.cross_entropy(logits, labels[:, 1:].flatten(), reduction="none", ignore_index=-100)
+    hidden = model.model(tokens).last_hidden_state
+    torch.testing.assert_close(token_losses(model, hidden, labels, chunk_tokens=4), whole.view(3, 10))
+    chunked_loss(model, hidden, labels, chunk_tokens=4).backward()
+    chunked = model.model.layers[0].mlp.up_proj.weight.grad.clone()
+    model.zero_grad()
+    functional.cross_entropy(
+        model(tokens).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum", ignore_index=-100
+    ).backward()
+    torch.testing.assert_close(chunked, model.model.layers[0].mlp.up_proj.weight.grad, rtol=1e-3, atol=1e-4)
