@@ -56,6 +56,7 @@ class Gram:
         inputs.diagonal().add_(ridge)
         return inputs, ridge
 
+    @torch.no_grad()
     def refit(self, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
         """The weights of the kept inputs that give the targets best.
 

@@ -53,6 +53,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     return scores
 
 
+@torch.no_grad()
 def part_removals(
     adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int | None = None
 ) -> PartScores:
@@ -77,6 +78,7 @@ def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], ladders: Se
     return removed
 
 
+@torch.no_grad()
 def cut_and_refit(
     model: PreTrainedModel,
     scores: Sequence[LayerScores] | None,

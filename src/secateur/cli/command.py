@@ -1,0 +1,150 @@
+"""What all commands share: options out of a config, quiet libraries, one line for an error, the exit status."""
+
+import importlib
+import inspect
+import os
+import shlex
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+import typer
+from pydantic import BaseModel
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from secateur.cli.options import UsageError, option_parameters, validated
+from secateur.cli.output import complain
+from secateur.console import configure_logging, stderr
+from secateur.errors import SecateurError
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+ARGUMENTS = "secateur.arguments"
+SUPPLIED = ("config", "command_line")
+LAST_PANEL = "Terminal"
+TERMINAL = {
+    "debug": Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=LAST_PANEL)
+    ],
+    "verbose": Annotated[bool, typer.Option("--verbose", help="Show the detailed log.", rich_help_panel=LAST_PANEL)],
+}
+
+
+class GroupedHelp(TyperCommand):
+    """Help as plain text of 80 columns, the options below the headings of their panels."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        names = [_argument_name(parameter) for parameter in self.get_params(ctx) if _is_argument(parameter)]
+        return ["[OPTIONS]", *names]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in cast(list[Any], self.get_params(ctx)):
+            if _is_argument(parameter):
+                sections.setdefault("Arguments", []).append((_argument_name(parameter), parameter.help))
+                continue
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            sections.setdefault(panel, []).append(parameter.get_help_record(ctx))
+        for panel in sorted(sections, key=lambda name: name == LAST_PANEL):
+            with formatter.section(panel):
+                formatter.write_dl(sections[panel])
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command whose options are built when it is called, since its config's module takes seconds to import.
+
+    Attributes:
+        function: calls the library and prints; the docstring is its help, the first line its short help. It is
+            given what its parameters name: its own options, `config`, and `command_line`, the text to repeat it.
+        config: "module:Class" of the pydantic model that arrives as `config` and whose fields become options.
+        panels: headings of the help text, and the fields of the config below each.
+    """
+
+    function: Callable[..., None]
+    config: str | None = None
+    panels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.function) or "").splitlines()[0]
+
+    def build(self) -> Any:
+        """The Typer command with all its options."""
+        config = _class_at(self.config) if self.config else None
+        wanted = inspect.signature(self.function).parameters
+        own = [parameter for name, parameter in wanted.items() if name not in SUPPLIED]
+        from_config = option_parameters(config, self.panels) if config else []
+
+        def callback(context: typer.Context, **values: Any) -> None:
+            debug, verbose = values.pop("debug"), values.pop("verbose")
+            configure_logging(verbose)
+            given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
+            try:
+                if config:
+                    values["config"] = validated(config, given)
+                if "command_line" in wanted:
+                    values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
+                quiet_libraries(verbose)
+                self.function(**values)
+            except SecateurError as error:
+                if debug:
+                    stderr.print_exception()
+                complain(str(error))
+                raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
+            except KeyboardInterrupt as error:
+                complain("interrupted")
+                raise typer.Exit(INTERRUPTED) from error
+
+        callback.__signature__ = _signature([*own, *from_config])  # type: ignore[attr-defined]
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(self.name, cls=GroupedHelp, help=inspect.getdoc(self.function))(callback)
+        return get_command(app)
+
+
+def command(
+    config: str | None = None, panels: Mapping[str, Sequence[str]] | None = None
+) -> Callable[[Callable[..., None]], Command]:
+    """Make a function a `Command`. The arguments are its attributes."""
+    return lambda function: Command(function, config, panels or {})
+
+
+def quiet_libraries(verbose: bool = False) -> None:
+    """Keep the loading bars of Transformers, Datasets and the hub off the terminal, and warnings unless `verbose`."""
+    import huggingface_hub
+    import transformers
+
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    huggingface_hub.utils.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    if not verbose:
+        transformers.logging.set_verbosity_error()
+        warnings.simplefilter("ignore")
+
+
+def _is_argument(parameter: Any) -> bool:
+    return parameter.param_type_name == "argument"
+
+
+def _argument_name(parameter: Any) -> str:
+    return parameter.display_name_raw + ("..." if parameter.nargs != 1 else "")
+
+
+def _class_at(path: str) -> type[BaseModel]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _signature(parameters: Sequence[inspect.Parameter]) -> inspect.Signature:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    terminal = [
+        inspect.Parameter(name, keyword, default=False, annotation=annotation) for name, annotation in TERMINAL.items()
+    ]
+    context = inspect.Parameter("context", keyword, annotation=typer.Context)
+    return inspect.Signature([context, *(p.replace(kind=keyword) for p in parameters), *terminal])

@@ -1,0 +1,35 @@
+"""`secateur diagnose`: is a model whole?"""
+
+from typing import TYPE_CHECKING
+
+from secateur.cli.command import command
+from secateur.cli.options import Json, Model
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.errors import ModelError
+from secateur.files import write_json
+
+if TYPE_CHECKING:
+    from secateur.evaluation import DiagnoseConfig
+
+
+@command("secateur.evaluation:DiagnoseConfig")
+def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
+    """Look for what is wrong with a model; exit 1 if anything is.
+
+    NaN, infinities, zeros, huge values, head ratios and shapes against the config, tied weights, a forward pass.
+    """
+    from secateur.evaluation import diagnose_model
+    from secateur.report import health_table, weights_table
+
+    health = diagnose_model(model, config)
+    report = health.to_dict()
+    if json is not None:
+        write_json(json, report)
+    stdout.print(weights_table(report))
+    if health.problems:
+        stdout.print(health_table(report))
+    errors = sum(problem.severity == "error" for problem in health.problems)
+    if errors:
+        raise ModelError(f"{model} has {errors} error{'s' if errors > 1 else ''}, listed above")
+    say(f"{model} is whole" if not health.problems else f"{model} has no error, but see the warnings above")

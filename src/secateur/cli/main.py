@@ -1,0 +1,92 @@
+"""The command line's entry: the list of commands, `--version`, and the exit status.
+
+0: done. 1: the work failed, one line says why. 2: the command line is wrong. 130: interrupted.
+"""
+
+import importlib.metadata
+import sys
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from secateur.cli.command import ARGUMENTS, Command
+from secateur.cli.diagnose import diagnose
+from secateur.cli.evaluate import evaluate
+from secateur.cli.merge import merge
+from secateur.cli.output import complain, say
+from secateur.cli.prune import prune
+from secateur.cli.recover import recover
+from secateur.cli.report import report
+from secateur.cli.run import run
+
+COMMANDS: dict[str, Command] = {
+    command.name: command for command in (run, prune, recover, merge, evaluate, diagnose, report)
+}
+
+
+class CommandGroup(TyperGroup):
+    """Lists all commands and builds only the one that is called."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args or ["--help"])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, COMMANDS[str(name)].build(), rest
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            status = super().main(*arguments, **{**options, "standalone_mode": False})
+        except typer.TyperException as error:
+            complain(error.format_message())
+            status = error.exit_code
+        sys.exit(status or 0)
+
+
+app = typer.Typer(cls=CommandGroup, add_completion=False, rich_markup_mode=None)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"secateur {importlib.metadata.version('secateur')}")
+        raise typer.Exit
+
+
+@app.callback()
+def secateur(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Make transformer language models smaller and faster, and win back the quality that costs.
+
+    load → measure → cut → recover → measure → ship: each command reads a model directory (or a hub id, a .gguf file,
+    smollm2-135m) and writes one, so that each step can be run alone. `secateur COMMAND --help` lists its options.
+    """
+
+
+def _listed(command: Command) -> None:
+    """Name a command in the group; `CommandGroup.resolve_command` puts the built one in its place."""
+    app.command(command.name, help=command.summary)(lambda: None)
+
+
+for _command in COMMANDS.values():
+    _listed(_command)
+
+
+def _unexpected(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if "--debug" in sys.argv:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        reason = " ".join(str(error).split()) or "no message"
+        complain(f"unexpected {kind.__name__}: {reason} (--debug shows where)")
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    sys.excepthook = _unexpected
+    get_command(app).main(prog_name="secateur")

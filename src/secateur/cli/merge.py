@@ -1,0 +1,19 @@
+"""`secateur merge`: an adapter into its model."""
+
+from typing import TYPE_CHECKING
+
+from secateur.cli.command import command
+from secateur.cli.options import Model, Output, Overwrite
+from secateur.cli.output import say
+
+if TYPE_CHECKING:
+    from secateur.recovery import MergeConfig
+
+
+@command("secateur.recovery:MergeConfig")
+def merge(model: Model, config: "MergeConfig", output: Output, command_line: str, overwrite: Overwrite = False) -> None:
+    """Add a LoRA adapter to the weights of its model."""
+    from secateur.steps import merge_model
+
+    merge_model(model, output, config, command_line=command_line, overwrite=overwrite)
+    say(str(output))

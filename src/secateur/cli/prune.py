@@ -1,0 +1,62 @@
+"""`secateur prune`: remove GQA groups and MLP channels."""
+
+from typing import TYPE_CHECKING
+
+from secateur.cli.command import command
+from secateur.cli.options import Json, Model, Output, Overwrite
+from secateur.cli.output import say
+from secateur.files import write_json
+
+if TYPE_CHECKING:
+    from secateur.pruning import PruneConfig
+
+PANELS = {
+    "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
+    "How the cut is spread": (
+        "allocation",
+        "alpha",
+        "layer_importance",
+        "layer_importance_samples",
+        "layer_importance_file",
+    ),
+    "Which units leave, and the re-fit": ("importance", "compensate", "damping"),
+    "Calibration text": ("calibration", "samples", "seqlen", "batch_size", "seed"),
+}
+
+
+@command("secateur.pruning:PruneConfig", PANELS)
+def prune(
+    model: Model,
+    config: "PruneConfig",
+    output: Output,
+    command_line: str,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> None:
+    """Remove the GQA groups and MLP channels that matter least.
+
+    The output directory loads like any Hugging Face model. Beside the weights stand pruning_plan.json, what each layer
+    loses and keeps; pruning_strategy.png, the same drawn; command.txt and run.log.
+    """
+    from secateur.steps import prune_model
+
+    result = prune_model(model, output, config, command_line=command_line, overwrite=overwrite)
+    plan = result.plan
+    if json is not None:
+        write_json(
+            json,
+            {
+                "parameters_before": plan.parameters_before,
+                "parameters_after": plan.parameters_after,
+                "ratio": plan.ratio,
+                "reached": plan.reached,
+                "seconds": result.seconds,
+                "peak_memory_bytes": result.peak_memory_bytes,
+            },
+        )
+    say(
+        f"{plan.parameters_before:,} parameters became {plan.parameters_after:,}: {plan.reached:.1%} removed, "
+        f"{plan.ratio:.1%} asked"
+    )
+    say(f"Calibrated on {plan.calibration}; {sum(result.seconds.values()):.1f} s")
+    say(str(output))

@@ -1,0 +1,44 @@
+"""`secateur run`: a whole recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.command import command
+from secateur.cli.options import Json, Overwrite
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.files import write_json
+
+
+@command()
+def run(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
+    command_line: str,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="The run's directory. [default: runs/<name>]"),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> None:
+    """Run a recipe: measure, cut, measure, recover, measure, report.
+
+    What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
+    afresh.
+    """
+    from secateur.pipeline import REPORT, run_recipe
+    from secateur.recipe import load_recipe
+    from secateur.report import comparison_rows, comparison_table, source_warnings
+
+    loaded = load_recipe(recipe)
+    directory = output or loaded.directory
+    text = recipe.read_text(encoding="utf-8")
+    metrics = run_recipe(loaded, text, directory, command_line=command_line, overwrite=overwrite)
+    if json is not None:
+        write_json(json, metrics)
+    stdout.print(comparison_table(comparison_rows(metrics)))
+    for warning in source_warnings(metrics["texts"]):
+        say(f"Note: {warning}")
+    say(str(directory / REPORT))

@@ -1,0 +1,40 @@
+"""What figures depend on besides the settings: versions of the libraries, and the machine."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+PACKAGES = ("secateur", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and the libraries that the figures come from."""
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def machine() -> dict[str, str | int]:
+    """The processor, its cores, memory, and the GPUs."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found: dict[str, str | int] = {
+        "cpu": _cpu_name(),
+        "cores": available,
+        "threads": torch.get_num_threads(),
+        "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
+    }
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {**found, "gpu": ", ".join(gpus) or "none"}
+
+
+def _cpu_name() -> str:
+    """Linux says it in /proc/cpuinfo, other systems in `platform`."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.processor() or platform.machine())

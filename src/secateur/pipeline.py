@@ -1,0 +1,351 @@
+"""The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from secateur.console import logging_to
+from secateur.data import load_corpus
+from secateur.environment import machine, versions
+from secateur.errors import InputError
+from secateur.evaluation import EvaluateConfig, attach_adapter, compare_models, evaluate, generate_samples, size_on_disk
+from secateur.files import write_bytes, write_json, write_text
+from secateur.flags import command_text
+from secateur.models import load
+from secateur.pruning import LayerImportance, PruneConfig, score_layers
+from secateur.recipe import Recipe
+from secateur.recovery import RecoverConfig
+from secateur.report import pruning_strategy, render, run_page
+from secateur.runs import Run, Stage
+from secateur.steps import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY, prune_model, recover_model
+
+RECIPE, METRICS, REPORT = "recipe.yaml", "metrics.json", "report.html"
+EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
+SCORED, CUT, TRAINED, TIMED = "importance", "prune", "recover", "speed"
+SCORING_FIELDS = (
+    "layer_importance",
+    "layer_importance_samples",
+    "layer_importance_file",
+    "calibration",
+    "seqlen",
+    "batch_size",
+    "seed",
+)
+SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "seed")
+SPEED_FIGURES = (
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+    "peak_memory_bytes",
+    "memory_measured",
+)
+
+
+def run_recipe(
+    recipe: Recipe, text: str, directory: str | Path, *, command_line: str, overwrite: bool = False
+) -> dict[str, Any]:
+    """Do all stages of a recipe that are not done yet, and write the figures and the report.
+
+    Args:
+        recipe: what to do.
+        text: the recipe as its author wrote it.
+        directory: the run directory, new or of an earlier try.
+        command_line: the command that repeats the run.
+        overwrite: start afresh.
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        OutputError: the directory holds something that is not a run.
+        SecateurError: what the stages raise. What is done stays done.
+    """
+    run = Run.open(directory, overwrite)
+    write_text(run.path / RECIPE, text)
+    write_text(run.path / COMMAND, command_line + "\n")
+    pipeline = Pipeline(recipe, run.path)
+    with logging_to(run.path / LOG):
+        run.execute(pipeline.stages())
+    pipeline.publish()
+    metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
+    write_json(run.path / METRICS, metrics)
+    write_report(run.path)
+    return metrics
+
+
+def write_report(directory: str | Path) -> Path:
+    """Write `report.html` from what a run directory holds.
+
+    Raises:
+        InputError: it is not a run directory, or the run has not come to its end.
+    """
+    path = Path(directory)
+    if not (path / METRICS).is_file():
+        raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
+    plan, importance = (_read(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE))
+    settings = (path / RECIPE).read_text(encoding="utf-8") if (path / RECIPE).is_file() else ""
+    page = run_page(_read(path / METRICS), plan=plan, importance=importance, settings=settings)
+    write_text(path / REPORT, render(page))
+    return path / REPORT
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model of the run: its name in the table, where it is, and the adapter on it if that is not merged."""
+
+    name: str
+    model: str
+    adapter: Path | None = None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A recipe in a run directory."""
+
+    recipe: Recipe
+    path: Path
+
+    def stages(self) -> list[Stage]:
+        """All stages of the recipe, in order."""
+        prune, recover = self.recipe.prune, self.recipe.recover
+        stages = [self._measure("original")]
+        if prune is not None:
+            stages += [self._score(prune), self._prune(prune), self._measure("pruned", CUT)]
+        if recover is not None:
+            stages += [self._recover(recover), self._measure("recovered", TRAINED)]
+        if self.recipe.evaluate.speed:
+            stages.append(self._time())
+        return stages
+
+    def sources(self) -> list[Source]:
+        """The models that the recipe gives, those of its stages that are done."""
+        sources = [Source("original", self.recipe.model)]
+        if self.recipe.prune is not None:
+            sources.append(Source("pruned", str(self.path / CUT)))
+        if self.recipe.recover is not None:
+            trained = self.path / TRAINED
+            is_adapter = (trained / "adapter_config.json").is_file()
+            base = sources[-1].model
+            sources.append(Source("recovered", base, trained) if is_adapter else Source("recovered", str(trained)))
+        return sources
+
+    def publish(self) -> None:
+        """Put the artefacts that a reader looks for first into the run directory itself."""
+        for name in (IMPORTANCE, PLAN, STRATEGY):
+            (self.path / name).unlink(missing_ok=True)
+        if self.recipe.prune is None:
+            return
+        plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
+        write_json(self.path / IMPORTANCE, importance)
+        write_json(self.path / PLAN, plan)
+        write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of all stages, and what they were measured on."""
+        measured = [_read(self._measured(source.name) / EVALUATION) for source in self.sources()]
+        speeds = _read(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
+        models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
+        if self.recipe.prune is not None and self.recipe.recover is not None:
+            models[-1]["recovers"] = "pruned"
+        training = _read(self.path / TRAINED / RECOVERY) if self.recipe.recover is not None else None
+        return {
+            "name": self.recipe.name,
+            "model": self.recipe.model,
+            "seed": self.recipe.seed,
+            "models": models,
+            "sample_tokens": self.recipe.samples.max_new_tokens,
+            "texts": list(self._texts(measured[0]["texts"], training)),
+            "training": training,
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def commands(self, command_line: str) -> list[dict[str, str]]:
+        """The run as one command, and its steps as single ones."""
+        commands = [("The whole run", command_line)]
+        models = [self.recipe.model]
+        if self.recipe.prune is not None:
+            words = ("secateur", "prune", models[-1], "-o", "pruned")
+            commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
+            models.append("pruned")
+        if self.recipe.recover is not None:
+            words = ("secateur", "recover", models[-1], "-o", "recovered")
+            commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
+            models.append("recovered")
+        commands.append(("The figures", command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)))
+        return [{"purpose": purpose, "command": command} for purpose, command in commands]
+
+    def _measured(self, name: str) -> Path:
+        return self.path / f"measure-{name}"
+
+    def _measure(self, name: str, needs: str | None = None) -> Stage:
+        config, samples = self.recipe.evaluate, self.recipe.samples
+
+        def work(directory: Path) -> None:
+            source = next(source for source in self.sources() if source.name == name)
+            write_json(directory / EVALUATION, measure(source, config, samples.prompts, samples.max_new_tokens))
+
+        settings = config.model_dump(exclude={"speed", *SPEED_FIELDS})
+        return Stage(
+            self._measured(name).name,
+            {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
+            work,
+            inputs=(*config.data, *([] if needs else [self.recipe.model])),
+            needs=(needs,) if needs else (),
+        )
+
+    def _score(self, config: PruneConfig) -> Stage:
+        def work(directory: Path) -> None:
+            model, tokenizer = load(self.recipe.model, **config.load_arguments())
+            importance = score_layers(model, tokenizer, config, name=self.recipe.model)
+            write_json(directory / IMPORTANCE, importance.to_dict())
+
+        settings = {name: getattr(config, name) for name in SCORING_FIELDS}
+        file = [config.layer_importance_file] if config.layer_importance_file else []
+        return Stage(
+            SCORED,
+            {"model": self.recipe.model, **settings, **config.load_arguments()},
+            work,
+            inputs=(self.recipe.model, config.calibration, *file),
+        )
+
+    def _prune(self, config: PruneConfig) -> Stage:
+        def work(directory: Path) -> None:
+            words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
+            importance = LayerImportance(**_read(self.path / SCORED / IMPORTANCE))
+            prune_model(
+                self.recipe.model,
+                directory,
+                config,
+                command_line=command_text(*words, config=config),
+                layer_importance=importance,
+            )
+
+        return Stage(
+            CUT,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(self.recipe.model, config.calibration),
+            needs=(SCORED,),
+        )
+
+    def _recover(self, config: RecoverConfig) -> Stage:
+        start = str(self.path / CUT) if self.recipe.prune is not None else self.recipe.model
+
+        def work(directory: Path) -> None:
+            words = ("secateur", "recover", start, "-o", str(directory))
+            command_line = command_text(*words, config=config)
+            # Overwriting, a training with other settings is dropped; one with the same goes on.
+            recover_model(start, directory, config, command_line=command_line, overwrite=True)
+
+        inputs = [config.data, *config.extra_eval, *([config.teacher] if config.teacher else [])]
+        if self.recipe.prune is None:
+            inputs.append(start)
+        return Stage(
+            TRAINED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=tuple(inputs),
+            needs=(CUT,) if self.recipe.prune is not None else (),
+        )
+
+    def _time(self) -> Stage:
+        config = self.recipe.evaluate
+
+        def work(directory: Path) -> None:
+            write_json(directory / SPEED, measure_speeds(self.sources(), config))
+
+        settings = {name: getattr(config, name) for name in SPEED_FIELDS}
+        needs = [CUT] if self.recipe.prune is not None else []
+        needs += [TRAINED] if self.recipe.recover is not None else []
+        return Stage(
+            TIMED,
+            {"model": self.recipe.model, **settings, **config.load_arguments()},
+            work,
+            inputs=(self.recipe.model,),
+            needs=tuple(needs),
+        )
+
+    def _texts(self, measured: list[dict[str, str]], training: dict[str, Any] | None) -> Iterator[dict[str, str]]:
+        """For each figure the text behind it."""
+        for text in measured:
+            yield {"figure": f"perplexity on {text['name']}", "role": "evaluation", **text}
+        if self.recipe.evaluate.speed:
+            described = f"a prompt of {self.recipe.evaluate.prompt_tokens:,} random tokens, the same for all models"
+            yield {"figure": "tokens per second", "role": "speed", "source": "", "description": described}
+        if self.recipe.prune is not None:
+            plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
+            yield {
+                "figure": "layer importance",
+                "role": "importance",
+                "source": "",
+                "description": f"{importance['samples']:,} windows of {importance['seqlen']:,} tokens of "
+                f"{importance['corpus']}",
+            }
+            yield {
+                "figure": "calibration of the cut",
+                "role": "calibration",
+                "source": plan["calibration_source"],
+                "description": plan["calibration"],
+            }
+        if training is not None:
+            yield {
+                "figure": "training",
+                "role": "training",
+                "source": training["source"],
+                "description": training["corpus"],
+            }
+
+
+def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_tokens: int) -> dict[str, Any]:
+    """Perplexity and samples of one model, with the identity of each text."""
+    model, tokenizer = load(source.model, **config.load_arguments())
+    size = size_on_disk(source.model)
+    measured: PreTrainedModel | PeftModel = model
+    if source.adapter is not None:
+        measured = attach_adapter(model, source.adapter)
+        size += sum(file.stat().st_size for file in source.adapter.glob("*.safetensors"))
+    evaluation = evaluate(measured, tokenizer, config, name=source.name, size_bytes=size, speed=False)
+    continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens)
+    corpora = [load_corpus(name, "test") for name in config.data]
+    return {
+        "evaluation": evaluation.to_dict(),
+        "texts": [
+            {"name": corpus.name, "source": corpus.source, "description": corpus.description} for corpus in corpora
+        ],
+        "samples": [
+            {"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, continuations, strict=True)
+        ],
+    }
+
+
+def measure_speeds(sources: list[Source], config: EvaluateConfig) -> list[dict[str, Any]]:
+    """Tokens per second and peak memory of all models, taking turns where they fit into memory together."""
+    adapter = next((str(source.adapter) for source in sources if source.adapter), None)
+    names = [source.model for source in sources if source.adapter is None]
+    # A single window: the perplexities are known.
+    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "adapter": adapter})
+    return [
+        {figure: getattr(evaluation, figure) for figure in SPEED_FIGURES} for evaluation in compare_models(names, short)
+    ]
+
+
+def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
+    """One entry of `models`: `perplexity` is the number on the first text, `perplexities` has all of them."""
+    evaluation = measured["evaluation"]
+    by_text = evaluation["perplexity"]
+    return {
+        **evaluation,
+        **speed,
+        "perplexity": next(iter(by_text.values())),
+        "perplexities": by_text,
+        "samples": measured["samples"],
+    }
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,200 @@
+"""A whole run written in one YAML file, checked before any work begins."""
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from secateur.errors import InputError
+from secateur.evaluation import EvaluateConfig
+from secateur.models import LoadOptions
+from secateur.pruning import PruneConfig
+from secateur.recovery import RecoverConfig
+
+SHARED = ("seed", *LoadOptions.model_fields)
+ORIGINAL = "original"
+
+Place = tuple[str | int, ...]
+
+
+class SampleConfig(BaseModel, extra="forbid"):
+    """The texts that each stage's model is made to continue, for the report."""
+
+    prompts: list[str] = Field(
+        [
+            "The for statement is used to iterate over",
+            "The capital of France is",
+            "Water boils at a temperature of",
+        ],
+        description="Beginnings of texts.",
+    )
+    max_new_tokens: int = Field(48, ge=1, description="Tokens that the model adds to each.")
+
+
+class Recipe(LoadOptions):
+    """A run: which model, what is cut, how it recovers, what is measured.
+
+    `seed` and the options of `LoadOptions` are given once, here; a section takes them over unless it says otherwise.
+    A stage is left out by leaving out its section; in YAML a section without content has the defaults.
+    `recover.teacher: original` is the model of the recipe.
+    """
+
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="Name of the run and of its directory below runs/.")
+    model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
+    seed: int = Field(0, description="Seed of every stage.")
+    output: str | None = Field(None, description="The run's directory; default: runs/<name>.")
+    prune: PruneConfig | None = Field(None, description="Options of secateur prune; without it nothing is cut.")
+    recover: RecoverConfig | None = Field(
+        None, description="Options of secateur recover; without it there is no training."
+    )
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description="Options of secateur evaluate, for every stage."
+    )
+    samples: SampleConfig = Field(default_factory=SampleConfig, description="Samples of text in the report.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hand_down(cls, values: Any) -> Any:
+        """Give the sections what stands once at the top."""
+        if not isinstance(values, dict):
+            return values
+        shared = {name: values[name] for name in SHARED if name in values}
+        handed = dict(values)
+        for name, section in {"evaluate": {}, **values}.items():
+            kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
+            if kind is not None and isinstance(section, dict):
+                handed[name] = {key: shared[key] for key in shared if key in kind.model_fields} | section
+        return handed
+
+    @model_validator(mode="after")
+    def _name_teacher(self) -> Self:
+        if self.recover is not None and self.recover.teacher == ORIGINAL:
+            self.recover.teacher = self.model
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """Where the run goes unless the command line says otherwise."""
+        return Path(self.output) if self.output else Path("runs") / self.name
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        InputError: there is no such file, it is no YAML, a key is unknown or given twice, or a value is refused.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"the recipe {file} does not exist")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text") from error
+    return parse_recipe(text, str(file))
+
+
+def parse_recipe(text: str, source: str = "recipe") -> Recipe:
+    """Check the text of a recipe. `source` is what messages call it. Raises as `load_recipe`."""
+    values, lines = _read_yaml(text, source)
+    for place, known in _unknown_keys(values, Recipe):
+        raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
+    sections = {key for key, field in Recipe.model_fields.items() if _model_of(field.annotation)}
+    filled = {key: {} if value is None and key in sections else value for key, value in values.items()}
+    try:
+        return Recipe(**filled)
+    except ValidationError as error:
+        problems = [problem for problem in error.errors() if not _handed_down(problem["loc"], lines)]
+        raise InputError("; ".join(_complaint(dict(problem), source, lines) for problem in problems)) from error
+
+
+def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """The content, and the line on which each key stands."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        lines = dict(_lines(node, source)) if node is not None else {}
+        values = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{source}{line}: not valid YAML, {error.problem or error.context}") from error
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{source}: not valid YAML, {error.reason} at character {error.position}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict):
+        raise InputError(f"{source} is not a recipe: it must hold keys such as model, prune and evaluate")
+    return values, lines
+
+
+def _lines(node: yaml.Node, source: str, place: Place = ()) -> Iterator[tuple[Place, int]]:
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _lines(item, source, (*place, index))
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        here = (*place, str(key.value))
+        if here[-1] in seen:
+            raise InputError(f"{source}, line {key.start_mark.line + 1}: {_dotted(here)} is given twice")
+        seen.add(str(here[-1]))
+        yield here, key.start_mark.line + 1
+        yield from _lines(value, source, here)
+
+
+def _unknown_keys(
+    values: Mapping[str, Any], kind: type[BaseModel], place: Place = ()
+) -> Iterator[tuple[Place, list[str]]]:
+    for key, value in values.items():
+        here = (*place, key)
+        if key not in kind.model_fields:
+            yield here, list(kind.model_fields)
+            continue
+        section = _model_of(kind.model_fields[key].annotation)
+        if section is not None and isinstance(value, dict):
+            yield from _unknown_keys(value, section, here)
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; known are {', '.join(known)}"
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `PruneConfig | None`."""
+    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
+        found = [_model_of(kind) for kind in typing.get_args(annotation)]
+        return next((kind for kind in found if kind is not None), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _complaint(problem: Mapping[str, Any], source: str, lines: Mapping[Place, int]) -> str:
+    place = tuple(problem["loc"])
+    message = re.sub(r"^(Value error|Assertion failed), ", "", str(problem["msg"]))
+    given = problem["input"]
+    if problem["type"] != "missing" and not isinstance(given, dict | list | BaseModel):
+        message = f"{message}, not {given!r}"
+    return f"{_at(source, place, lines)}: {message}"
+
+
+def _handed_down(place: Place, lines: Mapping[Place, int]) -> bool:
+    """Whether a value was not written there but at the top, where the complaint about it stands as well."""
+    return len(place) > 1 and place not in lines and place[-1] in SHARED
+
+
+def _at(source: str, place: Place, lines: Mapping[Place, int]) -> str:
+    """`demo.yaml, line 7: prune.ratio`; the line of the nearest key above where the key itself is not there."""
+    ends = (place[:length] for length in range(len(place), 0, -1))
+    line = next((f", line {lines[end]}" for end in ends if end in lines), "")
+    return f"{source}{line}: {_dotted(place)}" if place else source
+
+
+def _dotted(place: Place) -> str:
+    return ".".join(map(str, place))

@@ -1,0 +1,138 @@
+"""Checkpoints of an unfinished training, without a pickle: tensors as safetensors, everything else as JSON.
+
+Transformers' Trainer writes the states of optimizer, schedule and random numbers with `torch.save`.
+"""
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+WEIGHTS, OPTIMIZER, RANDOM = "weights.safetensors", "optimizer.safetensors", "random.safetensors"
+STATE = "state.json"
+
+
+@dataclass
+class Progress:
+    """How far a training is, beyond what the Trainer's own state says.
+
+    Attributes:
+        tokens: trained on so far, padding not counted.
+        seconds: spent so far, evaluations included, over all runs of this training.
+        training_seconds: the part of it that went into optimizer steps.
+        micro_batch_size: windows that go through the model at once, after halving.
+        best_loss: lowest validation loss so far.
+        best_step: where it was.
+        evaluations_without_gain: evaluations since then.
+    """
+
+    micro_batch_size: int
+    tokens: int = 0
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+
+
+def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name; tied ones stand once."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, path)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put weights back that `trainable_weights` gave. A name that is not there raises `KeyError`."""
+    for name, weight in trainable_weights(model).items():
+        weight.copy_(weights[name])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    return load_file(path)
+
+
+def write_training_state(
+    directory: Path, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: Any, progress: Progress
+) -> None:
+    """Write everything but the weights that an exact continuation needs: see `read_training_state`."""
+    tensors, groups, scalars = _optimizer_parts(optimizer.state_dict())
+    save_file(tensors, directory / OPTIMIZER)
+    numbers, rest = _random_state()
+    save_file(numbers, directory / RANDOM)
+    state = {
+        "optimizer_groups": groups,
+        "optimizer_scalars": scalars,
+        "scheduler": scheduler.state_dict(),
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "random": rest,
+        "progress": vars(progress),
+    }
+    (directory / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def read_training_state(directory: Path, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: Any) -> None:
+    """Restore optimizer, schedule and gradient scaler."""
+    state = _read_state(directory)
+    moments: dict[int, dict[str, Any]] = {}
+    for name, tensor in load_file(directory / OPTIMIZER).items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = tensor
+    for name, value in state["optimizer_scalars"].items():
+        index, key = name.split(".", 1)
+        moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": state["optimizer_groups"]})
+    scheduler.load_state_dict(state["scheduler"])
+    if scaler is not None and state["scaler"] is not None:
+        scaler.load_state_dict(state["scaler"])
+
+
+def read_progress(directory: Path) -> Progress:
+    return Progress(**_read_state(directory)["progress"])
+
+
+def restore_random_state(directory: Path) -> None:
+    """Set the generators of Python, NumPy and PyTorch to where they were when the checkpoint was written."""
+    rest, numbers = _read_state(directory)["random"], load_file(directory / RANDOM)
+    version, words, gauss = rest["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, _, position, has_gauss, cached = rest["numpy"]
+    np.random.set_state((name, numbers["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(numbers["torch"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda.{index}" in numbers:
+            torch.cuda.set_rng_state(numbers[f"cuda.{index}"], index)
+
+
+def _read_state(directory: Path) -> Any:
+    return json.loads((directory / STATE).read_text(encoding="utf-8"))
+
+
+def _optimizer_parts(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[Any], dict[str, Any]]:
+    """An optimizer's state as tensors by `number.name`, its parameter groups, and what is no tensor."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, Any] = {}
+    for index, values in state["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
+            else:
+                scalars[f"{index}.{key}"] = value
+    return tensors, state["param_groups"], scalars
+
+
+def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    kind, words, *rest = np.random.get_state(legacy=True)
+    numbers = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(words).astype(np.int64))}
+    for index in range(torch.cuda.device_count()):
+        numbers[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
+    return numbers, {"python": random.getstate(), "numpy": [kind, None, *rest]}

@@ -1,0 +1,135 @@
+"""What `recover` and `merge` can be told, for the command line, recipes and Python alike."""
+
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from secateur.errors import InputError
+from secateur.models import LoadOptions
+
+Method = Literal["lora", "full"]
+Reporter = Literal["none", "tensorboard", "wandb", "trackio"]
+
+LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 1e-4}
+
+# A training that was stopped goes on although these have changed: they do not change what is learned.
+FREE_TO_CHANGE = frozenset(
+    {
+        "checkpoint_steps",
+        "device",
+        "device_map",
+        "dtype",
+        "extra_eval",
+        "extra_eval_windows",
+        "gradient_checkpointing",
+        "max_minutes",
+        "merge",
+        "micro_batch_size",
+        "report_to",
+        "teacher",
+        "trust_remote_code",
+    }
+)
+
+
+class RecoverConfig(LoadOptions):
+    """Fine-tuning that wins back the quality a cut has cost."""
+
+    method: Method = Field("lora", description="Train a low-rank adapter, or all weights.")
+    data: str = Field(
+        "pydocs", description="Text or instruction data to train on: a named corpus (train part) or a file."
+    )
+    samples: int | None = Field(
+        None, ge=1, description="Windows or examples to draw from the data, those for validation included; all."
+    )
+    seqlen: int = Field(512, ge=2, description="Tokens in a window; examples are cut there.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
+    lr: float | None = Field(
+        None, gt=0, description="Highest learning rate; 1e-3 for lora and 1e-4 for full unless given."
+    )
+    batch_size: int = Field(8, ge=1, description="Windows in an optimizer step, on each device.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="Windows that go through the model at once, halved where memory is short; unless given, 2 on a "
+        "CPU and the whole batch on a GPU.",
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, description="Steps in which the learning rate rises; a twentieth of all unless given."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Stop after so many minutes; the learning rate falls to zero by then."
+    )
+    lora_r: int = Field(8, ge=1, description="Rank of the adapter.")
+    lora_alpha: float = Field(16, gt=0, description="The adapter's output is scaled by alpha / r.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    lora_target: str = Field(
+        "attention,mlp", description="What gets an adapter: attention, mlp, or projections by name (q_proj,v_proj)."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations anew in the backward pass: less memory, a third more time."
+    )
+    teacher: str | None = Field(
+        None, description="Distil this model as well, the uncut one say: a hub id, directory or .gguf file."
+    )
+    distill_weight: float = Field(
+        0.5, gt=0, le=1, description="Share of the teacher's part in the loss; the rest is cross entropy."
+    )
+    distill_temperature: float = Field(1.0, gt=0, description="Softens both distributions before they are compared.")
+    val_size: float = Field(
+        0.05, ge=0, description="Windows set apart for validation: a share below 1, a number from 1 on, 0 for none."
+    )
+    eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; a fifth of all unless given.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Stop after so many evaluations in a row without a lower validation loss."
+    )
+    extra_eval: list[str] = Field(
+        default_factory=list, description="Texts whose perplexity is measured at each evaluation."
+    )
+    extra_eval_windows: int = Field(16, ge=1, description="Windows of each such text, its first.")
+    checkpoint_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between checkpoints; unless given, so that they take less than a twentieth of the time.",
+    )
+    report_to: Reporter = Field("none", description="Also send the curves there.")
+    merge: bool = Field(False, description="Add the adapter to the weights and write a whole model.")
+    seed: int = Field(0, ge=0, description="Seed of the choice and order of windows, the adapter and dropout.")
+
+    @model_validator(mode="after")
+    def _whole_number_of_windows(self) -> Self:
+        if self.val_size > 1 and self.val_size != int(self.val_size):
+            raise ValueError(f"val_size {self.val_size} is neither a share below 1 nor a whole number of windows")
+        return self
+
+    @property
+    def learning_rate(self) -> float:
+        return LEARNING_RATES[self.method] if self.lr is None else self.lr
+
+
+class MergeConfig(LoadOptions):
+    """Which adapter is added to the weights."""
+
+    adapter: str = Field(description="Directory of the LoRA adapter.")
+
+
+def resolve_config(config: RecoverConfig | None, options: dict[str, object]) -> RecoverConfig:
+    """The configuration with single options on top.
+
+    Raises:
+        InputError: an option is unknown or its value is refused.
+    """
+    given = config.model_dump(exclude_unset=True) if config is not None else {}
+    try:
+        return RecoverConfig.model_validate({**given, **options})
+    except ValidationError as error:
+        raise InputError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
+
+
+def _complaint(problem: dict[str, object]) -> str:
+    location, message = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
+    if not isinstance(location, tuple) or not location:
+        return message
+    return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,133 @@
+"""What is trained and validated on: packed windows of a text, or examples with the loss on their answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from secateur.data import Corpus, load_corpus, token_windows, tokenize_examples
+from secateur.errors import InputError
+from secateur.recovery.config import RecoverConfig
+
+IGNORED = -100
+
+Batch = dict[str, Tensor]
+
+
+class Sequences(Dataset[Batch]):
+    """Token sequences with their labels; each item knows its own number."""
+
+    def __init__(self, input_ids: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+        self.input_ids = input_ids
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, index: int) -> Batch:
+        return {
+            "input_ids": self.input_ids[index],
+            "labels": self.labels[index],
+            "index": torch.tensor(index),
+        }
+
+    def subset(self, numbers: Sequence[int]) -> "Sequences":
+        return Sequences([self.input_ids[i] for i in numbers], [self.labels[i] for i in numbers])
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Joins sequences into a batch, padded on the right.
+
+    A batch has `input_ids` and `labels`, (batch, seq); `index`, (batch,); and `attention_mask`, (batch, seq), where the
+    lengths differ.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, items: Sequence[Batch]) -> Batch:
+        lengths = [len(item["input_ids"]) for item in items]
+        longest = max(lengths)
+        batch = {
+            "input_ids": _stack([item["input_ids"] for item in items], longest, self.pad_token_id),
+            "labels": _stack([item["labels"] for item in items], longest, IGNORED),
+            "index": torch.stack([item["index"] for item in items]),
+        }
+        if min(lengths) < longest:
+            batch["attention_mask"] = _stack([torch.ones(n, dtype=torch.int64) for n in lengths], longest, 0)
+        return batch
+
+
+def _stack(rows: Sequence[Tensor], length: int, fill: int) -> Tensor:
+    stacked = torch.full((len(rows), length), fill, dtype=torch.int64)
+    for target, row in zip(stacked, rows, strict=True):
+        target[: len(row)] = row
+    return stacked
+
+
+def part_of_batch(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch, without the columns that are padding in all of them."""
+    part = {name: tensor[rows] for name, tensor in batch.items()}
+    mask = part.pop("attention_mask", None)
+    if mask is None or bool(mask.all()):
+        return part
+    longest = int(mask.sum(1).max())
+    part = {name: tensor[:, :longest] if tensor.dim() == 2 else tensor for name, tensor in part.items()}
+    return part if bool(mask[:, :longest].all()) else {**part, "attention_mask": mask[:, :longest]}
+
+
+def scored_tokens(labels: Tensor) -> Tensor:
+    """How many tokens of (batch, seq) labels have a loss: the first of a sequence has none."""
+    return (labels[:, 1:] != IGNORED).sum()
+
+
+def training_sequences(
+    tokenizer: PreTrainedTokenizerBase, corpus: Corpus, config: RecoverConfig
+) -> tuple[Sequences, Sequences | None]:
+    """Sequences to train and to validate on, the latter None where `val_size` leaves none.
+
+    Raises:
+        DataError: the text is shorter than one window, or no answer fits one.
+        InputError: validation would take all there is, or early stopping has nothing to look at.
+    """
+    if corpus.examples:
+        rows = tokenize_examples(tokenizer, corpus.examples, config.seqlen, config.samples, config.seed)
+        sequences = Sequences(
+            [torch.tensor(row["input_ids"]) for row in rows], [torch.tensor(row["labels"]) for row in rows]
+        )
+    else:
+        windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
+        sequences = Sequences(list(windows), list(windows))
+    return _split(sequences, corpus.name, config)
+
+
+def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequences, Sequences | None]:
+    total = len(sequences)
+    apart = round(config.val_size * total) if config.val_size < 1 else int(config.val_size)
+    if apart >= total:
+        raise InputError(
+            f"val_size {config.val_size:g} takes {apart:,} windows and {name} gives {total:,}, so none is left to "
+            "train on; lower val_size, or give more text or samples"
+        )
+    if apart == 0:
+        if config.early_stopping_patience is not None:
+            raise InputError(
+                f"early stopping needs a validation loss, and val_size {config.val_size:g} of {total:,} windows is "
+                "none; raise val_size"
+            )
+        return sequences, None
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed)).tolist()
+    return sequences.subset(sorted(order[apart:])), sequences.subset(sorted(order[:apart]))
+
+
+def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> dict[str, Sequences]:
+    """Windows of the texts named in `extra_eval`, their test parts. Raises `DataError`."""
+    found = {}
+    for name in config.extra_eval:
+        corpus = load_corpus(name, "test")
+        windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.extra_eval_windows)
+        found[name] = Sequences(list(windows), list(windows))
+    return found

@@ -1,0 +1,154 @@
+"""Cross entropy and distillation over a large vocabulary.
+
+The logits of a batch are larger than everything else in training a small model. Here they are made for a few tokens at
+a time, turned into the loss and its gradient by the closed form, and dropped: nothing of them is kept or computed again
+for the backward pass.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CPU_BUFFER_BYTES = 1 << 26
+GPU_BUFFER_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a teacher says about the scored tokens.
+
+    Attributes:
+        states: its last hidden states before each scored token, (tokens, its hidden_size).
+        head: its output embedding, (vocab, its hidden_size).
+        weight: share of the distillation in the loss.
+        temperature: softens both distributions.
+    """
+
+    states: Tensor
+    head: Tensor
+    weight: float
+    temperature: float
+
+
+def vocabulary_loss(
+    states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None = None, chunk_tokens: int | None = None
+) -> Tensor:
+    """Summed loss of next tokens: `(1 - w) CE + w T² KL(teacher ‖ student)`, or cross entropy alone.
+
+    Source of the distillation: Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network".
+
+    Args:
+        states: last hidden states before each scored token, (tokens, hidden_size).
+        head: output embedding, (vocab, hidden_size).
+        targets: the tokens, (tokens,).
+        teaching: the teacher's side; without it w is 0.
+        chunk_tokens: tokens whose logits are held at once; by default as many as fit a buffer.
+
+    Returns:
+        The sum over tokens in nats, a float32 scalar, differentiable by `states` and `head`.
+    """
+    return _VocabularyLoss.apply(states, head, targets, teaching, chunk_tokens or _chunk_tokens(head))
+
+
+def _chunk_tokens(head: Tensor) -> int:
+    buffer = CPU_BUFFER_BYTES if head.device.type == "cpu" else GPU_BUFFER_BYTES
+    return max(16, buffer // (4 * head.shape[0]))
+
+
+class _VocabularyLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None, chunk_tokens: int
+    ) -> Tensor:
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
+        with torch.autocast(device, enabled=False):
+            loss, states_grad, head_grad = _loss_and_gradients(
+                states.to(dtype), head.to(dtype), targets, teaching, chunk_tokens, ctx.needs_input_grad[1]
+            )
+        ctx.save_for_backward(states_grad.to(states.dtype), None if head_grad is None else head_grad.to(head.dtype))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Any) -> Any:
+        states_grad, head_grad = ctx.saved_tensors
+        (factor,) = outer
+        return states_grad * factor, None if head_grad is None else head_grad * factor, None, None, None
+
+
+def _loss_and_gradients(
+    states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None, chunk_tokens: int, train_head: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The loss, its gradient by the states (tokens, hidden_size), and by the head (vocab, hidden_size) if wanted."""
+    vocab = head.shape[0]
+    # Fresh memory of this size costs as much as the arithmetic on it, so the chunks share these.
+    buffers = [
+        torch.empty(min(chunk_tokens, len(targets)), vocab, dtype=torch.float32, device=states.device)
+        for _ in range(_buffers_needed(teaching))
+    ]
+    total = torch.zeros((), dtype=torch.float32, device=states.device)
+    states_grad = torch.empty_like(states)
+    head_grad = torch.zeros(head.shape, dtype=torch.float32, device=head.device) if train_head else None
+    for start in range(0, len(targets), chunk_tokens):
+        place = slice(start, start + chunk_tokens)
+        rooms = [buffer[: len(targets[place])] for buffer in buffers]
+        _project(states[place], head, rooms[0])
+        loss, logits_grad = (
+            _cross_entropy(targets[place], rooms)
+            if teaching is None
+            else _distillation(targets[place], teaching, teaching.states[place], rooms)
+        )
+        total += loss
+        states_grad[place] = logits_grad.to(head.dtype) @ head  # (chunk, vocab) @ (vocab, hidden_size)
+        if head_grad is not None:
+            head_grad.addmm_(logits_grad.t(), states[place].float())
+    return total, states_grad, head_grad
+
+
+def _buffers_needed(teaching: Teaching | None) -> int:
+    if teaching is None:
+        return 2
+    return 3 if teaching.temperature == 1 else 4
+
+
+def _project(states: Tensor, head: Tensor, out: Tensor) -> Tensor:
+    """Logits, (chunk, vocab) float32, into `out`."""
+    if head.dtype == out.dtype:
+        return torch.mm(states, head.t(), out=out)
+    return out.copy_(states.to(head.dtype) @ head.t())
+
+
+def _cross_entropy(targets: Tensor, rooms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The loss and p - onehot(target), from the logits in `rooms[0]`."""
+    log_p = torch.log_softmax(rooms[0], -1, out=rooms[1])
+    loss = -log_p.gather(1, targets[:, None]).sum()
+    return loss, _minus_target(log_p.exp_(), targets, 1.0)
+
+
+def _distillation(
+    targets: Tensor, teaching: Teaching, teacher_states: Tensor, rooms: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The loss and (1 - w) (p - onehot) + w T (p_T - q_T), from the logits in `rooms[0]`."""
+    weight, temperature = teaching.weight, teaching.temperature
+    log_p = torch.log_softmax(rooms[0], -1, out=rooms[1])
+    loss = -(1 - weight) * log_p.gather(1, targets[:, None]).sum()
+    soft_log_p = log_p
+    if temperature != 1:
+        soft_log_p = torch.log_softmax(rooms[0].div_(temperature), -1, out=rooms[3])
+    _project(teacher_states, teaching.head, rooms[0]).div_(temperature)
+    log_q = torch.log_softmax(rooms[0], -1, out=rooms[2])
+    q = torch.exp(log_q, out=rooms[0])
+    divergence = torch.dot(q.view(-1), log_q.sub_(soft_log_p).view(-1))
+    loss = loss + weight * temperature**2 * divergence
+    gradient = log_p.exp_()
+    if temperature == 1:
+        gradient.sub_(q, alpha=weight)
+    else:
+        gradient.mul_(1 - weight).add_(soft_log_p.exp_().sub_(q), alpha=weight * temperature)
+    return loss, _minus_target(gradient, targets, 1 - weight)
+
+
+def _minus_target(gradient: Tensor, targets: Tensor, amount: float) -> Tensor:
+    return gradient.scatter_add_(1, targets[:, None], torch.full_like(targets[:, None], -amount, dtype=torch.float32))

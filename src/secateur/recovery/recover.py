@@ -1,0 +1,368 @@
+"""Fine-tuning a cut model: `secateur recover`."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from secateur import files
+from secateur.data import Corpus, load_corpus
+from secateur.errors import InputError, TrainingError
+from secateur.models import load, save
+from secateur.models.saving import write_extra
+from secateur.recovery import checkpoints
+from secateur.recovery.callbacks import training_bar
+from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig, resolve_config
+from secateur.recovery.datasets import Padding, extra_windows, training_sequences
+from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
+from secateur.recovery.lora import add_lora, lora_projections, write_adapter
+from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
+from secateur.recovery.workplace import Workplace, weights_fingerprint
+
+logger = logging.getLogger(__name__)
+
+HISTORY_FILE = "recovery.json"
+REPORTS = "reports"
+CPU_MICRO_BATCH_SIZE = 2
+REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
+
+
+@dataclass
+class RecoverResult:
+    """What a training gave.
+
+    Attributes:
+        model: the trained model, in evaluation mode; with the adapter unmerged beside its weights unless merged.
+        output: the directory written: an adapter (method lora, not merged) or a model.
+        history: by step: `step`, `loss` (the training loss, with the teacher's part), `learning_rate`, `grad_norm`,
+            `eval_loss`, `perplexity` by text; step 0 is before training.
+        steps: optimizer steps done.
+        tokens: tokens trained on, each epoch counted.
+        seconds: training and evaluation, all runs of a resumed training together.
+        tokens_per_second: of the optimizer steps, evaluation not counted.
+        best_step: the step whose weights these are, where there is a validation loss.
+        micro_batch_size: windows that went through the model at once in the end.
+        corpus: description of what was trained on.
+        source: its identity, `Corpus.source`.
+    """
+
+    model: PreTrainedModel | PeftModel
+    output: Path
+    history: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    best_step: int | None
+    micro_batch_size: int
+    corpus: str
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the model, as `recovery.json` holds it."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "output")}
+
+
+def recover(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output: str | Path,
+    config: RecoverConfig | None = None,
+    *,
+    teacher: PreTrainedModel | None = None,
+    overwrite: bool = False,
+    extras: dict[str, object] | None = None,
+    **options: Any,
+) -> RecoverResult:
+    """Train a model on text or instruction data, with an adapter or as a whole, and write the result.
+
+    Weights of method `full` train in float32 and are written in the format they came in. With a model in bfloat16 or
+    float16 the arithmetic is done in that format (autocast); adapters are float32 always.
+
+    A training that is stopped leaves `OUTPUT.partial` with its last checkpoint; the same call goes on from there.
+
+    Args:
+        model: changed in place.
+        tokenizer: the model's.
+        output: an adapter directory for method `lora`; a model directory for `full`, or with `merge`.
+        config: all settings; by default those of `RecoverConfig`.
+        teacher: a loaded teacher, instead of the name in `config.teacher`.
+        overwrite: replace what the output holds, and drop an unfinished training with other settings.
+        extras: more files for the output, as in `secateur.save`.
+        **options: single fields of `RecoverConfig`, on top of `config`.
+
+    Raises:
+        InputError: a setting is outside what can be done.
+        DataError: the text cannot be found or is too short.
+        OutputError: the output is in use or cannot be written.
+        TrainingError: the loss is no longer finite, or one window does not fit into memory. The last good weights are
+            then in `OUTPUT.last-good`.
+    """
+    config = resolve_config(config, options)
+    target = files.require_free(output, overwrite)
+    _check_settings(model, config)
+    corpus = load_corpus(config.data, "train")
+    train, validation = training_sequences(tokenizer, corpus, config)
+    data = TrainingData(train, validation, extra_windows(tokenizer, config), Padding(_pad_token(tokenizer)))
+    guide = _teacher(model, tokenizer, teacher, config, len(train))
+    workplace = Workplace(target)
+    workplace.open(_identity(model, corpus, guide, config), overwrite)
+    set_seed(config.seed)
+    number_format = model.dtype
+    learner = _prepared(model, config)
+    progress = checkpoints.Progress(_micro_batch_size(model, config))
+    resume = workplace.last_checkpoint()
+    if resume is not None:
+        logger.info("Going on from %s", resume)
+    evaluate_first = resume is None and bool(data.validation or data.extra)
+    arguments = _arguments(learner, number_format, config, workplace.path, evaluate_first)
+    trainer = RecoveryTrainer(Student(learner, guide), arguments, config, data, progress, workplace)
+    try:
+        with training_bar(progress) as bar, _reports_below(workplace.path):
+            trainer.add_callback(bar)
+            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    except Diverged as problem:
+        kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
+        workplace.remove()
+        raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
+    _restore_best(trainer)
+    trainer.accelerator.wait_for_everyone()
+    result = _result(trainer, learner, target, corpus)
+    result.model = _finish(learner, number_format, config.method == "lora" and config.merge)
+    if trainer.is_world_process_zero():
+        contents = {HISTORY_FILE: _record(result, config), **_reports(workplace.path), **(extras or {})}
+        _write(result.model, tokenizer, target, overwrite, contents)
+        workplace.remove()
+    return result
+
+
+def _check_settings(model: PreTrainedModel, config: RecoverConfig) -> None:
+    if config.method == "lora":
+        lora_projections(model, config.lora_target)
+    elif config.merge:
+        raise InputError("merge is for method lora; method full writes a whole model in any case")
+    if model.dtype == torch.float16 and model.device.type == "cpu":
+        raise InputError("float16 cannot be trained on a CPU; use dtype float32 or bfloat16")
+    if config.report_to != "none":
+        packages = REPORTERS[config.report_to]
+        if not any(importlib.util.find_spec(package) for package in packages):
+            raise InputError(f"report_to {config.report_to} needs a package; run: pip install {packages[0]}")
+
+
+def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    # What pads does not matter, it is masked; a tokenizer without a pad token need not fail here.
+    token = tokenizer.pad_token_id
+    return token if isinstance(token, int) else 0
+
+
+def _teacher(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: PreTrainedModel | None,
+    config: RecoverConfig,
+    windows: int,
+) -> Teacher | None:
+    teacher_tokenizer = None
+    if loaded is None and config.teacher is not None:
+        loaded, teacher_tokenizer = load(
+            config.teacher,
+            dtype=cast(Literal["float32"], str(model.dtype).removeprefix("torch.")),
+            device=str(model.device),
+            device_map=config.device_map,
+            trust_remote_code=config.trust_remote_code,
+        )
+    if loaded is None:
+        return None
+    check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
+    remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)
+    return Teacher(loaded, config.distill_weight, config.distill_temperature, remember)
+
+
+def _identity(model: PreTrainedModel, corpus: Corpus, teacher: Teacher | None, config: RecoverConfig) -> dict[str, Any]:
+    """Everything that changes what is learned."""
+    settings = {name: value for name, value in config.model_dump().items() if name not in FREE_TO_CHANGE}
+    return {
+        **settings,
+        "lr": config.learning_rate,
+        "model weights": weights_fingerprint(model),
+        "teacher weights": None if teacher is None else weights_fingerprint(teacher.model),
+        "text": corpus.fingerprint,
+    }
+
+
+def _prepared(model: PreTrainedModel, config: RecoverConfig) -> PreTrainedModel | PeftModel:
+    """The model, ready to train."""
+    model.train()
+    if config.gradient_checkpointing:
+        # Transformers 5.23 has renamed it.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+    if config.method == "lora":
+        return add_lora(model, config)
+    return model.float().requires_grad_(True)
+
+
+def _micro_batch_size(model: PreTrainedModel, config: RecoverConfig) -> int:
+    # More at once is no faster on a CPU and takes more memory.
+    default = CPU_MICRO_BATCH_SIZE if model.device.type == "cpu" else config.batch_size
+    return min(config.micro_batch_size or default, config.batch_size)
+
+
+def _arguments(
+    model: PreTrainedModel | PeftModel,
+    number_format: torch.dtype,
+    config: RecoverConfig,
+    directory: Path,
+    evaluate_first: bool,
+) -> OnDevice:
+    return OnDevice(
+        output_dir=str(directory),
+        model_device=str(model.device),
+        use_cpu=model.device.type == "cpu",
+        bf16=number_format == torch.bfloat16,
+        fp16=number_format == torch.float16,
+        per_device_train_batch_size=config.batch_size,
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        eval_on_start=evaluate_first,
+        logging_strategy="no",
+        save_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=config.report_to,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        data_seed=config.seed,
+    )
+
+
+@contextmanager
+def _reports_below(directory: Path) -> Iterator[None]:
+    """Curves that a reporter writes to disk stand in the training's own directory, not in the current one."""
+    names = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "TRACKIO_DIR")
+    missing = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(missing, str(directory / REPORTS)))
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
+def _reports(directory: Path) -> dict[str, object]:
+    """The files that a reporter has written, by their place in the output."""
+    written = [path for path in (directory / REPORTS).rglob("*") if path.is_file()]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in written}
+
+
+def _restore_best(trainer: RecoveryTrainer) -> None:
+    best, steps = trainer.progress.best_step, trainer.state.global_step
+    if best is None or best == steps:
+        return
+    logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
+    if best == 0:
+        logger.warning("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+    weights = checkpoints.read_weights(trainer.workplace.best / checkpoints.WEIGHTS)
+    checkpoints.load_weights(trainer.student, weights)
+
+
+def _finish(
+    model: PreTrainedModel | PeftModel, number_format: torch.dtype, merged: bool
+) -> PreTrainedModel | PeftModel:
+    if isinstance(model, PeftModel):
+        return cast(PreTrainedModel, model.merge_and_unload()).eval() if merged else model.eval()
+    nn.Module.to(model, number_format)  # PreTrainedModel.to is annotated without its arguments
+    return model.eval()
+
+
+def _result(
+    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: Corpus
+) -> RecoverResult:
+    progress = trainer.progress
+    return RecoverResult(
+        model=model,
+        output=output,
+        history=_history(trainer.state.log_history),
+        steps=trainer.state.global_step,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
+        best_step=progress.best_step,
+        micro_batch_size=progress.micro_batch_size,
+        corpus=corpus.description,
+        source=corpus.source,
+    )
+
+
+def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Trainer's log, one entry per step."""
+    entries: dict[int, dict[str, Any]] = {}
+    for record in log:
+        if "train_runtime" in record:
+            continue
+        entry = entries.setdefault(record["step"], {"step": record["step"]})
+        for name, value in record.items():
+            if name.startswith("eval_perplexity "):
+                entry.setdefault("perplexity", {})[name.removeprefix("eval_perplexity ")] = value
+            else:
+                entry[name] = value
+    return [entries[step] for step in sorted(entries)]
+
+
+def _record(result: RecoverResult, config: RecoverConfig) -> dict[str, Any]:
+    settings = {**config.model_dump(), "lr": config.learning_rate}
+    return {**result.to_dict(), "settings": settings}
+
+
+def _write(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output: Path,
+    overwrite: bool,
+    contents: dict[str, object],
+) -> None:
+    if not isinstance(model, PeftModel):
+        save(model, tokenizer, output, overwrite=overwrite, extras=contents)
+        return
+    with files.new_directory(output, overwrite) as staging:
+        write_adapter(model, staging)
+        for name, content in contents.items():
+            write_extra(staging / name, content)
+
+
+def _keep_last_good(
+    trainer: RecoveryTrainer,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    number_format: torch.dtype,
+    output: Path,
+    problem: str,
+) -> Path | None:
+    """Write the last weights that gave a finite loss beside the output; None where no step was done."""
+    if not trainer.good_step:
+        return None
+    checkpoints.load_weights(trainer.student, trainer.good_weights)
+    kept = output.with_name(f"{output.name}.last-good")
+    note = {"stopped": problem, "step": trainer.good_step, "history": _history(trainer.state.log_history)}
+    _write(_finish(model, number_format, merged=False), tokenizer, kept, True, {HISTORY_FILE: note})
+    return kept
+
+
+def _advice(problem: Diverged, step: int, kept: Path | None, config: RecoverConfig) -> str:
+    where = f"the last good weights are in {kept}" if kept else "no weights are worth keeping"
+    return (
+        f"training stopped at step {step + 1}: {problem}; {where}; try a lower --lr (now {config.learning_rate:g}) or "
+        f"--max-grad-norm (now {config.max_grad_norm:g}), more --warmup-steps, or --dtype float32"
+    )

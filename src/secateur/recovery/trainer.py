@@ -1,0 +1,363 @@
+"""Transformers' Trainer, made to fit: losses by chunks, micro-batches that shrink, checkpoints without pickles."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from secateur.errors import TrainingError
+from secateur.models import adapter_of, token_losses
+from secateur.recovery import checkpoints
+from secateur.recovery.callbacks import Rhythm, learning_rate_factor
+from secateur.recovery.config import RecoverConfig
+from secateur.recovery.datasets import Batch, Padding, Sequences, part_of_batch, scored_tokens
+from secateur.recovery.distillation import Teacher, output_embedding
+from secateur.recovery.losses import vocabulary_loss
+from secateur.recovery.workplace import Workplace
+
+logger = logging.getLogger(__name__)
+
+# A copy of the last good weights is cheap for an adapter and half a second for a whole model.
+KEEP_GOOD_EVERY = {"lora": 1, "full": 10}
+
+
+class Diverged(Exception):
+    """A loss or a gradient is not finite."""
+
+
+@dataclass
+class OnDevice(TrainingArguments):
+    """Training arguments that leave the model where it is, on one device per process."""
+
+    model_device: str = field(default="cpu")
+
+    @property
+    def device(self) -> torch.device:
+        found = cast(torch.device, super().device)
+        return found if self.world_size > 1 or self.use_cpu else torch.device(self.model_device)
+
+    @property
+    def n_gpu(self) -> int:
+        return min(1, cast(int, super().n_gpu))
+
+
+class Student(nn.Module):
+    """A language model, with or without adapter, as a map from tokens to their summed loss."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.model = model
+        if hasattr(model, "hf_device_map"):
+            self.hf_device_map = model.hf_device_map
+        self._teacher = (teacher,)  # in a tuple, so that it is no submodule
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return cast(PreTrainedModel, self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Last hidden states, (batch, seq, hidden_size)."""
+        body = adapter_of(self.base).body(self.base)
+        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def forward(self, input_ids: Tensor, labels: Tensor, index: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The training loss summed over tokens, with the teacher's part where there is a teacher.
+
+        Args:
+            input_ids: tokens, (batch, seq).
+            labels: the tokens again, -100 where they have no loss, (batch, seq).
+            index: the number of each window in the training data, (batch,).
+            attention_mask: (batch, seq), or None without padding.
+        """
+        hidden = self.hidden_states(input_ids, attention_mask)
+        head = output_embedding(self.base)
+        scored, targets = _scored(labels)
+        states = hidden[:, :-1].flatten(0, 1)[scored].to(head.device)  # (tokens, hidden_size)
+        (teacher,), teaching = self._teacher, None
+        if teacher is not None:
+            seen = teacher.hidden_states(input_ids, attention_mask, index)
+            teaching = teacher.teaching(seen[:, :-1].flatten(0, 1)[scored].to(head.device))
+        return vocabulary_loss(states, head, targets.to(head.device), teaching)
+
+    @torch.no_grad()
+    def cross_entropy(self, batch: Batch) -> Tensor:
+        """Cross entropy summed over the tokens of a batch."""
+        hidden = self.hidden_states(batch["input_ids"], batch.get("attention_mask"))
+        return token_losses(self.base, hidden, batch["labels"]).sum()
+
+
+def _scored(labels: Tensor) -> tuple[slice | Tensor, Tensor]:
+    """Which of the (batch · (seq - 1)) places before a token have a loss, and the tokens after them."""
+    targets = labels[:, 1:].flatten()
+    scored = targets != -100
+    # Indexing with everything would copy it, and add it up one by one in the backward pass.
+    return (slice(None), targets) if bool(scored.all()) else (scored.nonzero().flatten(), targets[scored])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a trainer learns from and looks at.
+
+    Attributes:
+        train: to learn from.
+        validation: of the same source, for early stopping and the choice of the best weights; None without.
+        extra: other texts by name, for their perplexity.
+        padding: makes batches.
+    """
+
+    train: Sequences
+    validation: Sequences | None
+    extra: Mapping[str, Sequences]
+    padding: Padding
+
+
+class RecoveryTrainer(Trainer):
+    """Trains a `Student`.
+
+    One batch of the Trainer is one optimizer step; here it goes through the model in parts of
+    `progress.micro_batch_size` windows, each weighted by its tokens, so that the step is the same for any size of part.
+
+    Args:
+        student: the model.
+        arguments: the Trainer's own.
+        config: the command's.
+        data: sequences.
+        progress: filled in on the way, and replaced when a training is resumed.
+        workplace: where checkpoints go.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        arguments: TrainingArguments,
+        config: RecoverConfig,
+        data: TrainingData,
+        progress: checkpoints.Progress,
+        workplace: Workplace,
+    ) -> None:
+        super().__init__(model=student, args=arguments, train_dataset=data.train, data_collator=data.padding)
+        self.remove_callback(PrinterCallback)
+        self.config = config
+        self.data = data
+        self.progress = progress
+        self.workplace = workplace
+        self.rhythm = Rhythm(config, progress, evaluates=bool(data.validation or data.extra))
+        self.add_callback(self.rhythm)
+        self.good_weights: dict[str, Tensor] = {}
+        self.good_step: int | None = None
+
+    @property
+    def student(self) -> Student:
+        return cast(Student, self.model)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            warmup = self.config.warmup_steps
+            warmup = num_training_steps // 20 if warmup is None else warmup
+            budget = math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes
+
+            def factor(step: int) -> float:
+                return learning_rate_factor(step, num_training_steps, warmup, self.progress.seconds / budget)
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self._optimizer, factor)
+        return self.lr_scheduler
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        started = time.monotonic()
+        model.train()
+        batch: Batch = self._prepare_inputs(inputs)
+        loss = self._loss_with_gradients(model, batch)
+        self._require_finite(model, loss)
+        self._keep_good_weights()
+        mask = batch.get("attention_mask")
+        tokens = batch["input_ids"].new_tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
+        self.progress.tokens += int(self.accelerator.gather(tokens).sum())
+        self._spend(time.monotonic() - started, training=True)
+        return loss
+
+    def _loss_with_gradients(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss per token over the batch of all devices, its gradient added to the weights'."""
+        while True:
+            try:
+                return self._parts_with_gradients(model, batch)
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+            # Not in the except block: the error holds on to the tensors that did not fit.
+            self._halve_micro_batch(reason, "--seqlen")
+            model.zero_grad()
+
+    def _parts_with_gradients(self, model: nn.Module, batch: Batch) -> Tensor:
+        rows, size = len(batch["input_ids"]), self.progress.micro_batch_size
+        tokens = self.accelerator.gather(scored_tokens(batch["labels"])).sum()
+        # Devices' gradients are averaged where they should be added up.
+        factor = self.accelerator.num_processes / tokens.clamp(min=1)
+        total = torch.zeros((), device=self.args.device)
+        for start in range(0, rows, size):
+            part = part_of_batch(batch, slice(start, start + size))
+            if start + size < rows:
+                with self.accelerator.no_sync(model):
+                    loss = model(**part) * factor
+                    self.accelerator.backward(loss)
+            else:
+                loss = model(**part) * factor
+                self.accelerator.backward(loss)
+            total += loss.detach().to(total.device)
+        return total
+
+    def _halve_micro_batch(self, reason: str, remedy: str) -> None:
+        size = self.progress.micro_batch_size
+        if size == 1 or self.accelerator.num_processes > 1:
+            raise TrainingError(
+                f"memory is short with {size} windows at once ({reason}); lower {remedy} or --micro-batch-size, or "
+                "pass --gradient-checkpointing"
+            )
+        self.progress.micro_batch_size = size // 2
+        logger.warning("Memory is short with %d windows at once; going on with %d", size, size // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _require_finite(self, model: nn.Module, loss: Tensor) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise Diverged(f"the loss is {float(loss)}")
+        # A gradient scaler meets infinities on its way to the right scale, and skips those steps.
+        if getattr(self.accelerator, "scaler", None) is None:
+            gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+            if not bool(torch.isfinite(norm)):
+                raise Diverged(f"the norm of the gradient is {float(norm)}")
+
+    def _keep_good_weights(self) -> None:
+        """Copy the weights that have just given a finite loss."""
+        if self.state.global_step % KEEP_GOOD_EVERY[self.config.method]:
+            return
+        for name, weight in checkpoints.trainable_weights(self.student).items():
+            if name not in self.good_weights:
+                self.good_weights[name] = torch.empty_like(weight, device="cpu")
+            self.good_weights[name].copy_(weight)
+        self.good_step = self.state.global_step
+
+    def _spend(self, seconds: float, training: bool) -> None:
+        self.progress.seconds += seconds
+        if training:
+            self.progress.training_seconds += seconds
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Validation loss per token and the perplexity of the extra texts; keeps the best weights."""
+        started = time.monotonic()
+        metrics: dict[str, float] = {}
+        if self.data.validation is not None:
+            metrics["eval_loss"] = self.mean_loss(self.data.validation)
+        for name, sequences in self.data.extra.items():
+            metrics[f"eval_perplexity {name}"] = math.exp(min(self.mean_loss(sequences), 700.0))
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if "eval_loss" in metrics:
+            self._judge(metrics["eval_loss"])
+        self._spend(time.monotonic() - started, training=False)
+        return metrics
+
+    def mean_loss(self, sequences: Sequences) -> float:
+        """Cross entropy per scored token."""
+        self.student.eval()
+        total, tokens, start = 0.0, 0, 0
+        while start < len(sequences):
+            numbers = range(start, min(start + self.progress.micro_batch_size, len(sequences)))
+            batch: Batch = self._prepare_inputs(self.data.padding([sequences[number] for number in numbers]))
+            try:
+                with self.accelerator.autocast():
+                    total += float(self.student.cross_entropy(batch))
+            except (RuntimeError, MemoryError) as error:
+                if not lacks_memory(error):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+            else:
+                tokens += int(scored_tokens(batch["labels"]))
+                start = numbers.stop
+                continue
+            self._halve_micro_batch(reason, "--seqlen")
+        return total / max(1, tokens)
+
+    def _judge(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(f"the validation loss is {loss}")
+        progress, patience = self.progress, self.config.early_stopping_patience
+        if progress.best_loss is None or loss < progress.best_loss:
+            progress.best_loss, progress.best_step = loss, self.state.global_step
+            progress.evaluations_without_gain = 0
+            if self.is_world_process_zero():
+                with self.workplace.new_best() as directory:
+                    checkpoints.write_weights(
+                        directory / checkpoints.WEIGHTS, checkpoints.trainable_weights(self.student)
+                    )
+            return
+        progress.evaluations_without_gain += 1
+        if patience is not None and progress.evaluations_without_gain >= patience:
+            logger.info("No lower validation loss in %d evaluations: stopping", patience)
+            self.control.should_training_stop = True
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        started = time.monotonic()
+        if self.is_world_process_zero():
+            with self.workplace.new_checkpoint(self.state.global_step) as directory:
+                checkpoints.write_weights(directory / checkpoints.WEIGHTS, checkpoints.trainable_weights(self.student))
+                checkpoints.write_training_state(
+                    directory, self._optimizer, self.lr_scheduler, self._scaler, self.progress
+                )
+                self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
+        self.accelerator.wait_for_everyone()
+        self._spend(time.monotonic() - started, training=False)
+        self.rhythm.saved(time.monotonic() - started)
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return cast(torch.optim.Optimizer, self.optimizer)
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.accelerator, "scaler", None)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = checkpoints.read_weights(Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+        checkpoints.load_weights(self.student, weights)
+        before = checkpoints.read_progress(Path(resume_from_checkpoint))
+        before.micro_batch_size = min(before.micro_batch_size, self.progress.micro_batch_size)
+        vars(self.progress).update(vars(before))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.read_training_state(Path(checkpoint), self._optimizer, self.lr_scheduler, self._scaler)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """The scaler's state comes with the optimizer's."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        # The file holds the generators of the first process; the same for all would repeat its dropout everywhere.
+        if checkpoint is not None and self.accelerator.num_processes == 1:
+            checkpoints.restore_random_state(Path(checkpoint))
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that a GPU or the machine has no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and (any(sign in text for sign in signs) or should_reduce_batch_size(error))

@@ -1,0 +1,151 @@
+"""The run directory: what is done already, what has to be done again, and how long each stage took."""
+
+import datetime
+import hashlib
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import OutputError
+from secateur.files import require_free, write_json
+
+logger = logging.getLogger(__name__)
+
+STATE = "stages.json"
+MODEL_FILES = ("*.safetensors", "config.json", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: also the name of its directory.
+        settings: what its result depends on, beside the stages it needs: plain JSON values.
+        inputs: models and texts outside the run that it reads, as the settings name them.
+        needs: names of earlier stages whose results it reads.
+        work: makes the stage's directory, whose path it is given; nothing is there then.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    work: Callable[[Path], None]
+    inputs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+@dataclass
+class Progress:
+    """How far a stage is: `seconds`, of the go that finished it, is None until it is done."""
+
+    fingerprint: str
+    seconds: float | None = None
+    finished: str | None = None
+
+
+@dataclass
+class Run:
+    """A run directory and what its state file says."""
+
+    path: Path
+    progress: dict[str, Progress] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, directory: str | Path, overwrite: bool = False) -> "Run":
+        """Create a run directory, or go on with one.
+
+        Args:
+            directory: the run's directory. It need not be there.
+            overwrite: start afresh: what the run left there is deleted.
+
+        Raises:
+            OutputError: the directory holds something that is not a run, or cannot be written.
+        """
+        path = require_free(directory, overwrite=True)
+        state_file = path / STATE
+        if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
+            raise OutputError(f"{path} holds something that is not a run; name another directory with -o")
+        if overwrite and path.is_dir():
+            shutil.rmtree(path)
+        run = cls(path)
+        if state_file.is_file():
+            run.progress = _read_state(state_file)
+        run._save()
+        return run
+
+    def execute(self, stages: Sequence[Stage]) -> None:
+        """Do the stages in order, except those that are done and whose settings are unchanged.
+
+        A stage is done again when its settings, a file or model that they name, or a stage it needs have changed.
+        Results of stages that are no longer asked for are deleted.
+        """
+        self._forget({stage.name for stage in stages})
+        fingerprints: dict[str, str] = {}
+        for stage in stages:
+            needed = [fingerprints[name] for name in stage.needs]
+            files = [_file_state(name) for name in stage.inputs]
+            fingerprint = fingerprints[stage.name] = _fingerprint([stage.settings, files, needed])
+            if self._is_done(stage.name, fingerprint):
+                logger.info("%-18s done before", stage.name)
+                continue
+            self._do(stage, fingerprint)
+
+    def seconds(self) -> dict[str, float]:
+        """How long each finished stage took."""
+        return {name: done.seconds for name, done in self.progress.items() if done.seconds is not None}
+
+    def _is_done(self, name: str, fingerprint: str) -> bool:
+        done = self.progress.get(name)
+        return (
+            done is not None
+            and done.fingerprint == fingerprint
+            and done.seconds is not None
+            and (self.path / name).is_dir()
+        )
+
+    def _do(self, stage: Stage, fingerprint: str) -> None:
+        directory = self.path / stage.name
+        self.progress[stage.name] = Progress(fingerprint)
+        self._save()
+        shutil.rmtree(directory, ignore_errors=True)
+        logger.info("%-18s …", stage.name)
+        start = time.perf_counter()
+        stage.work(directory)
+        self.progress[stage.name].seconds = time.perf_counter() - start
+        self.progress[stage.name].finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._save()
+        logger.info("%-18s %.1f s", stage.name, self.progress[stage.name].seconds)
+
+    def _forget(self, wanted: set[str]) -> None:
+        for name in set(self.progress) - wanted:
+            del self.progress[name]
+            self._save()
+            for left in (self.path / name, *self.path.glob(f"{name}.*")):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _save(self) -> None:
+        write_json(self.path / STATE, {name: asdict(done) for name, done in self.progress.items()})
+
+
+def _fingerprint(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_state(name: str) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files that `notes.txt[:80%]` or `models/mine` stands for; none for a hub id."""
+    path = Path(re.sub(r"\[[^\]]*\]$", "", name)).expanduser()
+    files = [path] if path.is_file() else [file for pattern in MODEL_FILES for file in path.glob(pattern)]
+    return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _read_state(file: Path) -> dict[str, Progress]:
+    try:
+        return {name: Progress(**done) for name, done in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise OutputError(f"{file} is damaged; pass --overwrite to start the run afresh") from error

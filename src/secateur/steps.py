@@ -1,0 +1,90 @@
+"""One step each: a model directory in, a model directory out, with the papers of the work beside the weights.
+
+The single commands and the stages of a run both do their work here. Beside its result every step leaves
+`command.txt`, the command that repeats it, and `run.log`.
+"""
+
+import io
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.files import require_free, write_text
+from secateur.models import load, save
+from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
+from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
+from secateur.report import pruning_strategy
+
+COMMAND, LOG = "command.txt", "run.log"
+PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
+
+
+def prune_model(
+    name: str,
+    output: Path,
+    config: PruneConfig,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    layer_importance: LayerImportance | None = None,
+) -> PruneResult:
+    """Load a model, prune it, save it with its plan and the plot of the plan.
+
+    Args:
+        name: a hub id, directory, `.gguf` file or `smollm2-135m`.
+        output: the new model directory.
+        config: what is cut.
+        command_line: the command that repeats this.
+        overwrite: replace what `output` holds.
+        layer_importance: scores of the layers, where they are known already.
+
+    Raises:
+        SecateurError: what `load`, `prune` and `save` raise.
+    """
+    require_free(output, overwrite)
+    with _log_beside(output):
+        model, tokenizer = load(name, **config.load_arguments())
+        result = prune(model, tokenizer, config, layer_importance=layer_importance)
+        files = result.files()
+        files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
+        files[COMMAND] = command_line + "\n"
+        save(model, tokenizer, output, overwrite=overwrite, extras=files)
+    return result
+
+
+def recover_model(
+    name: str, output: Path, config: RecoverConfig, *, command_line: str, overwrite: bool = False
+) -> RecoverResult:
+    """Load a model, fine-tune it, save the adapter or the model. Arguments and errors as `prune_model`.
+
+    A training that was stopped goes on where it stopped.
+    """
+    require_free(output, overwrite)
+    with _log_beside(output):
+        model, tokenizer = load(name, **config.load_arguments())
+        return recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+
+
+def merge_model(name: str, output: Path, config: MergeConfig, *, command_line: str, overwrite: bool = False) -> None:
+    """Load a model, add an adapter to its weights, save it. Arguments and errors as `prune_model`."""
+    require_free(output, overwrite)
+    with _log_beside(output):
+        model, tokenizer = load(name, **config.load_arguments())
+        merged = merge_adapter(model, config.adapter)
+        save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+
+
+@contextmanager
+def _log_beside(output: Path) -> Iterator[None]:
+    """Collect the log while the block runs, and put it into the directory that has appeared by then."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("secateur")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    write_text(output / LOG, text.getvalue())

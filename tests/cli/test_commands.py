@@ -1,0 +1,226 @@
+"""The commands on a tiny model: what they write and print, their exit status, and what bad input gets."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from secateur.cli.main import COMMANDS, app
+
+QUICK_PRUNE = ["--ratio", "0.2", "--samples", "4", "--seqlen", "32", "--device", "cpu"]
+QUICK_RECOVER = ["--samples", "16", "--seqlen", "32", "--val-size", "0", "--device", "cpu"]
+QUICK_SPEED = ["--prompt-tokens", "8", "--new-tokens", "2", "--repeats", "1"]
+QUICK_EVALUATE = ["--windows", "4", "--seqlen", "32", "--device", "cpu", *QUICK_SPEED]
+
+
+def secateur(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(result: Result) -> Result:
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def failed(result: Result, status: int = 1) -> str:
+    """The one line on standard error."""
+    assert result.exit_code == status, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert "Traceback" not in result.output
+    return line
+
+
+@pytest.fixture
+def tiny(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> Path:
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_the_list_of_commands() -> None:
+    text = done(secateur("--help")).output
+    assert max(map(len, text.splitlines())) <= 80
+    for command in COMMANDS.values():
+        assert f"  {command.name}" in text
+        assert command.summary in text, "the short help must fit on its line"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_the_terminal_and_panels_name_real_fields(name: str) -> None:
+    command = COMMANDS[name]
+    text = done(secateur(name, "--help")).output
+    assert max(map(len, text.splitlines())) <= 80
+    assert "{" not in text
+    options = {parameter.name for parameter in command.build().params}
+    listed = [field for fields in command.panels.values() for field in fields]
+    assert set(listed) <= options
+    assert len(listed) == len(set(listed))
+
+
+def test_version() -> None:
+    assert done(secateur("--version")).output.startswith("secateur 0.")
+
+
+def test_without_a_command_help_is_shown() -> None:
+    assert "Commands:" in done(secateur()).output
+
+
+def test_an_unknown_command_is_status_2() -> None:
+    assert "prune" in failed(secateur("prun"), 2)
+
+
+def test_prune_writes_a_model_its_plan_and_how_to_repeat_it(tiny: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    result = done(secateur("prune", tiny, "-o", out, *QUICK_PRUNE, "--json", figures))
+    names = {file.name for file in out.iterdir()}
+    assert {"model.safetensors", "config.json", "pruning_plan.json", "pruning_strategy.png", "run.log"} <= names
+    assert (out / "command.txt").read_text().startswith(f"secateur prune {tiny} -o {out} --ratio 0.2")
+    plan = json.loads((out / "pruning_plan.json").read_text())
+    assert json.loads(figures.read_text())["parameters_after"] == plan["parameters_after"]
+    assert f"{plan['parameters_after']:,}" in result.stdout
+    assert result.stdout.rstrip().endswith(str(out))
+
+
+def test_recover_merge_and_evaluate(tiny: Path, tmp_path: Path) -> None:
+    adapter, merged, figures = tmp_path / "adapter", tmp_path / "merged", tmp_path / "figures.json"
+    done(secateur("recover", tiny, "-o", adapter, *QUICK_RECOVER, "--lora-target", "mlp"))
+    assert (adapter / "adapter_model.safetensors").is_file()
+    assert "run.log" in {file.name for file in adapter.iterdir()}
+    done(secateur("merge", tiny, "--adapter", adapter, "-o", merged, "--device", "cpu"))
+    assert (merged / "command.txt").read_text().startswith("secateur merge ")
+    plot = tmp_path / "plot.png"
+    arguments = ["--adapter", adapter, "--json", figures, "--plot", plot, *QUICK_EVALUATE]
+    result = done(secateur("evaluate", merged, tiny, *arguments))
+    rows = json.loads(figures.read_text())["models"]
+    assert [row["name"] for row in rows] == ["merged", "tiny", "tiny + adapter"]
+    assert rows[0]["perplexity"]["pydocs"] == pytest.approx(rows[2]["perplexity"]["pydocs"], rel=1e-3)
+    assert "baseline" in result.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_diagnose_is_status_1_when_something_is_wrong(tiny: Path, tiny_model, tmp_path: Path) -> None:
+    quick = ["--seqlen", 32, "--device", "cpu"]
+    assert "is whole" in done(secateur("diagnose", tiny, *quick)).stdout
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    model.save_pretrained(tiny)
+    result = secateur("diagnose", tiny, *quick, "--json", tmp_path / "health.json")
+    assert "error" in failed(result)
+    assert "NaN" in result.stdout
+    assert json.loads((tmp_path / "health.json").read_text())["healthy"] is False
+
+
+def test_an_output_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for command in (["prune", "none"], ["recover", "none"], ["merge", "none", "--adapter", "none"]):
+        assert "--overwrite" in failed(secateur(*command, "-o", tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_overwrite_replaces_the_output(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old.txt").write_text("old")
+    done(secateur("prune", tiny, "-o", tmp_path / "out", "--overwrite", *QUICK_PRUNE))
+    assert not (tmp_path / "out" / "old.txt").exists()
+
+
+def test_no_model_there(tmp_path: Path) -> None:
+    assert "does not exist" in failed(secateur("prune", tmp_path / "a" / "none", "-o", tmp_path / "out"))
+    assert "config.json" in failed(secateur("prune", tmp_path, "-o", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_is_refused(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "model.safetensors").rename(tiny / "pytorch_model.bin")
+    assert "pickle" in failed(secateur("prune", tiny, "-o", tmp_path / "out", *QUICK_PRUNE))
+
+
+def test_a_truncated_file_is_named(tiny: Path, tmp_path: Path) -> None:
+    weights = tiny / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "model.safetensors" in failed(secateur("prune", tiny, "-o", tmp_path / "out", *QUICK_PRUNE))
+
+
+def test_a_text_that_cannot_be_used(tiny: Path, tmp_path: Path) -> None:
+    short = tmp_path / "text.txt"
+    short.write_text("Too little.")
+    arguments = ["prune", tiny, "-o", tmp_path / "out", *QUICK_PRUNE, "--calibration"]
+    assert "did you mean pydocs" in failed(secateur(*arguments, "pydoc"))
+    assert "longer text" in failed(secateur(*arguments, short))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ratio", ["0", "1", "-0.2", "1.5", "nan", "half"])
+def test_a_ratio_outside_0_and_1_is_status_2(ratio: str, tmp_path: Path) -> None:
+    assert f"--ratio {ratio}: " in failed(secateur("prune", "none", "-o", tmp_path / "out", f"--ratio={ratio}"), 2)
+
+
+def test_layers_outside_the_model(tiny: Path, tmp_path: Path) -> None:
+    arguments = ["-o", tmp_path / "out", *QUICK_PRUNE, "--layers", "2:9"]
+    assert "2:9" in failed(secateur("prune", tiny, *arguments))
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    result = secateur("prune", tmp_path, "-o", tmp_path / "out", "--debug")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert "Error: " in result.stderr
+
+
+def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("secateur.steps.prune_model", interrupted)
+    assert failed(secateur("prune", "m", "-o", tmp_path / "out"), 130) == "Error: interrupted"
+
+
+def recipe_at(path: Path, model: Path) -> Path:
+    path.write_text(
+        f"""
+name: quick
+model: {model}
+device: cpu
+prune: {{ratio: 0.2, samples: 4, seqlen: 32, layer_importance_samples: 2}}
+recover: {{samples: 16, seqlen: 32, merge: true, val_size: 0, teacher: original}}
+evaluate: {{windows: 4, seqlen: 32, prompt_tokens: 8, new_tokens: 2, repeats: 1}}
+samples: {{prompts: [Once], max_new_tokens: 2}}
+"""
+    )
+    return path
+
+
+def test_run_ends_with_the_table_and_the_path_of_the_report(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_at(tmp_path / "recipe.yaml", tiny)
+    result = done(secateur("run", recipe))
+    lines = result.stdout.strip().splitlines()
+    assert lines[-1] == "runs/quick/report.html"
+    for name in ("original", "pruned", "recovered"):
+        assert any(line.startswith(name) for line in lines)
+    assert (tmp_path / "runs/quick/command.txt").read_text() == f"secateur run {recipe}\n"
+    before = (tmp_path / "runs/quick/report.html").read_text()
+    (tmp_path / "runs/quick/report.html").unlink()
+    assert done(secateur("report", "runs/quick")).stdout.strip() == lines[-1]
+    assert (tmp_path / "runs/quick/report.html").read_text() == before
+
+
+def test_run_refuses_a_directory_that_is_no_run(tiny: Path, tmp_path: Path) -> None:
+    recipe = recipe_at(tmp_path / "recipe.yaml", tiny)
+    assert "not a run" in failed(secateur("run", recipe, "-o", tiny, "--overwrite"))
+    assert (tiny / "config.json").is_file()
+
+
+def test_run_names_the_mistake_in_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: m\nprune: {ratoi: 0.2}\n")
+    assert "did you mean ratio?" in failed(secateur("run", tmp_path / "r.yaml", "-o", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
+    assert "metrics.json" in failed(secateur("report", tmp_path / "none"))

@@ -1,0 +1,178 @@
+"""A whole recipe on a tiny model: figures, artefacts, killing and continuing, leaving stages out."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur import pipeline
+from secateur.data import load_corpus
+from secateur.errors import InputError
+from secateur.pipeline import run_recipe, write_report
+from secateur.recipe import Recipe
+
+PRUNE = {"ratio": 0.2, "samples": 4, "seqlen": 32, "layer_importance_samples": 2}
+RECOVER = {"samples": 16, "seqlen": 32, "val_size": 0, "merge": True}
+MEASURE = {"windows": 4, "seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
+
+
+@pytest.fixture
+def recipe(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> Callable[..., Recipe]:
+    tiny_model().save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer.save_pretrained(tmp_path / "tiny")
+    text = tmp_path / "text.txt"
+    text.write_text(load_corpus("pydocs").text[:5000])
+
+    def make(**sections: Any) -> Recipe:
+        texts = {"prune": {"calibration": str(text)}, "recover": {"data": str(text)}, "evaluate": {"data": [str(text)]}}
+        given = {"evaluate": MEASURE, **sections}
+        return Recipe(
+            model=str(tmp_path / "tiny"),
+            samples={"prompts": ["Once upon"], "max_new_tokens": 2},
+            **{"device": "cpu", "seed": given.pop("seed", 0)},
+            **{name: {**texts[name], **section} for name, section in given.items()},
+        )
+
+    return make
+
+
+def run(recipe: Recipe, directory: Path, **options: Any) -> dict[str, Any]:
+    return run_recipe(recipe, "the recipe", directory, command_line="secateur run r.yaml", **options)
+
+
+def models(metrics: dict[str, Any]) -> list[str]:
+    return [model["name"] for model in metrics["models"]]
+
+
+def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    metrics = run(recipe(prune=PRUNE, recover=RECOVER, seed=3), tmp_path / "run")
+    assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
+    assert models(metrics) == ["original", "pruned", "recovered"]
+    for model in metrics["models"]:
+        assert model["perplexity"] == model["perplexities"][str(tmp_path / "text.txt")] > 1
+        assert model["prefill_tokens_per_second"] > 0
+        assert model["decode_tokens_per_second"] > 0
+        assert [sample["prompt"] for sample in model["samples"]] == ["Once upon"]
+    original, pruned, recovered = metrics["models"]
+    assert pruned["parameters"] == recovered["parameters"] == pytest.approx(0.8 * original["parameters"], rel=0.02)
+    assert metrics["seed"] == 3
+    assert {"torch", "transformers", "secateur"} <= metrics["versions"].keys()
+    assert {"cpu", "cores", "gpu"} <= metrics["machine"].keys()
+    stages = ["measure-original", "importance", "prune", "measure-pruned", "recover", "measure-recovered", "speed"]
+    assert list(metrics["seconds"]) == stages
+    assert [text["role"] for text in metrics["texts"]] == [
+        "evaluation",
+        "speed",
+        "importance",
+        "calibration",
+        "training",
+    ]
+    names = {file.name for file in (tmp_path / "run").iterdir()}
+    artefacts = "recipe.yaml command.txt run.log layer_importance.json pruning_plan.json pruning_strategy.png"
+    assert {*artefacts.split(), "metrics.json", "report.html", *stages} <= names
+    assert (tmp_path / "run/recipe.yaml").read_text() == "the recipe"
+    log = (tmp_path / "run/run.log").read_text()
+    assert all(stage in log for stage in stages)
+
+
+def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    made = recipe(prune=PRUNE, recover={**RECOVER, "teacher": "original"})
+    commands = [c["command"] for c in pipeline.Pipeline(made, tmp_path).commands("secateur run r.yaml")]
+    model = made.model
+    assert commands[0] == "secateur run r.yaml"
+    assert commands[1].startswith(f"secateur prune {model} -o pruned --device cpu --ratio 0.2 ")
+    assert f"--teacher {model}" in commands[2]
+    assert "--merge" in commands[2]
+    assert "--method" not in commands[2]
+    assert commands[3].startswith(f"secateur evaluate {model} pruned recovered --device cpu --data ")
+
+
+def test_a_killed_run_continues(recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worked: list[str] = []
+    kill = {"recover_model"}
+
+    def watch(name: str) -> None:
+        real = getattr(pipeline, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            worked.append(name)
+            if name in kill:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(pipeline, name, watched)
+
+    for name in ("measure", "score_layers", "prune_model", "recover_model", "measure_speeds"):
+        watch(name)
+    made = recipe(prune=PRUNE, recover=RECOVER)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, tmp_path / "run")
+    assert worked == ["measure", "score_layers", "prune_model", "measure", "recover_model"]
+    assert not (tmp_path / "run/metrics.json").exists()
+    kill.clear()
+    worked.clear()
+    metrics = run(made, tmp_path / "run")
+    assert worked == ["recover_model", "measure", "measure_speeds"]
+    assert models(metrics) == ["original", "pruned", "recovered"]
+    worked.clear()
+    assert run(made, tmp_path / "run")["models"] == metrics["models"]
+    assert worked == []
+    run(recipe(prune={**PRUNE, "ratio": 0.25}, recover=RECOVER), tmp_path / "run")
+    assert worked == ["prune_model", "measure", "recover_model", "measure", "measure_speeds"]
+
+
+def test_training_goes_on_from_its_checkpoint(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from secateur.recovery.trainer import RecoveryTrainer
+
+    made = recipe(recover={**RECOVER, "samples": 40, "checkpoint_steps": 1})
+    real = RecoveryTrainer.training_step
+
+    def dies_at_step_2(self: RecoveryTrainer, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 2:
+            raise KeyboardInterrupt
+        return real(self, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RecoveryTrainer, "training_step", dies_at_step_2)
+        run(made, tmp_path / "run")
+    metrics = run(made, tmp_path / "run")
+    assert "Going on from" in (tmp_path / "run/run.log").read_text()
+    straight = run(made, tmp_path / "straight")
+    assert metrics["models"][-1]["perplexity"] == pytest.approx(straight["models"][-1]["perplexity"])
+
+
+def test_without_recovery(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    metrics = run(recipe(prune=PRUNE, evaluate={**MEASURE, "speed": False}), tmp_path / "run")
+    assert models(metrics) == ["original", "pruned"]
+    assert metrics["models"][0]["prefill_tokens_per_second"] is None
+    assert "recover" not in metrics["seconds"]
+
+
+def test_without_a_cut_and_unmerged(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    metrics = run(recipe(recover={**RECOVER, "merge": False}), tmp_path / "run")
+    assert models(metrics) == ["original", "recovered"]
+    assert (tmp_path / "run/recover/adapter_config.json").is_file()
+    assert not (tmp_path / "run/pruning_plan.json").exists()
+    assert "baseline" in (tmp_path / "run/report.html").read_text()
+
+
+def test_only_measuring(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    assert models(run(recipe(), tmp_path / "run")) == ["original"]
+
+
+def test_several_texts_the_first_is_the_number(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    data = [f"{tmp_path}/text.txt[50%:]", f"{tmp_path}/text.txt[:50%]"]
+    model = run(recipe(evaluate={**MEASURE, "data": data}), tmp_path / "run")["models"][0]
+    assert list(model["perplexities"]) == data
+    assert model["perplexity"] == model["perplexities"][data[0]] != model["perplexities"][data[1]]
+
+
+def test_the_report_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no metrics\.json"):
+        write_report(tmp_path)

@@ -1,0 +1,100 @@
+"""Recipes: what is accepted, what is handed down, and how a mistake is named."""
+
+from pathlib import Path
+
+import pytest
+
+from secateur.errors import InputError
+from secateur.pruning import PruneConfig
+from secateur.recipe import Recipe, load_recipe, parse_recipe
+from secateur.recovery import RecoverConfig
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_defaults_are_those_of_the_commands() -> None:
+    recipe = parse_recipe("model: m\nprune:\nrecover: {}\n")
+    assert recipe.prune == PruneConfig()
+    assert recipe.recover == RecoverConfig()
+    assert recipe.evaluate.data == ["pydocs"]
+    assert recipe.directory == Path("runs/run")
+
+
+def test_a_stage_is_left_out_with_its_section() -> None:
+    recipe = parse_recipe("model: m\n")
+    assert recipe.prune is None
+    assert recipe.recover is None
+
+
+def test_what_stands_once_goes_into_all_sections() -> None:
+    text = "model: m\nseed: 7\ndtype: float32\ndevice: cpu\nprune: {ratio: 0.3}\nrecover: {seed: 8}\n"
+    recipe = parse_recipe(text)
+    assert recipe.prune is not None and recipe.recover is not None
+    assert (recipe.prune.seed, recipe.recover.seed, recipe.evaluate.seed) == (7, 8, 7)
+    for section in (recipe.prune, recipe.recover, recipe.evaluate):
+        assert (section.dtype, section.device) == ("float32", "cpu")
+
+
+def test_python_may_build_a_recipe() -> None:
+    recipe = Recipe(model="m", seed=7, prune={"ratio": 0.3})
+    assert recipe.prune is not None
+    assert (recipe.prune.ratio, recipe.prune.seed) == (0.3, 7)
+
+
+def test_the_teacher_may_be_the_original() -> None:
+    recipe = parse_recipe("model: some/model\nrecover: {teacher: original}\n")
+    assert recipe.recover is not None
+    assert recipe.recover.teacher == "some/model"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: m\nprun:\n  ratio: 0.2\n", "r.yaml, line 2: prun: unknown key; did you mean prune?"),
+        ("model: m\nprune:\n  ratoi: 0.2\n", "r.yaml, line 3: prune.ratoi: unknown key; did you mean ratio?"),
+        ("model: m\nevaluate:\n  - pydocs\n", "r.yaml, line 2: evaluate: "),
+        ("model: m\nxyz: 1\n", "r.yaml, line 2: xyz: unknown key; known are dtype, "),
+        ("model: m\nprune:\n  ratio: 1.5\n", "r.yaml, line 3: prune.ratio: Input should be less than 1, not 1.5"),
+        ("model: m\nprune:\n  freeze: [0, x]\n", "r.yaml, line 3: prune.freeze.1: Input should be a valid integer"),
+        ("prune:\n  ratio: 0.5\n", "r.yaml: model: Field required"),
+        ("model: m\nprune: {ratio: 0.2\n", "r.yaml, line 3: not valid YAML"),
+        ("model: m\nprune:\n  ratio: 0.2\n  ratio: 0.3\n", "r.yaml, line 4: prune.ratio is given twice"),
+        ("just text", "r.yaml is not a recipe"),
+        ("[1, 2]: x\n", "r.yaml, line 1: not valid YAML"),
+        ("", "r.yaml: model: Field required"),
+        ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_where(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe(text, "r.yaml")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_refused_values_are_named() -> None:
+    with pytest.raises(InputError, match=r"prune.ratio.*; .*recover.lr"):
+        parse_recipe("model: m\nprune: {ratio: 2}\nrecover: {lr: -1}\n")
+
+
+def test_a_refused_value_that_is_handed_down_is_named_once() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe("model: m\nprune:\nseed: x\n", "r.yaml")
+    assert str(caught.value).count("seed") == 1
+    assert str(caught.value).startswith("r.yaml, line 3: seed: ")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.yaml does not exist"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not UTF-8"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.name)
+def test_the_examples_are_valid(file: Path) -> None:
+    assert load_recipe(file).model
