@@ -37,7 +37,9 @@ def require_free(directory: str | Path, overwrite: bool = False) -> Path:
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
     existing = next((parent for parent in (target, *target.parents) if parent.exists()), Path("/"))
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if not existing.is_dir():
+        raise OutputError(f"{target} cannot be written: {existing} is a file, not a directory")
+    if not os.access(existing, os.W_OK):
         raise OutputError(f"{target} cannot be written: no permission to write in {existing}")
     return target
 

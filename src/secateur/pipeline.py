@@ -201,7 +201,7 @@ class Pipeline:
     def _score(self, config: PruneConfig) -> Stage:
         def work(directory: Path) -> None:
             model, tokenizer = load(self.recipe.model, **config.load_arguments())
-            importance = score_layers(model, tokenizer, config, name=self.recipe.model)
+            importance = score_layers(model, tokenizer, config)
             write_json(directory / IMPORTANCE, importance.to_dict())
 
         settings = {name: getattr(config, name) for name in SCORING_FIELDS}

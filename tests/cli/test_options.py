@@ -1,5 +1,6 @@
 """Pydantic fields as command-line options."""
 
+import shlex
 from typing import Literal
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from secateur.cli.command import Command
 from secateur.cli.options import Model, UsageError, validated
+from secateur.flags import command_text
 
 
 class Base(BaseModel, extra="forbid"):
@@ -82,6 +84,22 @@ def test_the_command_line_can_be_repeated() -> None:
     shown = Shown()
     shown("my model", "--limit", "3")
     assert shown.line == "secateur show 'my model' --limit 3"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(),
+        Settings(ratio=0.5, layers=[0, 31], corpora=["my text.txt", "b"], compensate=False, device="cuda:1"),
+        Settings(limit=3, method="fast"),
+    ],
+)
+def test_settings_written_as_a_command_come_back(settings: Settings) -> None:
+    shown = Shown()
+    text = command_text("show", "m", config=settings)
+    assert shown(*shlex.split(text)[1:]).exit_code == 0
+    assert shown.config == settings
+    assert command_text("show", "m", config=Settings()) == "show m"
 
 
 def test_help_has_defaults_choices_and_panels() -> None:

@@ -108,9 +108,7 @@ def refusal(name: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("pydoc", "pydocs"), ("WikiText-2", "wikitext2"), ("alpacca", "alpaca")]
-)
+@pytest.mark.parametrize(("name", "near"), [("pydoc", "pydocs"), ("WikiText-2", "wikitext2"), ("alpacca", "alpaca")])
 def test_an_unknown_name_names_the_nearest_and_all_known(name: str, near: str) -> None:
     message = refusal(name)
     assert f"did you mean {near}?" in message

@@ -33,9 +33,7 @@ for name in ("wikitext2", "c4", "alpaca"):
         ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
     ],
 )
-def test_without_a_network_it_fails_within_seconds(
-    tmp_path: Path, settings: dict[str, str], advice: str
-) -> None:
+def test_without_a_network_it_fails_within_seconds(tmp_path: Path, settings: dict[str, str], advice: str) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path), **settings}
     finished = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120

@@ -94,10 +94,7 @@ def test_a_limit_counts_what_is_kept(tiny_tokenizer: PreTrainedTokenizerFast) ->
 def test_a_seed_chooses_in_order_and_the_same_each_time(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     examples = [number(n) for n in range(50)]
     runs = [
-        [
-            answer(tiny_tokenizer, s)
-            for s in tokenize_examples(tiny_tokenizer, examples, 300, limit=10, seed=seed)
-        ]
+        [answer(tiny_tokenizer, s) for s in tokenize_examples(tiny_tokenizer, examples, 300, limit=10, seed=seed)]
         for seed in (1, 1, 2)
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -120,9 +117,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_special_tokens_are_not_doubled_and_a_token_over_the_border_is_answer() -> None:
     tokenizer = merging_tokenizer()
-    first, second = tokenize_examples(
-        tokenizer, [Example("Go.", "", "yes"), Example("Go.", "", "\nyes")], 300
-    )
+    first, second = tokenize_examples(tokenizer, [Example("Go.", "", "yes"), Example("Go.", "", "\nyes")], 300)
     for sequence in (first, second):
         assert sequence["input_ids"][0] == 257 and sequence["input_ids"].count(257) == 1
         assert sequence["input_ids"][-1] == 258 and sequence["input_ids"].count(258) == 1
@@ -162,9 +157,7 @@ def test_numbers_and_data_that_cannot_be_used_are_refused(tiny_tokenizer: PreTra
         tokenize_examples(tiny_tokenizer, [], 300)
 
 
-def test_instruction_data_serves_as_plain_text(
-    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_instruction_data_serves_as_plain_text(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     path = tmp_path / "tasks.jsonl"
     path.write_text("\n".join(json.dumps({"instruction": f"Say {n}.", "output": str(n)}) for n in range(9)))
     windows = token_windows(tiny_tokenizer, load_corpus(str(path)), 64)

@@ -138,7 +138,5 @@ def test_a_damaged_parquet_file_is_refused(tmp_path: Path, damage: str) -> None:
     whole = path.read_bytes()
     broken = bytearray(whole)
     broken[4:200] = bytes(196)
-    path.write_bytes(
-        {"truncated": whole[:-40], "no parquet": b"hello", "empty": b"", "middle": bytes(broken)}[damage]
-    )
+    path.write_bytes({"truncated": whole[:-40], "no parquet": b"hello", "empty": b"", "middle": bytes(broken)}[damage])
     assert "no readable parquet file" in refusal(path) or "cannot be read" in refusal(path)

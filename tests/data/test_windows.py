@@ -56,14 +56,10 @@ def test_special_tokens_stand_where_the_tokenizer_puts_them(tiny_tokenizer: PreT
     from tokenizers.processors import TemplateProcessing
 
     started = PreTrainedTokenizerFast(
-        tokenizer_object=type(tiny_tokenizer.backend_tokenizer).from_str(
-            tiny_tokenizer.backend_tokenizer.to_str()
-        ),
+        tokenizer_object=type(tiny_tokenizer.backend_tokenizer).from_str(tiny_tokenizer.backend_tokenizer.to_str()),
         bos_token="<bos>",
     )
-    started.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<bos> $A", special_tokens=[("<bos>", 256)]
-    )
+    started.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 256)])
     without = token_windows(tiny_tokenizer, plain("abcdef"), 3)
     assert token_windows(started, plain("abcdef"), 3).flatten().tolist() == [
         256,
@@ -82,10 +78,7 @@ def test_a_seed_chooses_windows_in_order_and_the_same_each_time(
 ) -> None:
     corpus = plain("".join(f"{n:08d}" for n in range(100)))
     numbers = [
-        [
-            int(str(tiny_tokenizer.decode(w)))
-            for w in token_windows(tiny_tokenizer, corpus, 8, limit=20, seed=seed)
-        ]
+        [int(str(tiny_tokenizer.decode(w))) for w in token_windows(tiny_tokenizer, corpus, 8, limit=20, seed=seed)]
         for seed in (1, 1, 2)
     ]
     assert numbers[0] == numbers[1] != numbers[2]

@@ -97,9 +97,7 @@ def test_labels(name: str, label: str) -> None:
 
 
 @pytest.fixture
-def saved(
-    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> Path:
+def saved(tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     return save(tiny_model("llama"), tiny_tokenizer, tmp_path / "saved")
 
 
@@ -118,7 +116,7 @@ def test_garbage_weights_are_refused(saved: Path) -> None:
 
 def test_a_pickle_is_refused_with_the_reason(saved: Path) -> None:
     (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="pickle.*can run any code.*safetensors"):
+    with pytest.raises(ModelError, match=r"pickle.*can run any code.*safetensors"):
         load(saved)
 
 

@@ -175,10 +175,10 @@ def test_remembering_the_teacher_changes_nothing(
     teacher = tiny_model(seed=3)
     forward = teacher.model.forward
     monkeypatch.setattr(teacher.model, "forward", lambda **inputs: calls.append(1) or forward(**inputs))
-    remembered = train(tiny_model(), "a", teacher=teacher, epochs=3)
+    remembered = train(tiny_model(), "a", teacher=teacher, epochs=3, micro_batch_size=4)
     assert len(calls) == 8
     monkeypatch.setattr("secateur.recovery.distillation.CACHE_BYTES", 0)
-    repeated = train(tiny_model(), "b", teacher=teacher, epochs=3)
+    repeated = train(tiny_model(), "b", teacher=teacher, epochs=3, micro_batch_size=4)
     assert len(calls) == 8 + 24
     losses = [[entry["loss"] for entry in run.history[1:]] for run in (remembered, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

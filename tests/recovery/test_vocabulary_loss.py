@@ -81,4 +81,4 @@ def test_low_precision_follows_autocast(parts: dict[str, Tensor]) -> None:
 def test_no_scored_token_gives_zero(parts: dict[str, Tensor]) -> None:
     loss = vocabulary_loss(parts["states"][:0], parts["head"], parts["targets"][:0])
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0

@@ -49,9 +49,7 @@ def load_corpus(name: str, split: Split = "train") -> Corpus:
     else:
         documents, examples = part.of(whole.documents), part.of(whole.examples)
     if part is not None and whole.size and not (documents or examples):
-        raise DataError(
-            f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part"
-        )
+        raise DataError(f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part")
     return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "")
 
 
@@ -89,23 +87,17 @@ def _file(name: str) -> _Whole:
     return _Whole(documents, examples, "all", _file_identity(path), path.name)
 
 
-def _corpus(
-    name: str, whole: _Whole, documents: list[str], examples: list[Example], described_part: str
-) -> Corpus:
+def _corpus(name: str, whole: _Whole, documents: list[str], examples: list[Example], described_part: str) -> Corpus:
     try:
         fingerprint = content_fingerprint(documents, examples)
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-        ) from error
+        raise DataError(f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
     corpus = Corpus(name, whole.split, documents, examples, whole.source, whole.described, fingerprint)
     text = corpus.text
     if not text.strip():
         raise DataError(f"{name} holds no text; give one that does")
     counted = f", {len(examples):,} examples" if examples else ""
-    return replace(
-        corpus, description=f"{whole.described}{described_part}{counted}, {len(text):,} characters"
-    )
+    return replace(corpus, description=f"{whole.described}{described_part}{counted}, {len(text):,} characters")
 
 
 def _file_identity(path: Path) -> str:
@@ -125,9 +117,7 @@ def pydocs(split: Split) -> list[str]:
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise DataError(
-            f"{_PYDOCS} is missing: this Python has no pydoc_data.topics; give a text file"
-        ) from error
+        raise DataError(f"{_PYDOCS} is missing: this Python has no pydoc_data.topics; give a text file") from error
     total = sum(len(text) for text in topics.values())
     train: list[str] = []
     test: list[str] = []
@@ -141,8 +131,7 @@ def pydocs(split: Split) -> list[str]:
 def _without_paragraphs_of(documents: list[str], others: list[str]) -> list[str]:
     seen = {" ".join(paragraph.split()) for text in others for paragraph in text.split("\n\n")}
     kept = (
-        "\n\n".join(part for part in text.split("\n\n") if " ".join(part.split()) not in seen)
-        for text in documents
+        "\n\n".join(part for part in text.split("\n\n") if " ".join(part.split()) not in seen) for text in documents
     )
     return [text for text in kept if text.strip()]
 

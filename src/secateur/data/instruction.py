@@ -69,8 +69,7 @@ def tokenize_examples(
     starts = tokens["lengths"].cumsum(0) - tokens["lengths"]
     places = zip(*(t[chosen].tolist() for t in (starts, cut_lengths, tokens["prompt_lengths"])), strict=True)
     return [
-        _sequence(tokens["input_ids"][start : start + length], prompt_length)
-        for start, length, prompt_length in places
+        _sequence(tokens["input_ids"][start : start + length], prompt_length) for start, length, prompt_length in places
     ]
 
 

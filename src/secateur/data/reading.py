@@ -137,13 +137,9 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {line or error.lineno:,}, column {error.colno:,}"
         hint = "; a file with one object per line must be named .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(
-            f"{path}, {place}: no valid JSON ({error.msg}){hint if line is None else ''}"
-        ) from error
+        raise DataError(f"{path}, {place}: no valid JSON ({error.msg}){hint if line is None else ''}") from error
     except RecursionError as error:
-        raise DataError(
-            f"{path}, line {line or 1:,}: the JSON is nested too deeply to be rows of text"
-        ) from error
+        raise DataError(f"{path}, line {line or 1:,}: the JSON is nested too deeply to be rows of text") from error
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[Example]]:

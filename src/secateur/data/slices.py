@@ -43,7 +43,5 @@ def split_name(name: str) -> tuple[str, Part | None]:
     start = Fraction(bounds["start"] or 0) / 100
     stop = Fraction(bounds["stop"] or 100) / 100
     if not start < stop <= 1:
-        raise DataError(
-            f"{name}: {written} is no part of a text; it must run from lower to higher, 0% to 100%"
-        )
+        raise DataError(f"{name}: {written} is no part of a text; it must run from lower to higher, 0% to 100%")
     return match["base"], Part(start, stop, written)

@@ -92,9 +92,7 @@ def choose(count: int, limit: int | None, seed: int | None, what: str) -> Tensor
         raise InputError(f"{limit} {what} are asked for; ask for at least 1")
     if limit is None or limit >= count:
         if limit is not None and limit > count:
-            logger.warning(
-                "%s %s are asked for, and there are %s: all are used", f"{limit:,}", what, f"{count:,}"
-            )
+            logger.warning("%s %s are asked for, and there are %s: all are used", f"{limit:,}", what, f"{count:,}")
         return torch.arange(count)
     if seed is None:
         return torch.arange(limit)

@@ -15,7 +15,7 @@ from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device, underlying
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
-from secateur.models import count_parameters
+from secateur.models import configured, count_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def evaluate(
         DataError: a text cannot be found or is shorter than one window.
         InputError: the model does not fit in a GPU's memory with these settings.
     """
-    config = EvaluateConfig(**{**(config.model_dump() if config else {}), **options})
+    config = configured(EvaluateConfig, config, options)
     corpora = [load_corpus(corpus, "test") for corpus in config.data]
     windows = corpus_windows(tokenizer, corpora, config)
     evaluation = measure_quality(model, windows, corpora, config, name)

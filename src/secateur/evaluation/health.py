@@ -15,7 +15,7 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
-from secateur.models import LayerWidths, adapter_of, declared_widths, layer_widths, load
+from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
 
 RANDOM_TOKENS = 32
 ROUNDING = 1.001
@@ -90,7 +90,7 @@ def diagnose(
         config: what counts as huge, and the text.
         options: fields of `DiagnoseConfig`, instead of `config` or over it.
     """
-    config = DiagnoseConfig(**{**(config.model_dump() if config else {}), **options})
+    config = configured(DiagnoseConfig, config, options)
     tensors = [
         _look_at(name, parameter)
         for name, parameter in track(list(model.named_parameters()), "weights")

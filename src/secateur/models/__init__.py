@@ -3,7 +3,7 @@
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
 from secateur.models.loading import load, load_tokenizer, model_directory, model_label
 from secateur.models.losses import chunked_loss, token_losses
-from secateur.models.options import LoadOptions
+from secateur.models.options import LoadOptions, configured
 from secateur.models.saving import save
 from secateur.models.widths import (
     LayerWidths,
@@ -21,6 +21,7 @@ __all__ = [
     "LoadOptions",
     "adapter_of",
     "chunked_loss",
+    "configured",
     "count_parameters",
     "declare_widths",
     "declared_widths",

@@ -1,8 +1,11 @@
 """What every command that loads a model lets its user choose."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from secateur.errors import InputError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -25,3 +28,31 @@ class LoadOptions(BaseModel):
     def load_arguments(self) -> dict[str, Any]:
         """These options as the keyword arguments of `secateur.load`."""
         return {name: getattr(self, name) for name in LoadOptions.model_fields}
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def configured(kind: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:
+    """A command's configuration with single options on top.
+
+    Args:
+        kind: the command's configuration model.
+        config: a configuration, or None for the defaults.
+        options: fields by name; they win over `config`.
+
+    Raises:
+        InputError: an option is unknown or its value is refused.
+    """
+    given = config.model_dump(exclude_unset=True) if config is not None else {}
+    try:
+        return kind.model_validate({**given, **options})
+    except ValidationError as error:
+        raise InputError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
+
+
+def _complaint(problem: dict[str, Any]) -> str:
+    location, message = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
+    if not location:
+        return message
+    return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"

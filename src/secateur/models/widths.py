@@ -58,6 +58,8 @@ def declare_widths(model: PreTrainedModel) -> None:
         _set_class(model, adapter, uneven=False)
         for field in PER_LAYER_FIELDS:
             model.config.__dict__.pop(field, None)
+        # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
+        model.config.head_dim = adapter.head_dim(adapter.layers(model)[0])
         model.config.num_attention_heads = widths[0].num_attention_heads
         model.config.num_key_value_heads = widths[0].num_key_value_heads
         model.config.intermediate_size = widths[0].intermediate_size

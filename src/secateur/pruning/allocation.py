@@ -200,7 +200,9 @@ def _allocate_globally(ladders: list[Ladder], budget: Budget, config: PruneConfi
         return
     for part, share in (("attention", config.attention_share), ("mlp", 1.0)):
         chosen = [ladder for ladder in ladders if ladder.part == part]
-        allowance = share * budget.total
+        # Whole GQA groups come as near to the share as they can, from either side; channels make up the difference.
+        half_group = max(ladder.shape.unit_parameters for ladder in chosen) / 2 if part == "attention" else 0.0
+        allowance = share * budget.total + half_group
         _take_cheapest(chosen, budget, _room(chosen, budget, allowance))
 
 

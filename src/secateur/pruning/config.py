@@ -20,8 +20,10 @@ class PruneConfig(LoadOptions):
 
     ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
     target: Target = Field(default="both", description="What is cut.")
-    layers: str | None = Field(default=None, description="Cut only these layers: FIRST:END, END not included.")
-    freeze: list[int] = Field(default_factory=list, description="Layers that are never cut, e.g. 0,1,31.")
+    layers: str | None = Field(
+        default=None, description="Cut only these layers: FIRST:END, END not included. In YAML write it in quotes."
+    )
+    freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
     attention_share: Share | None = Field(
@@ -29,7 +31,10 @@ class PruneConfig(LoadOptions):
         description="Share of the cut that attention bears. By size unless given; with the global allocation, as "
         "the ranking of units falls.",
     )
-    even: bool = Field(default=False, description="Make all layers equal, so that the result is a stock architecture.")
+    even: bool = Field(
+        default=False,
+        description="Make all layers equal: a stock architecture where its config allows it. --allocation is not used.",
+    )
     importance: UnitImportance = Field(
         default="obs",
         description="Score of a unit: obs (error left after the best re-fit), taylor, activation, magnitude.",
@@ -43,14 +48,17 @@ class PruneConfig(LoadOptions):
     )
     layer_importance: LayerImportanceMethod = Field(
         default="removal",
-        description="Score of a layer: rise of log-perplexity without it, norm of its output, 1 - cosine of input "
+        description="Score of a layer: rise of log-perplexity without it, norm of what it adds, 1 - cosine of input "
         "and output.",
     )
     layer_importance_samples: int = Field(default=8, ge=1, description="Windows for the scores of layers.")
     layer_importance_file: str | None = Field(
         default=None, description="Use the layer_importance.json of an earlier run instead of computing it."
     )
-    compensate: bool = Field(default=True, description="Re-fit o_proj and down_proj after each layer's cut.")
+    compensate: bool = Field(
+        default=True,
+        description="Re-fit o_proj and down_proj of every layer from the first cut on, so that little is lost.",
+    )
     damping: float = Field(
         default=0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )
@@ -66,6 +74,13 @@ class PruneConfig(LoadOptions):
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _is_no_number(cls, value: object) -> object:
+        if isinstance(value, int):
+            raise ValueError("YAML reads 10:25 as a number; write it in quotes, '10:25'")
+        return value
 
     @field_validator("layers")
     @classmethod

@@ -33,7 +33,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
     """
     adapter = adapter_of(model)
-    sensitivity = stream_sensitivity(model, windows[:SENSITIVITY_WINDOWS], max(1, batch_size // 4))
+    sensitivity = stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
     stream = LayerStream.start(model, windows, batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
@@ -41,16 +41,22 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
         for part in PARTS:
             before = list(stream.hidden)
             linear = output_projection(adapter, layer, part)
+            bias = 0 if linear.bias is None else linear.bias
             with inputs_of(linear) as seen:
                 pairs = _advancing(stream, index, part, seen)
                 gram = Gram.of(
-                    _weighted(x, after - old.to(after.device), after)
+                    _weighted(x, after - old.to(after.device) - bias, after)
                     for old, (x, after) in zip(before, pairs, strict=True)
                 )
             removals = part_removals(adapter, layer, part, gram, damping)
             layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
         scores.append(layer_scores)
     return scores
+
+
+def spread(windows: Tensor, count: int) -> Tensor:
+    """About `count` of the windows, evenly spaced."""
+    return windows[:: max(1, len(windows) // count)][:count]
 
 
 @torch.no_grad()

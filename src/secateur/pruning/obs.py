@@ -23,7 +23,9 @@ class RemovalOrder:
     errors: Tensor
 
 
-def removal_order(inverse: Tensor, weight: Tensor, block_size: int, limit: int | None = None, steps: int = 32) -> RemovalOrder:
+def removal_order(
+    inverse: Tensor, weight: Tensor, block_size: int, limit: int | None = None, steps: int = 32
+) -> RemovalOrder:
     """Remove blocks greedily, each time those whose removal costs least after the best re-fit.
 
     A block S costs tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ); its removal changes the rest by −W_S (H⁻¹_SS)⁻¹ H⁻¹_S: .

@@ -12,7 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import load_corpus, token_windows
 from secateur.models.adapters import adapter_of
+from secateur.models.loading import model_label
 from secateur.models.memory import peak_memory
+from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths
 from secateur.pruning.allocation import TOLERANCE, allocate
 from secateur.pruning.config import PruneConfig
@@ -67,7 +69,8 @@ def prune(
     Args:
         model: a causal language model of a supported family.
         tokenizer: its tokenizer.
-        config: all options; or give them by name, `prune(model, tokenizer, ratio=0.25)`.
+        config: what to cut.
+        options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
         layer_importance: scores of the layers, measured before; otherwise they are measured if the allocation
             needs them.
 
@@ -76,7 +79,7 @@ def prune(
         DataError: the calibration text cannot be used.
         ModelError: the model's family is not supported.
     """
-    config = config or PruneConfig(**options)
+    config = configured(PruneConfig, config, options)
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))
     corpus = load_corpus(config.calibration, "train")
@@ -113,13 +116,11 @@ def prune(
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 
-def score_layers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig, name: str = ""
-) -> LayerImportance:
+def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:
     """The layers' importance as the configuration wants it: read from a file, or measured.
 
     Raises:
-        InputError: `layer_importance_file` is of another model.
+        InputError: `layer_importance_file` is of a model with another number of layers.
         DataError: the calibration text cannot be used.
     """
     count = len(adapter_of(model).layers(model))
@@ -128,7 +129,7 @@ def score_layers(
     corpus = load_corpus(config.calibration, "train")
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
-    return replace(importance, corpus=corpus.description, model=name)
+    return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path))
 
 
 def unit_scores(model: PreTrainedModel, windows: Tensor, config: PruneConfig) -> list[LayerScores]:
