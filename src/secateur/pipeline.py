@@ -172,11 +172,15 @@ class Pipeline:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
             commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
             models.append("pruned")
+        figures = self.recipe.evaluate
         if self.recipe.recover is not None:
             words = ("secateur", "recover", models[-1], "-o", "recovered")
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            models.append("recovered")
-        commands.append(("The figures", command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)))
+            if self.recipe.recover.method == "lora" and not self.recipe.recover.merge:
+                figures = figures.model_copy(update={"adapter": "recovered"})
+            else:
+                models.append("recovered")
+        commands.append(("The figures", command_text("secateur", "evaluate", *models, config=figures)))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
 
     def _measured(self, name: str) -> Path:

@@ -73,6 +73,12 @@ class Recipe(LoadOptions):
         return handed
 
     @model_validator(mode="after")
+    def _measure_no_other_adapter(self) -> Self:
+        if self.evaluate.adapter is not None:
+            raise ValueError("evaluate.adapter has no place in a recipe: what recover trains is measured anyhow")
+        return self
+
+    @model_validator(mode="after")
     def _name_teacher(self) -> Self:
         if self.recover is not None and self.recover.teacher == ORIGINAL:
             self.recover.teacher = self.model

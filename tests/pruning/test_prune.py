@@ -199,10 +199,10 @@ def test_removal_equals_skipping_the_layer(tiny_model: Models) -> None:
     windows = torch.randint(0, 256, (3, 32), generator=torch.Generator().manual_seed(0))
     scores = measure_layer_importance(model, windows, "removal", batch_size=2).importance
     with torch.no_grad():
-        base = model(windows, labels=windows).loss
+        base = model(windows, labels=windows, use_cache=False).loss
         del model.model.layers[1]
         model.config.num_hidden_layers = 3
-        without = model(windows, labels=windows).loss
+        without = model(windows, labels=windows, use_cache=False).loss
     assert scores[1] == pytest.approx(float(without - base), abs=1e-5)
 
 

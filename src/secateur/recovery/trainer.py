@@ -81,12 +81,12 @@ class Student(nn.Module):
         """
         hidden = self.hidden_states(input_ids, attention_mask)
         head = output_embedding(self.base)
-        scored, targets = _scored(labels)
+        scored, targets = _scored(labels.to(hidden.device))
         states = hidden[:, :-1].flatten(0, 1)[scored].to(head.device)  # (tokens, hidden_size)
         (teacher,), teaching = self._teacher, None
         if teacher is not None:
             seen = teacher.hidden_states(input_ids, attention_mask, index)
-            teaching = teacher.teaching(seen[:, :-1].flatten(0, 1)[scored].to(head.device))
+            teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(head.device))
         return vocabulary_loss(states, head, targets.to(head.device), teaching)
 
     @torch.no_grad()
