@@ -25,8 +25,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     """Order units by the error left after the best re-fit, on the uncut model.
 
     The cost of a unit is the rise of the loss that its removal is expected to bring: the squared error that it leaves
-    in the residual stream, relative to the stream at each token, times how much the loss minds an error there. So
-    costs compare across layers.
+    in the residual stream, times how much the loss minds an error there. So costs compare across layers.
 
     Args:
         windows: calibration tokens, (windows, seq).
@@ -45,7 +44,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
             with inputs_of(linear) as seen:
                 pairs = _advancing(stream, index, part, seen)
                 gram = Gram.of(
-                    _weighted(x, after - old.to(after.device) - bias, after)
+                    _tokens(x, after - old.to(after.device) - bias)
                     for old, (x, after) in zip(before, pairs, strict=True)
                 )
             removals = part_removals(adapter, layer, part, gram, damping)
@@ -63,13 +62,13 @@ def spread(windows: Tensor, count: int) -> Tensor:
 def part_removals(
     adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int | None = None
 ) -> PartScores:
-    """The OBS order of the units of one half of a layer, and what each removal adds to the relative squared error."""
+    """The OBS order of the units of one half of a layer, and the squared error that each removal adds to a token."""
     linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
     damped, _ = gram.damped(damping)
     everything = torch.arange(linear.in_features, device=damped.device)
     weight = gram.refit(linear.weight, everything, damping)
     removals = removal_order(torch.linalg.inv(damped), weight, shape.block_size, limit)
-    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / (gram.tokens * linear.out_features)
+    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / gram.tokens
     return PartScores(removals.blocks.cpu(), costs.cpu())
 
 
@@ -147,27 +146,14 @@ def _gram_towards(uncut: LayerStream, cut: LayerStream, index: int, part: Part) 
                 target = goal - before.to(result.device)
                 if linear.bias is not None:
                     target = target - linear.bias
-                yield _weighted(seen.pop(), target, goal)
+                yield _tokens(seen.pop(), target)
 
     return Gram.of(pairs())
 
 
-def _weighted(inputs: Tensor, target: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide each token's inputs and target by the root mean square of the residual stream there.
-
-    Every norm that reads the stream divides by it, so an error counts in proportion; without this a few tokens with
-    huge activations would decide the fit alone.
-
-    Args:
-        inputs: (batch, seq, in_features).
-        target: (batch, seq, hidden_size).
-        stream: the residual stream after this half, (batch, seq, hidden_size).
-
-    Returns:
-        (tokens, in_features) and (tokens, hidden_size), float32.
-    """
-    scale = stream.float().square().mean(-1, keepdim=True).clamp_min(1e-12).rsqrt()
-    return (inputs.float() * scale).flatten(0, -2), (target.float() * scale).flatten(0, -2)
+def _tokens(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Batches and positions in one row: (tokens, in_features) and (tokens, hidden_size)."""
+    return inputs.flatten(0, -2), target.flatten(0, -2)
 
 
 def _advancing(stream: LayerStream, index: int, part: Part, seen: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,16 +12,12 @@ from secateur.models.streaming import layer_arguments
 from secateur.pruning.gradients import only_gradients_of
 from secateur.pruning.units import PARTS, Part
 
-ORDINARY_TOKENS = 0.99
-
 
 def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, float]]:
-    """Expected rise of the loss, in nats per token, for a unit of relative squared error in the residual stream.
+    """Expected rise of the loss, in nats per token, for a unit of squared error in the residual stream.
 
     For an error δ in the stream h after a half, the empirical Fisher information gives a rise of about
-    ½ E[(g·δ)²] with g = ∂L/∂h. Taking the direction of δ as random, that is ½ E[‖g‖² ‖h‖²] / d times the relative
-    error ‖δ‖²/‖h‖². The one token in a hundred with the largest ‖h‖ is left out of the mean: attention sinks carry
-    activations thousands of times the usual ones, which the re-fit keeps exact in any case.
+    ½ E[(g·δ)²] with g = ∂L/∂h. With the direction of δ taken as random that is ½ E‖g‖² ‖δ‖² / hidden_size.
 
     Args:
         model: a model of a supported family, in evaluation mode.
@@ -32,18 +28,14 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
         For each layer the sensitivity after its attention and after its MLP.
     """
     adapter = adapter_of(model)
-    gradients, sizes = [], []
+    squares = torch.zeros(2 * len(adapter.layers(model)), dtype=torch.float64)
     with only_gradients_of(model, []):
         for batch in track(windows.split(batch_size), "Sensitivity of layers"):
             streams = _streams(model, batch.to(model.device))
             final = adapter.final_norm(model)(streams[-1])
             chunked_loss(model, final, batch.to(model.device)).backward()
-            gradients.append(torch.stack([_squares(_gradient(stream)) for stream in streams]))  # (halves, tokens)
-            sizes.append(torch.stack([_squares(stream.detach()) for stream in streams]))
-    gradient, size = torch.cat(gradients, 1), torch.cat(sizes, 1)  # (halves, tokens)
-    ordinary = size <= size.quantile(ORDINARY_TOKENS, dim=1, keepdim=True)
-    product = (gradient * size * ordinary).sum(1) / ordinary.sum(1) / (2 * model.config.hidden_size)
-    values = product.tolist()
+            squares += torch.stack([_gradient(stream).double().square().sum().cpu() for stream in streams])
+    values = (squares / (2 * windows.numel() * model.config.hidden_size)).tolist()
     return [dict(zip(PARTS, values[index : index + 2], strict=True)) for index in range(0, len(values), 2)]
 
 
@@ -67,8 +59,3 @@ def _gradient(stream: Tensor) -> Tensor:
     if stream.grad is None:
         raise ValueError("the loss did not reach this part of the model")
     return stream.grad
-
-
-def _squares(values: Tensor) -> Tensor:
-    """Squared norm of each token's vector, (batch * seq,), float32."""
-    return values.float().square().sum(-1).flatten()
