@@ -27,14 +27,14 @@ class SampleConfig(BaseModel, extra="forbid"):
     """The texts that each stage's model is made to continue, for the report."""
 
     prompts: list[str] = Field(
-        [
+        default=[
             "The for statement is used to iterate over",
             "The capital of France is",
             "Water boils at a temperature of",
         ],
         description="Beginnings of texts.",
     )
-    max_new_tokens: int = Field(48, ge=1, description="Tokens that the model adds to each.")
+    max_new_tokens: int = Field(default=48, ge=1, description="Tokens that the model adds to each.")
 
 
 class Recipe(LoadOptions):
@@ -45,13 +45,15 @@ class Recipe(LoadOptions):
     `recover.teacher: original` is the model of the recipe.
     """
 
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="Name of the run and of its directory below runs/.")
+    name: str = Field(
+        default="run", pattern=r"^[\w.-]+$", description="Name of the run and of its directory below runs/."
+    )
     model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
-    seed: int = Field(0, description="Seed of every stage.")
-    output: str | None = Field(None, description="The run's directory; default: runs/<name>.")
-    prune: PruneConfig | None = Field(None, description="Options of secateur prune; without it nothing is cut.")
+    seed: int = Field(default=0, description="Seed of every stage.")
+    output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
+    prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
     recover: RecoverConfig | None = Field(
-        None, description="Options of secateur recover; without it there is no training."
+        default=None, description="Options of secateur recover; without it there is no training."
     )
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="Options of secateur evaluate, for every stage."
