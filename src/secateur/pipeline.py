@@ -13,10 +13,10 @@ from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.environment import machine, versions
 from secateur.errors import InputError
-from secateur.evaluation import EvaluateConfig, attach_adapter, compare_models, evaluate, generate_samples, size_on_disk
+from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
-from secateur.models import load
+from secateur.models import attach_adapter, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
@@ -36,7 +36,7 @@ SCORING_FIELDS = (
     "batch_size",
     "seed",
 )
-SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "seed")
+SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
 SPEED_FIGURES = (
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
@@ -179,7 +179,8 @@ class Pipeline:
             if self.recipe.recover.method == "lora" and not self.recipe.recover.merge:
                 figures = figures.model_copy(update={"adapter": "recovered"})
             else:
-                models.append("recovered")
+                merged = self.recipe.recover.merge or self.recipe.recover.method == "full"
+            models += ["recovered"] if merged else ["--adapter", "recovered"]
         commands.append(("The figures", command_text("secateur", "evaluate", *models, config=figures)))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
 

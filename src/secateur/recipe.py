@@ -49,7 +49,7 @@ class Recipe(LoadOptions):
         default="run", pattern=r"^[\w.-]+$", description="Name of the run and of its directory below runs/."
     )
     model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
-    seed: int = Field(default=0, description="Seed of every stage.")
+    seed: int = Field(default=0, ge=0, description="Seed of every stage.")
     output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
     prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
     recover: RecoverConfig | None = Field(
@@ -78,6 +78,12 @@ class Recipe(LoadOptions):
     def _measure_no_other_adapter(self) -> Self:
         if self.evaluate.adapter is not None:
             raise ValueError("evaluate.adapter has no place in a recipe: what recover trains is measured anyhow")
+        return self
+
+    @model_validator(mode="after")
+    def _measures_its_own_models(self) -> Self:
+        if self.evaluate.adapter is not None:
+            raise ValueError("evaluate.adapter is for the command; a run measures the models of its own stages")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""One step each: a model directory in, a model directory out, with the papers of the work beside the weights.
+"""One step each: a model directory in, a model directory out, with a record of the work beside the weights.
 
 The single commands and the stages of a run both do their work here. Beside its result every step leaves
 `command.txt`, the command that repeats it, and `run.log`.

@@ -16,7 +16,6 @@ from secateur.data import load_corpus, token_windows
 from secateur.errors import ModelError
 from secateur.evaluation import (
     EvaluateConfig,
-    attach_adapter,
     compare,
     compare_models,
     evaluate,
@@ -24,7 +23,7 @@ from secateur.evaluation import (
     perplexity,
     size_on_disk,
 )
-from secateur.models import count_parameters, save
+from secateur.models import attach_adapter, count_parameters, save
 
 QUICK = {"seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
 

@@ -186,3 +186,23 @@ def test_overwrite_replaces_all(saved: Path, tiny_model: Callable[..., PreTraine
     assert not (saved / "left-over.txt").exists()
     assert (saved / "note.json").read_text() == '{\n  "a": 1\n}\n'
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
+
+
+def test_a_model_loaded_for_this_machine_is_saved_in_its_own_format(
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("secateur.models.loading.cpu_multiplies_bfloat16", lambda: False)
+    save(cut(tiny_model().to(torch.bfloat16), {1: [0]}, {}), tiny_tokenizer, tmp_path / "half")
+    model, _ = load(tmp_path / "half", device="cpu")
+    assert model.dtype == torch.float32
+    save(model, tiny_tokenizer, tmp_path / "again")
+    size, again = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "again"))
+    assert size == again
+    reloaded, _ = load(tmp_path / "again", device="cpu")
+    for one, other in zip(model.parameters(), reloaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert reloaded.lm_head.weight is reloaded.model.embed_tokens.weight
+    assert load(tmp_path / "again", dtype="bfloat16")[0].config.dtype == torch.bfloat16

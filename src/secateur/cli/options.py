@@ -28,7 +28,12 @@ Models = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the result goes.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output directory holds.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace what the output directory holds, an unfinished run or training included."
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")]
 
 METAVARS: dict[object, str] = {int: "NUMBER", float: "NUMBER", Path: "PATH"}

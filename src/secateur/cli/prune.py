@@ -35,8 +35,9 @@ def prune(
 ) -> None:
     """Remove the GQA groups and MLP channels that matter least.
 
-    The output directory loads like any Hugging Face model. Beside the weights stand pruning_plan.json, what each layer
-    loses and keeps; pruning_strategy.png, the same drawn; command.txt and run.log.
+    The output is a Hugging Face model directory; one whose layers differ loads after `import secateur`, or without it
+    with trust_remote_code=True. Beside the weights stand pruning_plan.json, what each layer loses and keeps;
+    pruning_strategy.png, the same drawn; layer_importance.json where layers were scored; command.txt and run.log.
     """
     from secateur.steps import prune_model
 

@@ -4,7 +4,6 @@ from secateur.evaluation.compare import compare_models, size_on_disk
 from secateur.evaluation.config import DiagnoseConfig, EvaluateConfig
 from secateur.evaluation.evaluate import Evaluation, evaluate
 from secateur.evaluation.health import HealthReport, Problem, TensorHealth, diagnose, diagnose_model
-from secateur.evaluation.lora import attach_adapter
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.samples import generate_samples
 from secateur.evaluation.speed import Speed, measure_speed, measure_speeds
@@ -17,7 +16,6 @@ __all__ = [
     "Problem",
     "Speed",
     "TensorHealth",
-    "attach_adapter",
     "compare_models",
     "diagnose",
     "diagnose_model",

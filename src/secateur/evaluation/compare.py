@@ -15,10 +15,9 @@ from transformers import PreTrainedModel
 from secateur.data import Corpus, load_corpus
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.evaluate import Evaluation, corpus_windows, measure_quality, speed_options
-from secateur.evaluation.lora import attach_adapter
 from secateur.evaluation.modes import input_device, weight_bytes
 from secateur.evaluation.speed import measure_speeds
-from secateur.models import load, model_directory, model_label
+from secateur.models import attach_adapter, load, model_directory, model_label
 
 logger = logging.getLogger(__name__)
 

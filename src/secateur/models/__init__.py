@@ -2,6 +2,7 @@
 
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
 from secateur.models.loading import load, load_tokenizer, model_directory, model_label
+from secateur.models.lora import attach_adapter
 from secateur.models.losses import chunked_loss, token_losses
 from secateur.models.options import LoadOptions, configured
 from secateur.models.saving import save
@@ -20,6 +21,7 @@ __all__ = [
     "LayerWidths",
     "LoadOptions",
     "adapter_of",
+    "attach_adapter",
     "chunked_loss",
     "configured",
     "count_parameters",

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, the default model: from the hub where there is one, else out of a Python package."""
+"""SmolLM2-135M-Instruct, the default model: from the hub where there is one, or out of a Python package."""
 
 import importlib.metadata
 import logging

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
 from secateur.models import embedded
@@ -64,6 +64,8 @@ def load(
         tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
     if device_map is None:
         cast(nn.Module, model).to(place)
+    if dtype == "auto":
+        remember_checkpoint_dtype(model, directory if path.suffix != ".gguf" else None)
     return model.eval(), tokenizer
 
 
@@ -86,6 +88,17 @@ def model_directory(name: str | Path) -> Path:
         directory = _from_hub(str(name))
     check_directory(directory)
     return directory
+
+
+def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) -> None:
+    """Note on the model the number format it is stored in, so that saving it does not double its size.
+
+    Args:
+        model: a model that computes in a format chosen for the machine.
+        directory: where it came from; None for a GGUF file, whose weights are best kept in bfloat16.
+    """
+    stated = AutoConfig.from_pretrained(directory).dtype if directory is not None else torch.bfloat16
+    model.checkpoint_dtype = stated or model.dtype
 
 
 def _from_hub(name: str) -> Path:

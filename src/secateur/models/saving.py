@@ -1,9 +1,11 @@
 """Saving a model as a Hugging Face directory that other programs load."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import files
@@ -26,7 +28,8 @@ def save(
     not installed (`trust_remote_code=True`).
 
     Args:
-        model: the model; its weights are written in their number format.
+        model: the model. Its weights are written in their number format; those of a model that was loaded with
+            `dtype="auto"`, in the format of the checkpoint it came from.
         tokenizer: its tokenizer, or None to write none.
         directory: where it goes.
         overwrite: replace what is there.
@@ -39,12 +42,27 @@ def save(
         if is_uneven(model):
             _add_modeling_file(model, staging)
         with quiet():
-            model.save_pretrained(staging)
+            _save_weights(model, staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
         for name, content in (extras or {}).items():
             write_extra(staging / name, content)
     return Path(directory)
+
+
+def _save_weights(model: PreTrainedModel, directory: Path) -> None:
+    dtype = getattr(model, "checkpoint_dtype", model.dtype)
+    if dtype == model.dtype:
+        model.save_pretrained(directory)
+        return
+    converted: dict[int, Tensor] = {}  # tied weights stay one tensor
+    state = {
+        name: converted.setdefault(tensor.data_ptr(), tensor.to(dtype)) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.save_pretrained(directory, state_dict=state)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
 
 
 def write_extra(path: Path, content: object) -> None:

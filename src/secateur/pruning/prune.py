@@ -129,7 +129,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     corpus = load_corpus(config.calibration, "train")
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
-    return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path))
+    return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
 
 
 def unit_scores(model: PreTrainedModel, windows: Tensor, config: PruneConfig) -> list[LayerScores]:

@@ -2,9 +2,8 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from secateur.errors import InputError
 from secateur.models import LoadOptions
 
 Method = Literal["lora", "full"]
@@ -12,13 +11,12 @@ Reporter = Literal["none", "tensorboard", "wandb", "trackio"]
 
 LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 1e-4}
 
-# A training that was stopped goes on although these have changed: they do not change what is learned.
+# A training that was stopped goes on although these have changed: they are about where and how long it runs.
 FREE_TO_CHANGE = frozenset(
     {
         "checkpoint_steps",
         "device",
         "device_map",
-        "dtype",
         "extra_eval",
         "extra_eval_windows",
         "gradient_checkpointing",
@@ -40,7 +38,9 @@ class RecoverConfig(LoadOptions):
         "pydocs", description="Text or instruction data to train on: a named corpus (train part) or a file."
     )
     samples: int | None = Field(
-        None, ge=1, description="Windows or examples to draw from the data, those for validation included; all."
+        None,
+        ge=1,
+        description="Windows or examples to draw from the data, those for validation included; all unless given.",
     )
     seqlen: int = Field(512, ge=2, description="Tokens in a window; examples are cut there.")
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
@@ -88,7 +88,7 @@ class RecoverConfig(LoadOptions):
     extra_eval: list[str] = Field(
         default_factory=list, description="Texts whose perplexity is measured at each evaluation."
     )
-    extra_eval_windows: int = Field(16, ge=1, description="Windows of each such text, its first.")
+    extra_eval_windows: int = Field(16, ge=1, description="How many windows of each such text, from its beginning.")
     checkpoint_steps: int | None = Field(
         None,
         ge=1,
@@ -113,23 +113,3 @@ class MergeConfig(LoadOptions):
     """Which adapter is added to the weights."""
 
     adapter: str = Field(description="Directory of the LoRA adapter.")
-
-
-def resolve_config(config: RecoverConfig | None, options: dict[str, object]) -> RecoverConfig:
-    """The configuration with single options on top.
-
-    Raises:
-        InputError: an option is unknown or its value is refused.
-    """
-    given = config.model_dump(exclude_unset=True) if config is not None else {}
-    try:
-        return RecoverConfig.model_validate({**given, **options})
-    except ValidationError as error:
-        raise InputError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
-
-
-def _complaint(problem: dict[str, object]) -> str:
-    location, message = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
-    if not isinstance(location, tuple) or not location:
-        return message
-    return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"

@@ -1,18 +1,16 @@
 """Low-rank adapters: putting a new one on a model and writing it."""
 
 import copy
-import warnings
 from pathlib import Path
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
 from secateur.models import adapter_of
+from secateur.models.lora import ADAPTER, wrap
 from secateur.recovery.config import RecoverConfig
-
-ADAPTER = "default"
 
 
 def lora_projections(model: PreTrainedModel, target: str) -> list[str]:
@@ -56,17 +54,6 @@ def add_lora(model: PreTrainedModel, config: RecoverConfig) -> PeftModel:
         base_model_name_or_path=model.name_or_path or None,
     )
     return wrap(model, settings)
-
-
-def wrap(model: PreTrainedModel, settings: PeftConfig) -> PeftModel:
-    """PEFT's model around this one, without its warnings. Raises `ValueError` where the settings do not fit."""
-    with warnings.catch_warnings():
-        # PEFT asks Transformers for attributes under names that 5.23 has given up.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`")
-        adapted = get_peft_model(model, settings, adapter_name=ADAPTER, autocast_adapter_dtype=True)
-    assert isinstance(adapted, PeftModel)
-    return adapted
 
 
 def write_adapter(model: PeftModel, directory: Path) -> None:

@@ -1,20 +1,11 @@
 """Adding a LoRA adapter to the weights of its model."""
 
-import json
 from pathlib import Path
 from typing import cast
 
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.errors import ModelError
-from secateur.recovery.lora import wrap
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
+from secateur.models import attach_adapter
 
 
 def merge_adapter(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
@@ -32,63 +23,3 @@ def merge_adapter(model: PreTrainedModel, adapter: str | Path) -> PreTrainedMode
             left as it was.
     """
     return cast(PreTrainedModel, attach_adapter(model, adapter).merge_and_unload())
-
-
-def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
-    """Put a saved adapter beside the projections of its model, unmerged. Raises `ModelError` as `merge_adapter`."""
-    directory = Path(adapter).expanduser()
-    config, weights = _read_config(directory), _read_weights(directory)
-    _check_fit(model, weights, directory)
-    try:
-        adapted = wrap(model, config)
-    except ValueError as error:
-        raise ModelError(f"the adapter {directory} does not fit the model: {_first_line(error)}") from error
-    set_peft_model_state_dict(adapted, weights)
-    return adapted.eval()
-
-
-def _read_config(directory: Path) -> PeftConfig:
-    file = directory / CONFIG
-    if not file.is_file():
-        raise ModelError(f"{directory} is not a LoRA adapter: it has no {CONFIG}")
-    try:
-        config = PeftConfig.from_pretrained(str(directory))
-    except (ValueError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ModelError(f"{file} cannot be read: {_first_line(error)}") from error
-    config.inference_mode = True
-    return config
-
-
-def _read_weights(directory: Path) -> dict[str, Tensor]:
-    file = directory / WEIGHTS
-    if not file.is_file():
-        pickled = "; pickled weights (*.bin) are not opened" if any(directory.glob("*.bin")) else ""
-        raise ModelError(f"{directory} is not a LoRA adapter: it has no {WEIGHTS}{pickled}")
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is truncated or corrupted: {_first_line(error)}") from error
-
-
-def _check_fit(model: PreTrainedModel, weights: dict[str, Tensor], directory: Path) -> None:
-    """Each factor must stand beside a projection with as many inputs (A) or outputs (B)."""
-    modules = dict(model.named_modules())
-    for name, weight in weights.items():
-        path, _, factor = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        module = modules.get(path)
-        if not isinstance(module, nn.Linear):
-            raise ModelError(
-                f"the adapter {directory} is of another model: this one has no projection {path}; use the model it was "
-                "trained on"
-            )
-        width = {"lora_A": module.in_features, "lora_B": module.out_features}.get(factor)
-        found = weight.shape[1] if factor == "lora_A" else weight.shape[0]
-        if found != width:
-            raise ModelError(
-                f"the adapter {directory} is of another model: its {factor} of {path} is for a width of {found} and "
-                f"the model has {width}; use the model it was trained on"
-            )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

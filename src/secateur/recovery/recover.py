@@ -17,11 +17,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import load, save
+from secateur.models import configured, load, save
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
-from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig, resolve_config
+from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
 from secateur.recovery.datasets import Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
@@ -78,7 +78,7 @@ def recover(
     output: str | Path,
     config: RecoverConfig | None = None,
     *,
-    teacher: PreTrainedModel | None = None,
+    teacher: PreTrainedModel | str | None = None,
     overwrite: bool = False,
     extras: dict[str, object] | None = None,
     **options: Any,
@@ -95,7 +95,7 @@ def recover(
         tokenizer: the model's.
         output: an adapter directory for method `lora`; a model directory for `full`, or with `merge`.
         config: all settings; by default those of `RecoverConfig`.
-        teacher: a loaded teacher, instead of the name in `config.teacher`.
+        teacher: a loaded teacher, or the name of one, instead of the name in `config.teacher`.
         overwrite: replace what the output holds, and drop an unfinished training with other settings.
         extras: more files for the output, as in `secateur.save`.
         **options: single fields of `RecoverConfig`, on top of `config`.
@@ -107,7 +107,9 @@ def recover(
         TrainingError: the loss is no longer finite, or one window does not fit into memory. The last good weights are
             then in `OUTPUT.last-good`.
     """
-    config = resolve_config(config, options)
+    if isinstance(teacher, str):
+        options, teacher = {**options, "teacher": teacher}, None
+    config = configured(RecoverConfig, config, options)
     target = files.require_free(output, overwrite)
     _check_settings(model, config)
     corpus = load_corpus(config.data, "train")

@@ -223,8 +223,9 @@ class RecoveryTrainer(Trainer):
     def _halve_micro_batch(self, reason: str, remedy: str) -> None:
         size = self.progress.micro_batch_size
         if size == 1 or self.accelerator.num_processes > 1:
+            smaller = "" if size == 1 else " or --micro-batch-size"
             raise TrainingError(
-                f"memory is short with {size} windows at once ({reason}); lower {remedy} or --micro-batch-size, or "
+                f"memory is short with windows at once: {size} ({reason}); lower {remedy}{smaller}, or "
                 "pass --gradient-checkpointing"
             )
         self.progress.micro_batch_size = size // 2

@@ -156,7 +156,7 @@ def _draw_importance(
     axes: Axes, numbers: Sequence[int], scores: Sequence[float], importance: Mapping[str, Any]
 ) -> None:
     unit = importance.get("unit")
-    label = "layer importance" + (f"\n({unit})" if unit else "")
+    label = "layer importance" + ("\n" + textwrap.fill(f"({unit})", LABEL_WIDTH) if unit else "")
     if min(scores) > 0 and max(scores) > LOG_FROM_RANGE * min(scores):
         # Bars have no natural foot on a logarithmic scale.
         axes.plot(numbers, scores, "o", color=NEUTRAL, markersize=5)
