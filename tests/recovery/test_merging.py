@@ -9,7 +9,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.recovery import RecoverResult, attach_adapter, merge_adapter
+from secateur.models import attach_adapter
+from secateur.recovery import RecoverResult, merge_adapter
 
 Train = Callable[..., RecoverResult]
 TinyModel = Callable[..., PreTrainedModel]

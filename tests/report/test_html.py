@@ -121,7 +121,11 @@ def metrics() -> dict[str, Any]:
             text("evaluation", "pydocs", "pydocs, test split", name="pydocs", figure="perplexity on pydocs"),
             text("training", "pydocs", "pydocs, train split", figure="training"),
         ],
-        "training": {"history": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "eval_loss": 2.5}]},
+        "training": {
+            "history": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "eval_loss": 2.5}],
+            "corpus": "pydocs, train split",
+            "settings": {"teacher": "m"},
+        },
         "commands": [{"purpose": "All", "command": "secateur run r.yaml"}],
         "seconds": {"prune": 61.0},
         "versions": {"torch": "2.13.0"},
@@ -145,6 +149,7 @@ def test_the_page_of_a_run(metrics: dict[str, Any]) -> None:
     assert page.table.rows[2][:3] == ["recovered", "20.00", "−50% of the rise"]
     assert page.samples == [Sample("Once", {name: f" by {name}" for name in ("original", "pruned", "recovered")})]
     assert [picture.title for picture in page.pictures] == ["Perplexity by stage", "Loss while training"]
+    assert "teacher's part" in page.pictures[1].caption
     assert ("all stages", "1 min 1 s") in page.facts
     Tags(render(page))
 

@@ -106,7 +106,7 @@ def _speed_sentence(original: Row, last: Row) -> Iterator[str]:
     for kind, what in kinds:
         before, after = (row.get(f"{kind}_tokens_per_second") for row in (original, last))
         if before and after:
-            parts.append(f"{what} went from {before:,.0f} to {after:,.0f} tokens per second")
+            parts.append(f"{what} went from {_rate(before)} to {_rate(after)} tokens per second")
     if parts:
         sentence = " and ".join(parts)
         yield f"{sentence[0].upper()}{sentence[1:]}, one text at a time."
@@ -128,7 +128,6 @@ def _pictures(
     plan: Mapping[str, Any] | None,
     importance: Mapping[str, Any] | None,
 ) -> Iterator[Picture]:
-    described = {text["figure"]: text["description"] for text in metrics["texts"]}
     if len(rows) > 1:
         yield Picture("Perplexity by stage", stage_plot(rows), "; ".join(text_notes(rows)))
     if plan is not None:
@@ -136,9 +135,12 @@ def _pictures(
         if importance is not None and importance.get("corpus"):
             caption += f" Layers scored on {importance['samples']} windows of {importance['corpus']}."
         yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
-    history = (metrics.get("training") or {}).get("history")
-    if history:
-        yield Picture("Loss while training", loss_curve(history), f"Trained on {described.get('training', '')}")
+    training = metrics.get("training")
+    if training and training["history"]:
+        caption = f"Trained on {training['corpus']}; evaluated on windows of it that were set apart."
+        if training["settings"]["teacher"] is not None:
+            caption += " The training loss holds the teacher's part, the evaluation loss is cross entropy alone."
+        yield Picture("Loss while training", loss_curve(training["history"]), caption)
 
 
 def _samples(models: Sequence[Mapping[str, Any]]) -> list[Sample]:
@@ -164,6 +166,10 @@ def _facts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for stage, seconds in metrics["seconds"].items():
         yield f"{stage}, seconds", f"{seconds:,.1f}"
     yield "all stages", _duration(sum(metrics["seconds"].values()))
+
+
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:,.{0 if tokens_per_second >= 100 else 1}f}"
 
 
 def _duration(seconds: float) -> str:

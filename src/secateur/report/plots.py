@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ FROZEN = "#DDDDDD"
 LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
 DOTS_PER_INCH = 120
 LOG_FROM_RANGE = 20
+LABEL_WIDTH = 26
 
 
 def perplexity_plot(rows: Sequence[Row]) -> bytes:
@@ -165,7 +167,7 @@ def _draw_importance(
         label += ", log scale"
     else:
         axes.bar(numbers, scores, 0.8, color=NEUTRAL)
-    axes.set_ylabel(label)
+    axes.set_ylabel(label, fontsize="small")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
 
