@@ -34,4 +34,5 @@ def _options(config: BaseModel) -> list[str]:
 def _option(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag(name) if value else f"--no-{flag(name)[2:]}"]
-    return [flag(name), ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [flag(name), ",".join(str(item).removesuffix(".0") for item in values)]

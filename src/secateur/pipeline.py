@@ -172,16 +172,13 @@ class Pipeline:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
             commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
             models.append("pruned")
-        figures = self.recipe.evaluate
         if self.recipe.recover is not None:
             words = ("secateur", "recover", models[-1], "-o", "recovered")
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            if self.recipe.recover.method == "lora" and not self.recipe.recover.merge:
-                figures = figures.model_copy(update={"adapter": "recovered"})
-            else:
-                merged = self.recipe.recover.merge or self.recipe.recover.method == "full"
+            merged = self.recipe.recover.merge or self.recipe.recover.method == "full"
             models += ["recovered"] if merged else ["--adapter", "recovered"]
-        commands.append(("The figures", command_text("secateur", "evaluate", *models, config=figures)))
+        figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
+        commands.append(("The figures", figures))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
 
     def _measured(self, name: str) -> Path:
@@ -276,25 +273,31 @@ class Pipeline:
         )
 
     def _texts(self, measured: list[dict[str, str]], training: dict[str, Any] | None) -> Iterator[dict[str, str]]:
-        """For each figure the text behind it."""
+        """For each figure the text behind it, and how much of it."""
         for text in measured:
             yield {"figure": f"perplexity on {text['name']}", "role": "evaluation", **text}
         if self.recipe.evaluate.speed:
-            described = f"a prompt of {self.recipe.evaluate.prompt_tokens:,} random tokens, the same for all models"
-            yield {"figure": "tokens per second", "role": "speed", "source": "", "description": described}
+            yield {
+                "figure": "tokens per second",
+                "role": "speed",
+                "source": "",
+                "amount": f"a prompt of {self.recipe.evaluate.prompt_tokens:,}",
+                "description": "random tokens, the same for all models",
+            }
         if self.recipe.prune is not None:
             plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
             yield {
                 "figure": "layer importance",
                 "role": "importance",
                 "source": "",
-                "description": f"{importance['samples']:,} windows of {importance['seqlen']:,} tokens of "
-                f"{importance['corpus']}",
+                "amount": _windows(importance["samples"], importance["seqlen"]),
+                "description": importance["corpus"],
             }
             yield {
                 "figure": "calibration of the cut",
                 "role": "calibration",
                 "source": plan["calibration_source"],
+                "amount": _windows(plan["settings"]["samples"], plan["settings"]["seqlen"]),
                 "description": plan["calibration"],
             }
         if training is not None:
@@ -302,6 +305,7 @@ class Pipeline:
                 "figure": "training",
                 "role": "training",
                 "source": training["source"],
+                "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
 
@@ -320,7 +324,13 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
     return {
         "evaluation": evaluation.to_dict(),
         "texts": [
-            {"name": corpus.name, "source": corpus.source, "description": corpus.description} for corpus in corpora
+            {
+                "name": corpus.name,
+                "source": corpus.source,
+                "amount": _windows(evaluation.windows[corpus.name], config.seqlen),
+                "description": corpus.description,
+            }
+            for corpus in corpora
         ],
         "samples": [
             {"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, continuations, strict=True)
@@ -350,6 +360,10 @@ def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str,
         "perplexities": by_text,
         "samples": measured["samples"],
     }
+
+
+def _windows(count: int, seqlen: int) -> str:
+    return f"{count:,} windows of {seqlen:,} tokens"
 
 
 def _read(file: Path) -> Any:

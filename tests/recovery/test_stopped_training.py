@@ -150,7 +150,9 @@ def test_one_window_that_does_not_fit_is_an_error(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
 
     monkeypatch.setattr(Student, "hidden_states", never)
-    with pytest.raises(TrainingError, match=r"memory is short with 1 windows .*--seqlen .*--gradient-checkpointing"):
+    with pytest.raises(
+        TrainingError, match=r"memory is short with windows at once: 1 .*--seqlen.*--gradient-checkpointing"
+    ):
         train(tiny_model())
 
 

@@ -134,7 +134,7 @@ def metrics() -> dict[str, Any]:
 
 
 def text(role: str, source: str, description: str, **more: str) -> dict[str, str]:
-    return {"role": role, "source": source, "description": description, **more}
+    return {"role": role, "source": source, "amount": "4 windows", "description": description, **more}
 
 
 def test_the_summary_has_the_figures(metrics: dict[str, Any]) -> None:
@@ -150,6 +150,7 @@ def test_the_page_of_a_run(metrics: dict[str, Any]) -> None:
     assert page.samples == [Sample("Once", {name: f" by {name}" for name in ("original", "pruned", "recovered")})]
     assert [picture.title for picture in page.pictures] == ["Perplexity by stage", "Loss while training"]
     assert "teacher's part" in page.pictures[1].caption
+    assert page.texts[1] == ("training", "4 windows of pydocs, train split")
     assert ("all stages", "1 min 1 s") in page.facts
     Tags(render(page))
 

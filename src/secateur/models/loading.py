@@ -97,7 +97,8 @@ def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) ->
         model: a model that computes in a format chosen for the machine.
         directory: where it came from; None for a GGUF file, whose weights are best kept in bfloat16.
     """
-    stated = AutoConfig.from_pretrained(directory).dtype if directory is not None else torch.bfloat16
+    config: Any = AutoConfig.from_pretrained(directory) if directory is not None else None
+    stated = config.dtype if config is not None else torch.bfloat16
     model.checkpoint_dtype = stated or model.dtype
 
 

@@ -4,7 +4,7 @@ import json
 import warnings
 from pathlib import Path
 
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -46,6 +46,12 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
         adapted = wrap(model, config)
     except ValueError as error:
         raise ModelError(f"the adapter {directory} does not fit the model: {_first_line(error)}") from error
+    absent = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - set(weights)
+    if absent:
+        adapted.unload()
+        raise ModelError(
+            f"the adapter {directory} is of another model: it lacks {min(absent)}; use the model it was trained on"
+        )
     set_peft_model_state_dict(adapted, weights)
     return adapted.eval()
 

@@ -33,7 +33,7 @@ def run_page(
         summary=list(_summary(rows)),
         table=_table(rows),
         warnings=source_warnings(metrics["texts"]),
-        texts=[(text["figure"], text["description"]) for text in metrics["texts"]],
+        texts=[(text["figure"], f"{text['amount']} of {text['description']}") for text in metrics["texts"]],
         pictures=list(_pictures(metrics, rows, plan, importance)),
         samples=_samples(metrics["models"]),
         sample_note=f"Greedy continuations, at most {metrics['sample_tokens']} tokens, of the text in grey. No "
