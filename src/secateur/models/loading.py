@@ -99,7 +99,7 @@ def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) ->
     """
     config: Any = AutoConfig.from_pretrained(directory) if directory is not None else None
     stated = config.dtype if config is not None else torch.bfloat16
-    model.checkpoint_dtype = stated or model.dtype
+    cast(Any, model).checkpoint_dtype = stated or model.dtype
 
 
 def _from_hub(name: str) -> Path:
