@@ -1,7 +1,5 @@
 """Language-model losses in chunks of tokens, so that a whole batch's logits never stand in memory at once."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,50 +31,30 @@ def token_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     return torch.cat(losses).view(labels.shape[0], -1)
 
 
-def chunked_loss(
-    model: PreTrainedModel,
-    hidden: Tensor,
-    labels: Tensor,
-    chunk_tokens: int = CHUNK_TOKENS,
-    chunk_loss: Callable[[Tensor, Tensor, slice], Tensor] | None = None,
-) -> Tensor:
-    """The sum over tokens of a loss on the logits, differentiable; each chunk's logits are computed anew in backward.
+def chunked_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
+    """Summed cross entropy, differentiable; each chunk's logits are computed anew in the backward pass.
 
     Args:
         model: a causal language model; only its head is run.
         hidden: the decoder's last hidden states, (batch, seq, hidden_size).
         labels: the tokens, (batch, seq); tokens labelled `-100` take no part.
         chunk_tokens: how many tokens' logits are held at once.
-        chunk_loss: maps (logits (tokens, vocab) in float32, targets (tokens,), the chunk's place among the scored
-            tokens) to a scalar sum. Cross entropy by default.
 
     Returns:
-        The sum, a float32 scalar. Divide by the number of scored tokens for a mean.
+        The sum over tokens in nats, a float32 scalar. Divide by the number of scored tokens for a mean.
     """
     head = model.get_output_embeddings()
     flat, targets = _shifted(hidden, labels)
     scored = targets != IGNORED
     flat, targets = flat[scored], targets[scored]
-    measure = chunk_loss or _cross_entropy
     total = hidden.new_zeros((), dtype=torch.float32)
-    for start in range(0, len(targets), chunk_tokens):
-        place = slice(start, start + chunk_tokens)
-        total = total + checkpoint(_head_loss, head, flat[place], targets[place], place, measure, use_reentrant=False)
+    for states, target in zip(flat.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
+        total = total + checkpoint(_summed_loss, head, states, target, use_reentrant=False)
     return total
 
 
-def _head_loss(
-    head: nn.Module,
-    states: Tensor,
-    targets: Tensor,
-    place: slice,
-    measure: Callable[[Tensor, Tensor, slice], Tensor],
-) -> Tensor:
-    return measure(head(states).float(), targets, place)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor, place: slice) -> Tensor:
-    return functional.cross_entropy(logits, targets, reduction="sum")
+def _summed_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(head(states).float(), targets, reduction="sum")
 
 
 def _shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
