@@ -24,7 +24,7 @@ def test_refit_equals_least_squares(seed: int, kept: set[int]) -> None:
     x, weight = problem(seed)
     target = x @ weight.T
     index = torch.tensor(sorted(kept))
-    gram = Gram.of(zip(x.split(50), target.split(50), strict=True))
+    gram = Gram.of_pairs(zip(x.split(50), target.split(50), strict=True))
     fitted = gram.refit(weight, index, damping=1e-12)
     expected = torch.linalg.lstsq(x[:, index], target).solution.T
     torch.testing.assert_close(fitted, expected.float(), rtol=1e-3, atol=1e-3)
@@ -34,7 +34,7 @@ def test_refit_with_ridge_equals_augmented_least_squares() -> None:
     x, weight = problem(1)
     target = x @ weight.T + 0.3
     index = torch.tensor([0, 2, 3, 7])
-    gram = Gram.of([(x, target)])
+    gram = Gram.of_pairs([(x, target)])
     ridge = 0.1 * x.square().sum(0).mean().sqrt() ** 2
     rows = torch.cat([x[:, index], ridge.sqrt() * torch.eye(4, dtype=torch.float64)])
     goals = torch.cat([target, ridge.sqrt() * weight[:, index].T])
@@ -45,7 +45,7 @@ def test_refit_with_ridge_equals_augmented_least_squares() -> None:
 def test_refit_keeps_old_weights_where_the_text_is_silent() -> None:
     x, weight = problem(2)
     x[:, 4] = 0
-    gram = Gram.of([(x, x @ weight.T)])
+    gram = Gram.of_pairs([(x, x @ weight.T)])
     fitted = gram.refit(weight, torch.arange(12), damping=1e-6)
     torch.testing.assert_close(fitted[:, 4], weight[:, 4].float())
 

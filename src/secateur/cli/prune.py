@@ -20,7 +20,7 @@ PANELS = {
         "layer_importance_file",
     ),
     "Which units leave, and the re-fit": ("importance", "compensate", "damping"),
-    "Calibration text": ("calibration", "samples", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
 }
 
 

@@ -1,10 +1,12 @@
 """Models: loading, saving, the adapter of each family, uneven layers, losses, layer-by-layer streaming."""
 
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
+from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.loading import load, load_tokenizer, model_directory, model_label
 from secateur.models.lora import attach_adapter
 from secateur.models.losses import chunked_loss, token_losses
 from secateur.models.options import LoadOptions, configured
+from secateur.models.own_text import own_text
 from secateur.models.saving import save
 from secateur.models.widths import (
     LayerWidths,
@@ -33,8 +35,10 @@ __all__ = [
     "load_tokenizer",
     "model_directory",
     "model_label",
+    "own_text",
     "register_uneven_models",
     "save",
     "supported_model_types",
     "token_losses",
+    "weights_fingerprint",
 ]

@@ -1,52 +1,38 @@
 """Re-fitting an output projection to what is left of its inputs, by ridge-regularised least squares."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 
 @dataclass
-class Gram:
-    """Second moments of a linear layer's inputs X and of X with its target outputs T, summed over tokens.
+class Moments:
+    """Second moments of a linear layer's inputs X, summed over tokens.
 
     Attributes:
         inputs: XᵀX, (in_features, in_features).
-        cross: XᵀT, (in_features, out_features).
-        target: the sum of squares of T.
         tokens: how many tokens were added.
     """
 
     inputs: Tensor
-    cross: Tensor
-    target: float = 0.0
     tokens: int = 0
 
     @classmethod
-    def zeros(cls, in_features: int, out_features: int, device: torch.device) -> "Gram":
-        return cls(
-            torch.zeros(in_features, in_features, dtype=torch.float32, device=device),
-            torch.zeros(in_features, out_features, dtype=torch.float32, device=device),
-        )
-
-    @classmethod
-    def of(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> "Gram":
-        """Sum over pairs of inputs (tokens, in_features) and targets (tokens, out_features)."""
-        gram: Gram | None = None
-        for inputs, target in pairs:
-            gram = gram or cls.zeros(inputs.shape[-1], target.shape[-1], inputs.device)
-            gram.add(inputs, target)
-        if gram is None:
+    def of(cls, batches: Iterable[Tensor]) -> "Moments":
+        """Sum over batches of inputs (tokens, in_features)."""
+        moments: Moments | None = None
+        for inputs in batches:
+            moments = moments or cls(_zeros(inputs.shape[-1], inputs.shape[-1], inputs.device))
+            moments.add_inputs(inputs.float())
+        if moments is None:
             raise ValueError("no calibration tokens")
-        return gram
+        return moments
 
-    def add(self, inputs: Tensor, target: Tensor) -> None:
-        """Add tokens: inputs (tokens, in_features), target (tokens, out_features)."""
-        inputs, target = inputs.float(), target.float()
+    def add_inputs(self, inputs: Tensor) -> None:
+        """Add tokens: inputs (tokens, in_features)."""
         self.inputs.addmm_(inputs.T, inputs)
-        self.cross.addmm_(inputs.T, target)
-        self.target += target.square().sum().item()
         self.tokens += inputs.shape[0]
 
     def damped(self, damping: float) -> tuple[Tensor, float]:
@@ -55,6 +41,38 @@ class Gram:
         ridge = damping * inputs.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny).item()
         inputs.diagonal().add_(ridge)
         return inputs, ridge
+
+
+@dataclass
+class Gram(Moments):
+    """Second moments of a linear layer's inputs X, and of X with its target outputs T, summed over tokens.
+
+    Attributes:
+        cross: XᵀT, (in_features, out_features).
+        target: the sum of squares of T.
+    """
+
+    cross: Tensor = field(kw_only=True)
+    target: float = 0.0
+
+    @classmethod
+    def of_pairs(cls, pairs: Iterable[tuple[Tensor, Tensor]]) -> "Gram":
+        """Sum over pairs of inputs (tokens, in_features) and targets (tokens, out_features)."""
+        gram: Gram | None = None
+        for inputs, target in pairs:
+            width, device = inputs.shape[-1], inputs.device
+            gram = gram or cls(_zeros(width, width, device), cross=_zeros(width, target.shape[-1], device))
+            gram.add(inputs, target)
+        if gram is None:
+            raise ValueError("no calibration tokens")
+        return gram
+
+    def add(self, inputs: Tensor, target: Tensor) -> None:
+        """Add tokens: inputs (tokens, in_features), target (tokens, out_features)."""
+        inputs, target = inputs.float(), target.float()
+        self.add_inputs(inputs)
+        self.cross.addmm_(inputs.T, target)
+        self.target += target.square().sum().item()
 
     @torch.no_grad()
     def refit(self, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
@@ -82,3 +100,7 @@ class Gram:
         weight = weight.double()
         inputs, cross = self.inputs[kept[:, None], kept].double(), self.cross[kept].double()
         return float(self.target - 2 * (weight.T * cross).sum() + ((weight @ inputs) * weight).sum())
+
+
+def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:
+    return torch.zeros(rows, columns, dtype=torch.float32, device=device)

@@ -63,8 +63,13 @@ class PruneConfig(LoadOptions):
         default=0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )
     calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
-    samples: int = Field(
-        default=64, ge=1, description="Windows of calibration text for the scores of units and the re-fit."
+    samples: int = Field(default=64, ge=1, description="Windows for the scores of units and the re-fit.")
+    own_text: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
+        "text does not show.",
     )
     seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
     batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")

@@ -10,7 +10,7 @@ from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.streaming import LayerStream, Step, inputs_of
 from secateur.pruning.allocation import Ladder
-from secateur.pruning.compensation import Gram
+from secateur.pruning.compensation import Gram, Moments
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import removal_order
 from secateur.pruning.sensitivity import stream_sensitivity
@@ -38,16 +38,10 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         layer_scores: LayerScores = {}
         for part in PARTS:
-            before = list(stream.hidden)
-            linear = output_projection(adapter, layer, part)
-            bias = 0 if linear.bias is None else linear.bias
-            with inputs_of(linear) as seen:
-                pairs = _advancing(stream, index, part, seen)
-                gram = Gram.of(
-                    _tokens(x, after - old.to(after.device) - bias)
-                    for old, (x, after) in zip(before, pairs, strict=True)
-                )
-            removals = part_removals(adapter, layer, part, gram, damping)
+            with inputs_of(output_projection(adapter, layer, part)) as seen:
+                moments = Moments.of(_advancing(stream, index, part, seen))
+            weight = output_projection(adapter, layer, part).weight
+            removals = part_removals(adapter, layer, part, moments, weight, damping)
             layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
         scores.append(layer_scores)
     return scores
@@ -60,15 +54,26 @@ def spread(windows: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def part_removals(
-    adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int | None = None
+    adapter: Adapter,
+    layer: nn.Module,
+    part: Part,
+    moments: Moments,
+    weight: Tensor,
+    damping: float,
+    limit: int | None = None,
 ) -> PartScores:
-    """The OBS order of the units of one half of a layer, and the squared error that each removal adds to a token."""
-    linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
-    damped, _ = gram.damped(damping)
-    everything = torch.arange(linear.in_features, device=damped.device)
-    weight = gram.refit(linear.weight, everything, damping)
-    removals = removal_order(torch.linalg.inv(damped), weight, shape.block_size, limit)
-    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / gram.tokens
+    """The OBS order of the units of one half of a layer, and the squared error that each removal adds to a token.
+
+    Args:
+        moments: of the inputs of the half's output projection.
+        weight: the weights of that projection that fit the target best with all units there.
+        damping: ridge of the re-fit as a share of the inputs' mean second moment.
+        limit: how many units to order; all but one unless given.
+    """
+    damped, _ = moments.damped(damping)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    removals = removal_order(inverse, weight, part_shape(adapter, layer, part).block_size, limit)
+    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / moments.tokens
     return PartScores(removals.blocks.cpu(), costs.cpu())
 
 
@@ -121,34 +126,54 @@ def cut_and_refit(
             if index < first:
                 cut.hidden = list(uncut.hidden)
                 continue
-            gram = _gram_towards(uncut, cut, index, part)
+            gram, inputs = _gram_towards(uncut, cut, index, part)
             units = counts.get((index, part), 0)
             chosen = torch.empty(0, dtype=torch.long)
             if units:
-                ranking = scores[index][part] if scores else part_removals(adapter, layer, part, gram, damping, units)
+                ranking = scores[index][part] if scores else _removals(adapter, layer, part, gram, damping, units)
                 chosen = ranking.order[:units]
-            _cut_refitting(adapter, layer, part, chosen, gram, damping)
+            columns = _cut_refitting(adapter, layer, part, chosen, gram, damping)
             removed[index][part] = sorted(chosen.tolist())
-            cut.advance(index, _half(cut, index, part))
+            _add_outputs(cut, output_projection(adapter, layer, part), inputs, columns)
     return removed
 
 
-def _gram_towards(uncut: LayerStream, cut: LayerStream, index: int, part: Part) -> Gram:
-    """Moments of the output projection's inputs in the cut stream, with what it should add to reach the uncut one."""
+def _gram_towards(uncut: LayerStream, cut: LayerStream, index: int, part: Part) -> tuple[Gram, list[Tensor]]:
+    """Moments of the output projection's inputs in the cut stream, with what it should add to reach the uncut one.
+
+    Also returns those inputs, a list of (batch, seq, in_features).
+    """
     adapter = adapter_of(cut.model)
     linear = output_projection(adapter, adapter.layers(cut.model)[index], part)
+    inputs: list[Tensor] = []
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         with inputs_of(linear) as seen:
             results = cut.map(index, _half(cut, index, part))
             for goal, before, result in zip(uncut.hidden, cut.hidden, results, strict=True):
-                goal = goal.to(result.device)
-                target = goal - before.to(result.device)
+                target = goal.to(result.device) - before.to(result.device)
                 if linear.bias is not None:
                     target = target - linear.bias
+                inputs.append(seen[0].to(cut.store))
                 yield _tokens(seen.pop(), target)
 
-    return Gram.of(pairs())
+    return Gram.of_pairs(pairs()), inputs
+
+
+def _removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int) -> PartScores:
+    """The OBS order towards the gram's target."""
+    linear = output_projection(adapter, layer, part)
+    everything = torch.arange(linear.in_features, device=linear.weight.device)
+    best = gram.refit(linear.weight, everything, damping)
+    return part_removals(adapter, layer, part, gram, best, damping, limit)
+
+
+def _add_outputs(stream: LayerStream, linear: nn.Linear, inputs: list[Tensor], columns: Tensor) -> None:
+    """Advance a stream by what an output projection makes of those columns of its former inputs that are left."""
+    place = linear.weight.device
+    for position, batch in enumerate(inputs):
+        added = linear(batch.to(place)[..., columns])
+        stream.hidden[position] = (stream.hidden[position].to(place) + added).to(stream.store)
 
 
 def _tokens(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,23 +181,28 @@ def _tokens(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return inputs.flatten(0, -2), target.flatten(0, -2)
 
 
-def _advancing(stream: LayerStream, index: int, part: Part, seen: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+def _advancing(stream: LayerStream, index: int, part: Part, seen: list[Tensor]) -> Iterator[Tensor]:
+    """Advance a stream by half a layer, batch by batch, with what went into the half's output projection."""
     for position, result in enumerate(stream.map(index, _half(stream, index, part))):
         stream.hidden[position] = result.to(stream.store)
-        yield seen.pop(), result
+        yield seen.pop().flatten(0, -2)
 
 
 def _half(stream: LayerStream, index: int, part: Part) -> Step:
     return stream.attention_half(index) if part == "attention" else stream.mlp_half(index)
 
 
-def _cut_refitting(adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor, gram: Gram, damping: float) -> None:
+def _cut_refitting(
+    adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor, gram: Gram, damping: float
+) -> Tensor:
+    """Cut half a layer and re-fit it. Returns the columns of its output projection that are left."""
     linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
-    kept = _kept(shape.units, chosen).to(linear.weight.device)
-    weight = gram.refit(linear.weight.detach(), unit_columns(kept, shape.block_size), damping)
+    columns = unit_columns(_kept(shape.units, chosen).to(linear.weight.device), shape.block_size)
+    weight = gram.refit(linear.weight.detach(), columns, damping)
     _cut(adapter, layer, part, chosen)
     with torch.no_grad():
         output_projection(adapter, layer, part).weight.copy_(weight)
+    return columns
 
 
 def _cut(adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor) -> None:

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import load_corpus, token_windows
+from secateur.data import Corpus, load_corpus, token_windows
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import model_label
 from secateur.models.memory import peak_memory
 from secateur.models.options import configured
+from secateur.models.own_text import own_text
 from secateur.models.widths import count_parameters, declare_widths
 from secateur.pruning.allocation import TOLERANCE, allocate
 from secateur.pruning.config import PruneConfig
@@ -83,10 +85,11 @@ def prune(
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))
     corpus = load_corpus(config.calibration, "train")
-    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
     before, head_dim = count_parameters(model), _head_dim(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
+        with _timed(seconds, "calibration text"):
+            windows = calibration_windows(model, tokenizer, corpus, config)
         with _timed(seconds, "layer importance"):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
@@ -109,11 +112,37 @@ def prune(
         query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
-        calibration=corpus.description,
+        calibration=_described(corpus, config),
         calibration_source=corpus.source,
     )
     _report_miss(plan, config)
     return PruneResult(plan, importance, seconds, memory.bytes)
+
+
+def calibration_windows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, config: PruneConfig
+) -> Tensor:
+    """Windows of the corpus, and then those that the model writes itself, (samples, seqlen).
+
+    Raises:
+        DataError: the corpus is shorter than one window.
+    """
+    own = _own_windows(config)
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
+    return torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)]) if own else windows
+
+
+def _own_windows(config: PruneConfig) -> int:
+    return int(config.own_text * config.samples)
+
+
+def _described(corpus: Corpus, config: PruneConfig) -> str:
+    own = _own_windows(config)
+    return (
+        f"{corpus.description}; {own} of {config.samples} windows written by the model itself"
+        if own
+        else corpus.description
+    )
 
 
 def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:

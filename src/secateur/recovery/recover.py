@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import configured, load, save
+from secateur.models import configured, load, save, weights_fingerprint
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
@@ -26,7 +26,7 @@ from secateur.recovery.datasets import Padding, extra_windows, training_sequence
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
-from secateur.recovery.workplace import Workplace, weights_fingerprint
+from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """Where an unfinished training stands: `OUTPUT.partial`, beside its output."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -8,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from secateur import files
 from secateur.errors import InputError, OutputError
@@ -90,17 +87,6 @@ class Workplace:
 def partial_directory(output: Path) -> Path:
     """Where the checkpoints of a training with this output stand."""
     return output.with_name(f"{output.name}.partial")
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """SHA-256 of all weights' names and shapes and of some of their values."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        flat = weight.detach().reshape(-1)
-        step = max(1, len(flat) // 256)
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _step(checkpoint: Path) -> int:
