@@ -1,10 +1,44 @@
 """secateur makes transformer language models smaller and faster, and wins back the quality that costs."""
 
-from secateur.evaluation import diagnose, evaluate
-from secateur.models import load, register_uneven_models, save
-from secateur.pruning import prune
-from secateur.recovery import merge, recover
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-register_uneven_models()
+if TYPE_CHECKING:
+    from secateur.evaluation import diagnose, evaluate
+    from secateur.models import load, save
+    from secateur.pruning import prune
+    from secateur.recovery import merge, recover
 
 __all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save"]
+
+_HOMES = {
+    "diagnose": "secateur.evaluation",
+    "evaluate": "secateur.evaluation",
+    "load": "secateur.models",
+    "merge": "secateur.recovery",
+    "prune": "secateur.pruning",
+    "recover": "secateur.recovery",
+    "save": "secateur.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _is_the_command() -> bool:
+    return Path(next(iter(sys.argv), "")).stem == "secateur"
+
+
+# Transformers' Auto classes know uneven models from here on. The command line imports what it needs itself: help and
+# wrong usage should not wait seconds for PyTorch.
+if not _is_the_command():
+    importlib.import_module("secateur.models")

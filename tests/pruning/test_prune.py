@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
+from secateur.data import load_corpus, token_windows
 from secateur.errors import DataError, InputError
-from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths
+from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths, own_text
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, measure_layer_importance, prune
 from secateur.pruning.cutting import obs_scores
 from secateur.pruning.importance import activation_scores, magnitude_scores, taylor_scores
+from secateur.pruning.prune import calibration_windows
 from secateur.pruning.sensitivity import stream_sensitivity
 
 QUICK: dict[str, Any] = {"samples": 6, "seqlen": 48, "batch_size": 3, "layer_importance_samples": 2}
@@ -39,6 +41,20 @@ def test_ratio_is_met_and_groups_stay_whole(
     assert all(width.num_attention_heads == 2 * width.num_key_value_heads >= 2 for width in layer_widths(model))
     assert declared_widths(model) == layer_widths(model)
     assert model(torch.arange(20)[None]).logits.isfinite().all()
+
+
+def test_half_of_the_calibration_is_the_models_own_text(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path
+) -> None:
+    corpus = load_corpus("pydocs")
+    options = {"samples": 7, "seqlen": 48, "seed": 3}
+    model = tiny_model()
+    mixed = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options))
+    text = token_windows(tiny_tokenizer, corpus, 48, limit=4, seed=3)
+    assert torch.equal(mixed, torch.cat([text, own_text(model, tiny_tokenizer, 3, 48, seed=3)]))
+    alone = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options, own_text=0))
+    assert torch.equal(alone, token_windows(tiny_tokenizer, corpus, 48, limit=7, seed=3))
+    assert "3 of 6 windows written by the model itself" in run(model, tiny_tokenizer).plan.calibration
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

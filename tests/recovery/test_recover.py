@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, OutputError
-from secateur.models import declare_widths, is_uneven, register_uneven_models
+from secateur.models import declare_widths, is_uneven
 from secateur.models.widths import keep_columns, keep_rows
 from secateur.recovery import RecoverConfig, RecoverResult, recover
 from secateur.recovery.recover import REPORTERS
@@ -60,7 +60,6 @@ def test_the_adapter_directory_is_peft_s(train: Train, tiny_model: TinyModel) ->
 
 
 def test_every_family_and_uneven_layers(train: Train, tiny_model: TinyModel, family: str) -> None:
-    register_uneven_models()
     model = make_uneven(tiny_model(family))
     result = train(model, epochs=2, merge=True)
     loaded = AutoModelForCausalLM.from_pretrained(result.output)
@@ -168,6 +167,13 @@ def test_a_teacher_brings_the_student_nearer(train: Train, tiny_model: TinyModel
     assert divergence(taught.model) < divergence(plain.model)
 
 
+def test_the_teacher_writes_half_of_the_text(train: Train, tiny_model: TinyModel) -> None:
+    result = train(tiny_model(), teacher=tiny_model(seed=1), teacher_text=0.5, samples=24, val_size=4)
+    assert result.steps == 4
+    assert result.tokens == (8 + 8) * 32
+    assert result.corpus.endswith("8 windows written by the teacher")
+
+
 def test_remembering_the_teacher_changes_nothing(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +240,7 @@ def test_the_record_beside_the_weights(train: Train, tiny_model: TinyModel, stor
         ({"method": "full", "merge": True}, "merge is for method lora"),
         ({"val_size": 2.5}, "neither a share below 1 nor a whole number"),
         ({"val_size": 40}, "none is left to train on"),
+        ({"teacher_text": 0.5}, "teacher_text 0.5 needs a teacher"),
     ],
 )
 def test_bad_settings_get_one_line(

@@ -131,3 +131,6 @@ def keep_columns(linear: nn.Linear, columns: Sequence[int] | torch.Tensor) -> No
     index = torch.as_tensor(columns, device=linear.weight.device)
     linear.weight = nn.Parameter(linear.weight[:, index].clone(), linear.weight.requires_grad)
     linear.in_features = len(index)
+
+
+register_uneven_models()

@@ -60,7 +60,7 @@ class PruneConfig(LoadOptions):
         description="Re-fit o_proj and down_proj of every layer from the first cut on, so that little is lost.",
     )
     damping: float = Field(
-        default=0.01, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
+        default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )
     calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
     samples: int = Field(default=64, ge=1, description="Windows for the scores of units and the re-fit.")

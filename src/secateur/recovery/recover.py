@@ -17,12 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import configured, load, save, weights_fingerprint
+from secateur.models import configured, load, own_text, save, weights_fingerprint
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
-from secateur.recovery.datasets import Padding, extra_windows, training_sequences
+from secateur.recovery.datasets import Padding, extra_windows, teacher_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
@@ -111,11 +111,14 @@ def recover(
         options, teacher = {**options, "teacher": teacher}, None
     config = configured(RecoverConfig, config, options)
     target = files.require_free(output, overwrite)
-    _check_settings(model, config)
+    _check_settings(model, config, guided=teacher is not None or config.teacher is not None)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
+    written = teacher_windows(len(train), config)
+    guide = _teacher(model, tokenizer, teacher, config, len(train) + written)
+    if guide is not None and written:
+        train = train.followed_by(own_text(guide.model, tokenizer, written, config.seqlen, config.seed))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), Padding(_pad_token(tokenizer)))
-    guide = _teacher(model, tokenizer, teacher, config, len(train))
     workplace = Workplace(target)
     workplace.open(_identity(model, corpus, guide, config), overwrite)
     set_seed(config.seed)
@@ -138,7 +141,8 @@ def recover(
         raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
     _restore_best(trainer)
     trainer.accelerator.wait_for_everyone()
-    result = _result(trainer, learner, target, corpus)
+    described = corpus.description + (f"; {written:,} windows written by the teacher" if written else "")
+    result = _result(trainer, learner, target, described, corpus.source)
     result.model = _finish(learner, number_format, config.method == "lora" and config.merge)
     if trainer.is_world_process_zero():
         contents = {HISTORY_FILE: _record(result, config), **_reports(workplace.path), **(extras or {})}
@@ -147,7 +151,9 @@ def recover(
     return result
 
 
-def _check_settings(model: PreTrainedModel, config: RecoverConfig) -> None:
+def _check_settings(model: PreTrainedModel, config: RecoverConfig, guided: bool) -> None:
+    if config.teacher_text and not guided:
+        raise InputError(f"teacher_text {config.teacher_text:g} needs a teacher; name the uncut model as teacher")
     if config.method == "lora":
         lora_projections(model, config.lora_target)
     elif config.merge:
@@ -290,7 +296,7 @@ def _finish(
 
 
 def _result(
-    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: Corpus
+    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: str, source: str
 ) -> RecoverResult:
     progress = trainer.progress
     return RecoverResult(
@@ -303,8 +309,8 @@ def _result(
         tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
         best_step=progress.best_step,
         micro_batch_size=progress.micro_batch_size,
-        corpus=corpus.description,
-        source=corpus.source,
+        corpus=corpus,
+        source=source,
     )
 
 
