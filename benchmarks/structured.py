@@ -1,10 +1,11 @@
 """Structured pruning of SmolLM2-135M: the classic GQA-aware method against the default, and what training wins back.
 
     python benchmarks/structured.py             # the cut alone
-    python benchmarks/structured.py --recover   # and LoRA with and without a teacher, trained on WikiText-2
+    python benchmarks/structured.py --recover   # and LoRA trained on WikiText-2: alone, with a teacher, with its text
 
-Both cuts see the same calibration text, the first 80 % of WikiText-2's validation split; perplexity is measured on its
-last 20 % and on `pydocs`, which neither the cut nor the training sees. The last line is one JSON object.
+Both cuts are calibrated on the first 80 % of WikiText-2's validation split, the default one on as many windows in all,
+half of them written by the model itself; perplexity is measured on the last 20 % and on `pydocs`, which neither the cuts
+nor the trainings see. The last line is one JSON object.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from secateur.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext2-valid.txt"
-CLASSIC = {"importance": "taylor", "allocation": "inverse", "compensate": False}
+CLASSIC = {"importance": "taylor", "allocation": "inverse", "compensate": False, "own_text": 0.0}
 
 
 def main() -> None:
@@ -76,8 +77,12 @@ def main() -> None:
     if options.recover:
         pruned = cuts["default"]
         result["recovered"] = {}
-        for name, teacher in (("lora", None), ("lora+teacher", model)):
-            trained, seconds = recover(pruned["model"], tokenizer, teacher, options)
+        for name, teacher, teacher_text in (
+            ("lora", None, 0.0),
+            ("lora+teacher", model, 0.0),
+            ("lora+teacher+text", model, 0.5),
+        ):
+            trained, seconds = recover(pruned["model"], tokenizer, teacher, teacher_text, options)
             ppl = measure(trained)
             gone = {text: 1 - rise(ppl, base, text) / rise(pruned["ppl"], base, text) for text in texts}
             show(name, ppl, base, f"{seconds:.0f} s")
@@ -113,6 +118,7 @@ def recover(
     pruned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     teacher: PreTrainedModel | None,
+    teacher_text: float,
     options: argparse.Namespace,
 ) -> tuple[PreTrainedModel, float]:
     """The pruned model after the demo's training, on WikiText-2 instead of the demo's text."""
@@ -120,7 +126,13 @@ def recover(
     if recipe.recover is None:
         raise SystemExit("the demo's recipe has no recover section")
     config = recipe.recover.model_copy(
-        update={"data": f"{options.data}[:80%]", "teacher": None, "seed": options.seed, "extra_eval": []}
+        update={
+            "data": f"{options.data}[:80%]",
+            "teacher": None,
+            "teacher_text": teacher_text,
+            "seed": options.seed,
+            "extra_eval": [],
+        }
     )
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory:

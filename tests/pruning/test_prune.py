@@ -97,6 +97,15 @@ def test_inverse_spares_important_layers_and_proportional_does_not(
     assert rates["proportional"][0] > max(rates["proportional"][1:])
 
 
+def test_layers_are_scored_where_an_option_asks_for_it(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    options = {"ratio": 0.3, "samples": 2, "seqlen": 48}
+    assert "layer_importance.json" not in prune(tiny_model(), tiny_tokenizer, **options).files()
+    asked = prune(tiny_model(), tiny_tokenizer, layer_importance_samples=1, **options)
+    assert asked.files()["layer_importance.json"]["method"] == "removal"
+
+
 def kill_channel(model: PreTrainedModel, layer: int, channel: int) -> None:
     mlp = model.model.layers[layer].mlp
     with torch.no_grad():

@@ -40,7 +40,7 @@ class PruneResult:
 
     Attributes:
         plan: what each layer lost and keeps.
-        layer_importance: the layers' scores, where the allocation used them.
+        layer_importance: the layers' scores, where the allocation used them or an option asked for them.
         seconds: time by phase.
         peak_memory_bytes: the most memory used: of the GPU, or of the process on a CPU.
     """
@@ -74,7 +74,7 @@ def prune(
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
         layer_importance: scores of the layers, measured before; otherwise they are measured if the allocation
-            needs them.
+            needs them or an option is about them.
 
     Raises:
         InputError: the options do not fit the model, or the ratio is more than it can lose.
@@ -180,7 +180,8 @@ def _importance_if_needed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
 ) -> LayerImportance | None:
     ranked = config.allocation in ("inverse", "proportional") and not config.even
-    if ranked or config.layer_importance_file is not None:
+    asked = {"layer_importance", "layer_importance_samples", "layer_importance_file"} & config.model_fields_set
+    if ranked or asked:
         return score_layers(model, tokenizer, config)
     return None
 
