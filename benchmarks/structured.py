@@ -4,8 +4,8 @@
     python benchmarks/structured.py --recover   # and LoRA trained on WikiText-2: alone, with a teacher, with its text
 
 Both cuts are calibrated on the first 80 % of WikiText-2's validation split, the default one on as many windows in all,
-half of them written by the model itself; perplexity is measured on the last 20 % and on `pydocs`, which neither the cuts
-nor the trainings see. The last line is one JSON object.
+half of them written by the model itself. Perplexity is measured on the last 20 % and on `pydocs`, which neither cuts
+nor trainings see. The last line is one JSON object.
 """
 
 import argparse

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from secateur.errors import OutputError
 
@@ -18,30 +21,50 @@ def cache_directory() -> Path:
     return Path(root).expanduser() if root else Path.home() / ".cache" / "secateur"
 
 
-def require_free(directory: str | Path, overwrite: bool = False) -> Path:
+def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
     """Check, before any work is done, that `directory` may be written.
 
     Args:
         directory: where a result will go.
         overwrite: whether what is there may be replaced.
+        inputs: models and texts that the work reads, as the user names them.
 
     Returns:
         The directory as a `Path`. It is not created.
 
     Raises:
-        OutputError: it is a file, or holds something and `overwrite` is off, or cannot be written.
+        OutputError: it is a file, or holds something and `overwrite` is off, or holds an input, or cannot be written.
     """
     target = Path(directory).expanduser()
+    if ".." in target.parts:
+        target = target.resolve()
     if target.is_file():
         raise OutputError(f"{target} is a file; name a directory for the output")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
+    if target.is_mount() or (target.is_symlink() and not target.exists()):
+        kind = "a mount point" if target.is_mount() else "a link to nothing"
+        raise OutputError(f"{target} is {kind}, which cannot be replaced; name a directory below it, or another one")
+    require_apart(target, inputs)
     existing = next((parent for parent in (target, *target.parents) if parent.exists()), Path("/"))
     if not existing.is_dir():
         raise OutputError(f"{target} cannot be written: {existing} is a file, not a directory")
     if not os.access(existing, os.W_OK):
         raise OutputError(f"{target} cannot be written: no permission to write in {existing}")
     return target
+
+
+def require_apart(target: Path, inputs: Iterable[str | Path]) -> None:
+    """Raise `OutputError` where replacing a directory would delete something that the work reads.
+
+    Args:
+        target: the directory.
+        inputs: models and texts as the user names them: what is no path is passed over.
+    """
+    for name in inputs:
+        path = Path(re.sub(r"\[[^\]]*\]$", "", str(name))).expanduser()
+        if path.exists() and target.exists() and path.resolve().is_relative_to(target.resolve()):
+            raise OutputError(f"{target} holds {name}, which is still needed; name another directory for the output")
 
 
 @contextmanager
@@ -62,8 +85,9 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
         staging.chmod(0o755)
         yield staging
         _swap(staging, target)
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{target} could not be written: {reason}") from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 
 from secateur.console import logging_to
 from secateur.data import load_corpus
+from secateur.data.hub import HUB_CORPORA
 from secateur.environment import machine, versions
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
-from secateur.models import attach_adapter, load
+from secateur.models import attach_adapter, load, model_directory
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
@@ -61,10 +62,11 @@ def run_recipe(
         The content of `metrics.json`.
 
     Raises:
-        OutputError: the directory holds something that is not a run.
+        OutputError: the directory holds something that is not a run, or a model or text that the run reads.
         SecateurError: what the stages raise. What is done stays done.
     """
-    run = Run.open(directory, overwrite)
+    _check_inputs(recipe)
+    run = Run.open(directory, overwrite, recipe.inputs)
     write_text(run.path / RECIPE, text)
     write_text(run.path / COMMAND, command_line + "\n")
     pipeline = Pipeline(recipe, run.path)
@@ -75,6 +77,22 @@ def run_recipe(
     write_json(run.path / METRICS, metrics)
     write_report(run.path)
     return metrics
+
+
+def _check_inputs(recipe: Recipe) -> None:
+    """Find a mistyped name before any work is done, or undone: what is no hub's is loaded or checked."""
+    if not recipe.model.endswith(".gguf"):
+        model_directory(recipe.model)
+    texts = [*recipe.evaluate.data]
+    if recipe.prune is not None:
+        texts.append(recipe.prune.calibration)
+    if recipe.recover is not None:
+        texts += [recipe.recover.data, *recipe.recover.extra_eval]
+        if recipe.recover.teacher_text and recipe.recover.teacher is None:
+            raise InputError("recover.teacher_text needs a teacher; write teacher: original")
+    for name in dict.fromkeys(texts):
+        if not name.startswith(tuple(HUB_CORPORA)):
+            load_corpus(name)
 
 
 def write_report(directory: str | Path) -> Path:

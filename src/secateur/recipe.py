@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
-from secateur.models import LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
 
@@ -46,10 +46,10 @@ class Recipe(LoadOptions):
     """
 
     name: str = Field(
-        default="run", pattern=r"^[\w.-]+$", description="Name of the run and of its directory below runs/."
+        default="run", pattern=r"^\w[\w.-]*$", description="Name of the run and of its directory below runs/."
     )
     model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
-    seed: int = Field(default=0, ge=0, description="Seed of every stage.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of every stage.")
     output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
     prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
     recover: RecoverConfig | None = Field(
@@ -93,6 +93,16 @@ class Recipe(LoadOptions):
         return self
 
     @property
+    def inputs(self) -> list[str]:
+        """The model, and every text, teacher and file that the recipe names."""
+        names = [self.model, *self.evaluate.data]
+        if self.prune is not None:
+            names += [self.prune.calibration, self.prune.layer_importance_file or self.model]
+        if self.recover is not None:
+            names += [self.recover.data, *self.recover.extra_eval, self.recover.teacher or self.model]
+        return list(dict.fromkeys(names))
+
+    @property
     def directory(self) -> Path:
         """Where the run goes unless the command line says otherwise."""
         return Path(self.output) if self.output else Path("runs") / self.name
@@ -130,7 +140,10 @@ def parse_recipe(text: str, source: str = "recipe") -> Recipe:
 
 def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
     """The content, and the line on which each key stands."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        raise InputError(f"{source}: not valid YAML, {error.reason} at character {error.position}") from error
     try:
         node = loader.get_single_node()
         lines = dict(_lines(node, source)) if node is not None else {}
@@ -138,8 +151,8 @@ def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{source}{line}: not valid YAML, {error.problem or error.context}") from error
-    except yaml.reader.ReaderError as error:
-        raise InputError(f"{source}: not valid YAML, {error.reason} at character {error.position}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{source}: not a recipe, {error}") from error
     finally:
         loader.dispose()
     if not isinstance(values, dict):

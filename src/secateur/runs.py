@@ -7,7 +7,8 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,18 @@ class Run:
     progress: dict[str, Progress] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, directory: str | Path, overwrite: bool = False) -> "Run":
+    def open(cls, directory: str | Path, overwrite: bool = False, inputs: Sequence[str] = ()) -> "Run":
         """Create a run directory, or go on with one.
 
         Args:
             directory: the run's directory. It need not be there.
             overwrite: start afresh: what the run left there is deleted.
+            inputs: models and texts that the run reads.
 
         Raises:
-            OutputError: the directory holds something that is not a run, or cannot be written.
+            OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        path = require_free(directory, overwrite=True)
+        path = require_free(directory, overwrite=True, inputs=inputs)
         state_file = path / STATE
         if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
             raise OutputError(f"{path} holds something that is not a run; name another directory with -o")
@@ -111,12 +113,19 @@ class Run:
 
     def _do(self, stage: Stage, fingerprint: str) -> None:
         directory = self.path / stage.name
+        before = self.progress.get(stage.name)
         self.progress[stage.name] = Progress(fingerprint)
         self._save()
-        shutil.rmtree(directory, ignore_errors=True)
         logger.info("%-18s …", stage.name)
         start = time.perf_counter()
-        stage.work(directory)
+        with _set_aside(directory):
+            try:
+                stage.work(directory)
+            except BaseException:
+                if before is not None:
+                    self.progress[stage.name] = before
+                    self._save()
+                raise
         self.progress[stage.name].seconds = time.perf_counter() - start
         self.progress[stage.name].finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._save()
@@ -133,6 +142,23 @@ class Run:
         write_json(self.path / STATE, {name: asdict(done) for name, done in self.progress.items()})
 
 
+@contextmanager
+def _set_aside(directory: Path) -> Iterator[None]:
+    """Move a directory away while the block makes a new one; put it back if the block fails."""
+    old = directory.with_name(f".{directory.name}.before")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        directory.rename(old)
+    try:
+        yield
+    except BaseException:
+        if old.exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _fingerprint(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -146,6 +172,9 @@ def _file_state(name: str) -> list[tuple[str, int, int]]:
 
 def _read_state(file: Path) -> dict[str, Progress]:
     try:
-        return {name: Progress(**done) for name, done in json.loads(file.read_text(encoding="utf-8")).items()}
+        progress = {name: Progress(**done) for name, done in json.loads(file.read_text(encoding="utf-8")).items()}
+        if all(re.fullmatch(r"\w[\w-]*", name) for name in progress):
+            return progress
+        raise TypeError("a stage is named like a path")
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
         raise OutputError(f"{file} is damaged; pass --overwrite to start the run afresh") from error

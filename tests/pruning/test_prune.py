@@ -49,10 +49,11 @@ def test_half_of_the_calibration_is_the_models_own_text(
     corpus = load_corpus("pydocs")
     options = {"samples": 7, "seqlen": 48, "seed": 3}
     model = tiny_model()
-    mixed = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options))
+    mixed, own = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options))
     text = token_windows(tiny_tokenizer, corpus, 48, limit=4, seed=3)
+    assert own == 3
     assert torch.equal(mixed, torch.cat([text, own_text(model, tiny_tokenizer, 3, 48, seed=3)]))
-    alone = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options, own_text=0))
+    alone, _ = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options, own_text=0))
     assert torch.equal(alone, token_windows(tiny_tokenizer, corpus, 48, limit=7, seed=3))
     assert "3 of 6 windows written by the model itself" in run(model, tiny_tokenizer).plan.calibration
 
@@ -163,7 +164,7 @@ def test_refitting_brings_the_logits_nearer_to_the_uncut_model(
     errors = {}
     for compensate in (True, False):
         model = tiny_model()
-        prune(model, tiny_tokenizer, ratio=0.2, compensate=compensate, samples=64, seqlen=64)
+        prune(model, tiny_tokenizer, ratio=0.2, compensate=compensate, samples=64, seqlen=64, own_text=0, damping=0.01)
         errors[compensate] = (model(prompt).logits - expected).square().mean()
     assert errors[True] < errors[False]
 

@@ -4,6 +4,7 @@
 """
 
 import importlib.metadata
+import signal
 import sys
 from types import TracebackType
 from typing import Annotated, Any
@@ -89,4 +90,5 @@ def _unexpected(kind: type[BaseException], error: BaseException, traceback: Trac
 def main() -> None:
     """Run the command line and exit with its status."""
     sys.excepthook = _unexpected
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
     get_command(app).main(prog_name="secateur")

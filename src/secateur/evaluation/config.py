@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from secateur.models import LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions
 
 
 class EvaluateConfig(LoadOptions):
@@ -31,7 +31,9 @@ class EvaluateConfig(LoadOptions):
     adapter: str | None = Field(
         default=None, description="A LoRA directory: the last model with it, unmerged, is one more row."
     )
-    seed: int = Field(default=0, description="Seed of the random prompt that speed is measured on.")
+    seed: int = Field(
+        default=0, ge=0, le=LARGEST_SEED, description="Seed of the random prompt that speed is measured on."
+    )
 
     @model_validator(mode="after")
     def _stride_leaves_no_gaps(self) -> Self:

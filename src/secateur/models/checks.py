@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.models.adapters import adapter_for
@@ -45,6 +47,18 @@ def check_safetensors(file: Path) -> None:
         raise ModelError(
             f"{file} is truncated or corrupted ({error}); download it again or restore it from its source"
         ) from error
+
+
+def require_finite(model: PreTrainedModel, what: str) -> None:
+    """Raise `ModelError` where a weight is NaN or infinite.
+
+    Args:
+        model: the model.
+        what: what the message calls it.
+    """
+    for name, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{what} holds NaN or infinite values in {name}; secateur diagnose lists what is wrong")
 
 
 def _check_shards(directory: Path) -> None:

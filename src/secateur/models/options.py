@@ -7,13 +7,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError
 
+LARGEST_SEED = 2**32 - 1  # what every library takes
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class LoadOptions(BaseModel):
     """How a model is loaded."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
 
     dtype: DType = Field(
         default="auto",

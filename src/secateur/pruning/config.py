@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from secateur.errors import InputError
-from secateur.models.options import LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions
 
 Target = Literal["both", "attention", "mlp"]
 UnitImportance = Literal["obs", "taylor", "activation", "magnitude"]
@@ -67,13 +67,13 @@ class PruneConfig(LoadOptions):
     own_text: float = Field(
         default=0.5,
         ge=0,
-        lt=1,
+        le=0.9,
         description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
         "text does not show.",
     )
     seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
     batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
-    seed: int = Field(default=0, ge=0, description="Seed for the choice of windows.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
 
     @field_validator("freeze", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.models.adapters import adapter_of
+from secateur.models.checks import require_finite
 from secateur.models.loading import model_label
 from secateur.models.memory import peak_memory
 from secateur.models.options import configured
@@ -79,9 +80,10 @@ def prune(
     Raises:
         InputError: the options do not fit the model, or the ratio is more than it can lose.
         DataError: the calibration text cannot be used.
-        ModelError: the model's family is not supported.
+        ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
     config = configured(PruneConfig, config, options)
+    require_finite(model, "the model")
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))
     corpus = load_corpus(config.calibration, "train")
@@ -89,7 +91,7 @@ def prune(
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
         with _timed(seconds, "calibration text"):
-            windows = calibration_windows(model, tokenizer, corpus, config)
+            windows, own = calibration_windows(model, tokenizer, corpus, config)
         with _timed(seconds, "layer importance"):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
@@ -112,7 +114,7 @@ def prune(
         query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
-        calibration=_described(corpus, config),
+        calibration=_described(corpus, len(windows), own),
         calibration_source=corpus.source,
     )
     _report_miss(plan, config)
@@ -121,28 +123,23 @@ def prune(
 
 def calibration_windows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, config: PruneConfig
-) -> Tensor:
-    """Windows of the corpus, and then those that the model writes itself, (samples, seqlen).
+) -> tuple[Tensor, int]:
+    """Windows of the corpus and then those that the model writes itself, (samples, seqlen); how many the latter are.
 
     Raises:
         DataError: the corpus is shorter than one window.
     """
-    own = _own_windows(config)
+    own = int(config.own_text * config.samples)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
-    return torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)]) if own else windows
+    # A short text does not leave the model to itself.
+    own = min(own, round(len(windows) * config.own_text / (1 - config.own_text)))
+    if own:
+        windows = torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)])
+    return windows, own
 
 
-def _own_windows(config: PruneConfig) -> int:
-    return int(config.own_text * config.samples)
-
-
-def _described(corpus: Corpus, config: PruneConfig) -> str:
-    own = _own_windows(config)
-    return (
-        f"{corpus.description}; {own} of {config.samples} windows written by the model itself"
-        if own
-        else corpus.description
-    )
+def _described(corpus: Corpus, windows: int, own: int) -> str:
+    return corpus.description + (f"; {own} of {windows} windows written by the model itself" if own else "")
 
 
 def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from secateur.models import LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions
 
 Method = Literal["lora", "full"]
 Reporter = Literal["none", "tensorboard", "wandb", "trackio"]
@@ -81,7 +81,7 @@ class RecoverConfig(LoadOptions):
     teacher_text: float = Field(
         0.0,
         ge=0,
-        lt=1,
+        le=0.9,
         description="Share of the training windows that the teacher writes itself, for what the data do not show; the "
         "rest of --samples is data.",
     )
@@ -103,7 +103,12 @@ class RecoverConfig(LoadOptions):
     )
     report_to: Reporter = Field("none", description="Also send the curves there.")
     merge: bool = Field(False, description="Add the adapter to the weights and write a whole model.")
-    seed: int = Field(0, ge=0, description="Seed of the choice and order of windows, the adapter and dropout.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Seed of the choice and order of windows, the adapter and dropout.",
+    )
 
     @model_validator(mode="after")
     def _whole_number_of_windows(self) -> Self:

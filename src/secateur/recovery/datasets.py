@@ -1,5 +1,6 @@
 """What is trained and validated on: packed windows of a text, or examples with the loss on their answers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,7 +133,9 @@ def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequ
 
 def teacher_windows(of_data: int, config: RecoverConfig) -> int:
     """How many windows the teacher writes beside `of_data` windows of data."""
-    return int(of_data * config.teacher_text / (1 - config.teacher_text))
+    share = config.teacher_text
+    most = math.inf if config.samples is None else int(share * config.samples)
+    return int(min(most, of_data * share / (1 - share)))
 
 
 def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> dict[str, Sequences]:

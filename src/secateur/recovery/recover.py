@@ -18,6 +18,7 @@ from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
 from secateur.models import configured, load, own_text, save, weights_fingerprint
+from secateur.models.checks import require_finite
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
@@ -111,6 +112,7 @@ def recover(
         options, teacher = {**options, "teacher": teacher}, None
     config = configured(RecoverConfig, config, options)
     target = files.require_free(output, overwrite)
+    require_finite(model, "the model")
     _check_settings(model, config, guided=teacher is not None or config.teacher is not None)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
@@ -190,6 +192,7 @@ def _teacher(
         )
     if loaded is None:
         return None
+    require_finite(loaded, "the teacher")
     check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
     remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)
     return Teacher(loaded, config.distill_weight, config.distill_temperature, remember)
@@ -362,10 +365,16 @@ def _keep_last_good(
     if not trainer.good_step:
         return None
     checkpoints.load_weights(trainer.student, trainer.good_weights)
-    kept = output.with_name(f"{output.name}.last-good")
+    kept = _unused(output.with_name(f"{output.name}.last-good"))
     note = {"stopped": problem, "step": trainer.good_step, "history": _history(trainer.state.log_history)}
-    _write(_finish(model, number_format, merged=False), tokenizer, kept, True, {HISTORY_FILE: note})
+    _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})
     return kept
+
+
+def _unused(path: Path) -> Path:
+    """The path itself, or with the first number behind it at which nothing stands."""
+    candidates = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _advice(problem: Diverged, step: int, kept: Path | None, config: RecoverConfig) -> str:

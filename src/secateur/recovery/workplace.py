@@ -41,7 +41,7 @@ class Workplace:
             raise OutputError(f"{self.path} is in the way of this training's checkpoints; move it elsewhere")
         if self.path.exists():
             changed = _differences(json.loads((self.path / SETTINGS).read_text(encoding="utf-8")), settings)
-            if changed and not overwrite:
+            if changed and not overwrite and self.last_checkpoint() is not None:
                 raise InputError(
                     f"{self.path} holds an unfinished training with other settings ({'; '.join(changed)}); repeat "
                     "those to go on with it, or pass --overwrite to begin anew"
