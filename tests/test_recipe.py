@@ -64,6 +64,9 @@ def test_the_teacher_may_be_the_original() -> None:
         ("", "r.yaml: model: Field required"),
         ("model: m\nevaluate: {adapter: x}\n", "r.yaml: evaluate.adapter has no place in a recipe"),
         ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
+        ("model: m\nname: ..\n", "r.yaml, line 2: name: "),
+        ("model: 2020-13-45\n", "r.yaml: not a recipe, "),
+        ("model: \x01\n", "r.yaml: not valid YAML, "),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where(text: str, message: str) -> None:

@@ -125,3 +125,32 @@ def test_damaged_state_is_reported(bench: Bench) -> None:
     with pytest.raises(OutputError, match="damaged; pass --overwrite"):
         Run.open(bench.path)
     assert Run.open(bench.path, overwrite=True).progress == {}
+
+
+def test_a_state_that_names_a_path_deletes_nothing(bench: Bench) -> None:
+    bench.run()
+    victim = bench.path.parent / "victim"
+    victim.mkdir()
+    (bench.path / STATE).write_text(json.dumps({"../victim": {"fingerprint": "x", "seconds": 1.0}}))
+    with pytest.raises(OutputError, match="damaged; pass --overwrite"):
+        Run.open(bench.path)
+    assert victim.is_dir()
+
+
+def test_a_stage_that_fails_leaves_its_earlier_result(bench: Bench) -> None:
+    bench.run()
+    before = dict(bench.settings)
+    bench.settings["b"], bench.fails = {"y": 2}, "b"
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert [path.name for path in (bench.path / "b").iterdir()] == ["0.txt"]
+    bench.settings, bench.fails = before, ""
+    assert bench.run() == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_model_of_the_run_itself_is_no_input(bench: Bench, overwrite: bool) -> None:
+    bench.run()
+    with pytest.raises(OutputError, match="which is still needed"):
+        Run.open(bench.path, overwrite, inputs=["gpt2", str(bench.path / "b")])
+    assert (bench.path / "b").is_dir()

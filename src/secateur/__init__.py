@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.evaluation import diagnose, evaluate
+    from secateur.evaluation import diagnose
+    from secateur.evaluation.evaluate import evaluate
     from secateur.models import load, save
-    from secateur.pruning import prune
-    from secateur.recovery import merge, recover
+    from secateur.pruning.prune import prune
+    from secateur.recovery import merge
+    from secateur.recovery.recover import recover
 
 __all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save"]
 

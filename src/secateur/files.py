@@ -42,8 +42,9 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
         raise OutputError(f"{target} is a file; name a directory for the output")
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
-    if target.is_mount() or (target.is_symlink() and not target.exists()):
-        kind = "a mount point" if target.is_mount() else "a link to nothing"
+    dangling = target.is_symlink() and not target.exists()
+    if dangling or target.resolve().is_mount():
+        kind = "a link to nothing" if dangling else "a mount point"
         raise OutputError(f"{target} is {kind}, which cannot be replaced; name a directory below it, or another one")
     require_apart(target, inputs)
     existing = next((parent for parent in (target, *target.parents) if parent.exists()), Path("/"))

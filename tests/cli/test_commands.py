@@ -127,6 +127,32 @@ def test_overwrite_replaces_the_output(tiny: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "old.txt").exists()
 
 
+@pytest.mark.parametrize("output", ["tiny", "."])
+def test_an_output_never_swallows_what_it_is_made_of(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tiny.iterdir())
+    line = failed(secateur("prune", "tiny", "-o", output, "--overwrite", *QUICK_PRUNE))
+    assert "holds tiny, which is still needed" in line
+    assert sorted(path.name for path in tiny.iterdir()) == before
+
+
+def test_weights_that_are_not_numbers_are_named(tiny: Path, tiny_model, tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    model.save_pretrained(tiny)
+    for command, options in (("prune", QUICK_PRUNE), ("recover", QUICK_RECOVER)):
+        line = failed(secateur(command, tiny, "-o", tmp_path / "out", *options))
+        assert "NaN or infinite values in model.layers.1.mlp.up_proj.weight" in line
+
+
+@pytest.mark.parametrize("option", [("--damping", "inf"), ("--seed", "99999999999"), ("--own-text", "1")])
+def test_numbers_that_nothing_can_use_are_wrong_usage(option: tuple[str, str], tmp_path: Path) -> None:
+    assert option[0] in failed(secateur("prune", "smollm2-135m", "-o", tmp_path / "out", *option), 2)
+
+
 def test_no_model_there(tmp_path: Path) -> None:
     assert "does not exist" in failed(secateur("prune", tmp_path / "a" / "none", "-o", tmp_path / "out"))
     assert "config.json" in failed(secateur("prune", tmp_path, "-o", tmp_path / "out"))

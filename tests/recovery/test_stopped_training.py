@@ -95,6 +95,17 @@ def test_other_settings_do_not_go_on(
     assert not (tmp_path / "out.partial").exists()
 
 
+def test_a_training_that_did_not_begin_is_not_in_the_way(
+    train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model(), val_size=0)
+    assert (tmp_path / "out.partial").exists()
+    assert train(tiny_model(), lr=5e-4).steps == 8
+
+
 def test_someone_else_s_directory_is_left_alone(train: Train, tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("x", encoding="utf-8")

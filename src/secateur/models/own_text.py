@@ -53,7 +53,7 @@ def own_text(
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: int, seed: int) -> Tensor:
     """`PIECES` samples of `length` tokens, (pieces, length)."""
     generator = torch.Generator().manual_seed(seed)
-    device = model.get_input_embeddings().weight.device
+    device = next(model.get_input_embeddings().parameters()).device
     known = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     tokens = _beginnings(tokenizer, known, generator)
     cache, fed = DynamicCache(config=model.config), 0
