@@ -55,6 +55,13 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
     return target
 
 
+def require_writable(file: Path) -> None:
+    """Raise `OutputError` where a file cannot be written, before the work whose figures it is for."""
+    existing = next(parent for parent in (file, *file.absolute().parents) if parent.exists())
+    if file.is_dir() or (existing != file and not existing.is_dir()) or not os.access(existing, os.W_OK):
+        raise OutputError(f"{file} cannot be written; name a file in a directory that can")
+
+
 def require_apart(target: Path, inputs: Iterable[str | Path]) -> None:
     """Raise `OutputError` where replacing a directory would delete something that the work reads.
 

@@ -153,6 +153,12 @@ def test_numbers_that_nothing_can_use_are_wrong_usage(option: tuple[str, str], t
     assert option[0] in failed(secateur("prune", "smollm2-135m", "-o", tmp_path / "out", *option), 2)
 
 
+def test_a_file_for_the_figures_is_checked_before_the_work(tmp_path: Path) -> None:
+    assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path))
+    (tmp_path / "file").write_text("x")
+    assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file" / "a.json"))
+
+
 def test_no_model_there(tmp_path: Path) -> None:
     assert "does not exist" in failed(secateur("prune", tmp_path / "a" / "none", "-o", tmp_path / "out"))
     assert "config.json" in failed(secateur("prune", tmp_path, "-o", tmp_path / "out"))

@@ -106,6 +106,20 @@ def test_a_training_that_did_not_begin_is_not_in_the_way(
     assert train(tiny_model(), lr=5e-4).steps == 8
 
 
+@pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "random.safetensors"])
+def test_a_damaged_checkpoint_is_named(
+    train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_model(), checkpoint_steps=2)
+    (damaged,) = (tmp_path / "out.partial").glob("checkpoint-*")
+    (damaged / file).write_bytes((damaged / file).read_bytes()[:20])
+    with pytest.raises(TrainingError, match=r"checkpoint-\d+ is damaged .* delete .*out.partial to begin anew"):
+        train(tiny_model(), checkpoint_steps=2)
+
+
 def test_someone_else_s_directory_is_left_alone(train: Train, tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("x", encoding="utf-8")

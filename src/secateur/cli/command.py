@@ -18,6 +18,7 @@ from secateur.cli.options import UsageError, option_parameters, validated
 from secateur.cli.output import complain
 from secateur.console import configure_logging, stderr
 from secateur.errors import SecateurError
+from secateur.files import require_writable
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -91,6 +92,9 @@ class Command:
                     values["config"] = validated(config, given)
                 if "command_line" in wanted:
                     values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
+                for file in (values.get("json"), values.get("plot")):
+                    if file is not None:
+                        require_writable(file)
                 quiet_libraries(verbose)
                 self.function(**values)
             except SecateurError as error:

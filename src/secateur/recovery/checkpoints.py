@@ -5,14 +5,19 @@ Transformers' Trainer writes the states of optimizer, schedule and random number
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from secateur.errors import TrainingError
 
 WEIGHTS, OPTIMIZER, RANDOM = "weights.safetensors", "optimizer.safetensors", "random.safetensors"
 STATE = "state.json"
@@ -39,6 +44,18 @@ class Progress:
     best_loss: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file of an unfinished training raises into a `TrainingError` that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(
+            f"{path} is damaged ({reason}), so the training cannot go on; delete {path.parent} to begin anew"
+        ) from error
 
 
 def trainable_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -336,15 +336,17 @@ class RecoveryTrainer(Trainer):
         return getattr(self.accelerator, "scaler", None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights = checkpoints.read_weights(Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
-        checkpoints.load_weights(self.student, weights)
-        before = checkpoints.read_progress(Path(resume_from_checkpoint))
+        with checkpoints.readable(Path(resume_from_checkpoint)):
+            weights = checkpoints.read_weights(Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+            checkpoints.load_weights(self.student, weights)
+            before = checkpoints.read_progress(Path(resume_from_checkpoint))
         before.micro_batch_size = min(before.micro_batch_size, self.progress.micro_batch_size)
         vars(self.progress).update(vars(before))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.read_training_state(Path(checkpoint), self._optimizer, self.lr_scheduler, self._scaler)
+            with checkpoints.readable(Path(checkpoint)):
+                checkpoints.read_training_state(Path(checkpoint), self._optimizer, self.lr_scheduler, self._scaler)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         """The scaler's state comes with the optimizer's."""
@@ -352,7 +354,8 @@ class RecoveryTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # The file holds the generators of the first process; the same for all would repeat its dropout everywhere.
         if checkpoint is not None and self.accelerator.num_processes == 1:
-            checkpoints.restore_random_state(Path(checkpoint))
+            with checkpoints.readable(Path(checkpoint)):
+                checkpoints.restore_random_state(Path(checkpoint))
 
 
 def lacks_memory(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from secateur import files
 from secateur.errors import InputError, OutputError
+from secateur.recovery import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,12 @@ class Workplace:
         Raises:
             InputError: a training with other settings stands there.
             OutputError: something else does.
+            TrainingError: it is damaged.
         """
         if self.path.exists() and not self._is_ours():
             raise OutputError(f"{self.path} is in the way of this training's checkpoints; move it elsewhere")
         if self.path.exists():
-            changed = _differences(json.loads((self.path / SETTINGS).read_text(encoding="utf-8")), settings)
+            changed = _differences(self._settings(), settings)
             if changed and not overwrite and self.last_checkpoint() is not None:
                 raise InputError(
                     f"{self.path} holds an unfinished training with other settings ({'; '.join(changed)}); repeat "
@@ -53,8 +55,8 @@ class Workplace:
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from."""
-        checkpoints = sorted(self.path.glob("checkpoint-*"), key=_step)
-        return checkpoints[-1] if checkpoints else None
+        found = [path for path in self.path.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+        return max(found, key=_step, default=None)
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:
@@ -79,6 +81,13 @@ class Workplace:
     def remove(self) -> None:
         """Drop everything."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _settings(self) -> dict[str, Any]:
+        file = self.path / SETTINGS
+        if not file.is_file():
+            return {}
+        with checkpoints.readable(file):
+            return dict(json.loads(file.read_text(encoding="utf-8")))
 
     def _is_ours(self) -> bool:
         return (self.path / SETTINGS).is_file() or (self.path.is_dir() and not any(self.path.iterdir()))
