@@ -244,7 +244,10 @@ def test_run_ends_with_the_table_and_the_path_of_the_report(
 
 def test_run_refuses_a_directory_that_is_no_run(tiny: Path, tmp_path: Path) -> None:
     recipe = recipe_at(tmp_path / "recipe.yaml", tiny)
-    assert "not a run" in failed(secateur("run", recipe, "-o", tiny, "--overwrite"))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.txt").write_text("mine")
+    assert "not a run" in failed(secateur("run", recipe, "-o", tmp_path / "thesis", "--overwrite"))
+    assert "still needed" in failed(secateur("run", recipe, "-o", tiny, "--overwrite"))
     assert (tiny / "config.json").is_file()
 
 
