@@ -77,4 +77,6 @@ def block_costs(inverse: Tensor, weight: Tensor, block_size: int) -> Tensor:
     diagonal = inverse.view(count, block_size, count, block_size)
     blocks = torch.stack([diagonal[block, :, block] for block in range(count)])  # (blocks, size, size)
     columns = weight.view(weight.shape[0], count, block_size).permute(1, 2, 0)  # (blocks, size, out)
-    return (torch.linalg.solve(blocks, columns) * columns).sum((1, 2))
+    # One by one: solving a batch was seen to hang after torch.set_num_threads in the same process.
+    solved = torch.stack([torch.linalg.solve(block, column) for block, column in zip(blocks, columns, strict=True)])
+    return (solved * columns).sum((1, 2))
