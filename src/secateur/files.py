@@ -21,13 +21,13 @@ def cache_directory() -> Path:
     return Path(root).expanduser() if root else Path.home() / ".cache" / "secateur"
 
 
-def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = ()) -> Path:
+def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
     """Check, before any work is done, that `directory` may be written.
 
     Args:
         directory: where a result will go.
         overwrite: whether what is there may be replaced.
-        inputs: models and texts that the work reads, as the user names them.
+        inputs: models and texts that the work reads, as the user names them; None is passed over.
 
     Returns:
         The directory as a `Path`. It is not created.
@@ -62,15 +62,22 @@ def require_writable(file: Path) -> None:
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
 
 
-def require_apart(target: Path, inputs: Iterable[str | Path]) -> None:
+def input_path(name: str | Path) -> Path:
+    """The path in what a user calls a model or text: `notes.txt` of `notes.txt[:80%]`. A hub id is one as well."""
+    return Path(re.sub(r"\[[^\]]*\]$", "", str(name))).expanduser()
+
+
+def require_apart(target: Path, inputs: Iterable[str | Path | None]) -> None:
     """Raise `OutputError` where replacing a directory would delete something that the work reads.
 
     Args:
         target: the directory.
-        inputs: models and texts as the user names them: what is no path is passed over.
+        inputs: models and texts as the user names them: what is None or no path is passed over.
     """
     for name in inputs:
-        path = Path(re.sub(r"\[[^\]]*\]$", "", str(name))).expanduser()
+        if name is None:
+            continue
+        path = input_path(name)
         if path.exists() and target.exists() and path.resolve().is_relative_to(target.resolve()):
             raise OutputError(f"{target} holds {name}, which is still needed; name another directory for the output")
 

@@ -12,12 +12,13 @@ from transformers import PreTrainedModel
 from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
+from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
-from secateur.models import attach_adapter, load, model_directory
+from secateur.models import attach_adapter, find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
@@ -81,17 +82,9 @@ def run_recipe(
 
 def _check_inputs(recipe: Recipe) -> None:
     """Find a mistyped name before any work is done, or undone: what is no hub's is loaded or checked."""
-    if not recipe.model.endswith(".gguf"):
-        model_directory(recipe.model)
-    texts = [*recipe.evaluate.data]
-    if recipe.prune is not None:
-        texts.append(recipe.prune.calibration)
-    if recipe.recover is not None:
-        texts += [recipe.recover.data, *recipe.recover.extra_eval]
-        if recipe.recover.teacher_text and recipe.recover.teacher is None:
-            raise InputError("recover.teacher_text needs a teacher; write teacher: original")
-    for name in dict.fromkeys(texts):
-        if not name.startswith(tuple(HUB_CORPORA)):
+    find_model(recipe.model)
+    for name in recipe.texts:
+        if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
 
 

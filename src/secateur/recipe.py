@@ -75,12 +75,6 @@ class Recipe(LoadOptions):
         return handed
 
     @model_validator(mode="after")
-    def _measure_no_other_adapter(self) -> Self:
-        if self.evaluate.adapter is not None:
-            raise ValueError("evaluate.adapter has no place in a recipe: what recover trains is measured anyhow")
-        return self
-
-    @model_validator(mode="after")
     def _measures_its_own_models(self) -> Self:
         if self.evaluate.adapter is not None:
             raise ValueError("evaluate.adapter is for the command; a run measures the models of its own stages")
@@ -90,17 +84,25 @@ class Recipe(LoadOptions):
     def _name_teacher(self) -> Self:
         if self.recover is not None and self.recover.teacher == ORIGINAL:
             self.recover.teacher = self.model
+        if self.recover is not None and self.recover.teacher is None and self.recover.teacher_text:
+            raise ValueError("recover.teacher_text needs a teacher; write teacher: original")
         return self
+
+    @property
+    def texts(self) -> list[str]:
+        """Every text that the recipe names."""
+        names = [*self.evaluate.data]
+        if self.prune is not None:
+            names.append(self.prune.calibration)
+        if self.recover is not None:
+            names += [self.recover.data, *self.recover.extra_eval]
+        return list(dict.fromkeys(names))
 
     @property
     def inputs(self) -> list[str]:
         """The model, and every text, teacher and file that the recipe names."""
-        names = [self.model, *self.evaluate.data]
-        if self.prune is not None:
-            names += [self.prune.calibration, self.prune.layer_importance_file or self.model]
-        if self.recover is not None:
-            names += [self.recover.data, *self.recover.extra_eval, self.recover.teacher or self.model]
-        return list(dict.fromkeys(names))
+        others = [self.prune and self.prune.layer_importance_file, self.recover and self.recover.teacher]
+        return [self.model, *self.texts, *(name for name in others if name)]
 
     @property
     def directory(self) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import OutputError
-from secateur.files import require_free, write_json
+from secateur.files import input_path, require_free, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class Run:
         for name in set(self.progress) - wanted:
             del self.progress[name]
             self._save()
-            for left in (self.path / name, *self.path.glob(f"{name}.*")):
+            for left in (self.path / name, *self.path.glob(f"{name}.*"), self.path / f".{name}.before"):
                 shutil.rmtree(left, ignore_errors=True)
 
     def _save(self) -> None:
@@ -165,7 +165,7 @@ def _fingerprint(content: Any) -> str:
 
 def _file_state(name: str) -> list[tuple[str, int, int]]:
     """Names, sizes and times of the files that `notes.txt[:80%]` or `models/mine` stands for; none for a hub id."""
-    path = Path(re.sub(r"\[[^\]]*\]$", "", name)).expanduser()
+    path = input_path(name)
     files = [path] if path.is_file() else [file for pattern in MODEL_FILES for file in path.glob(pattern)]
     return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 

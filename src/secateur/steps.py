@@ -42,7 +42,7 @@ def prune_model(
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    require_free(output, overwrite, [name, config.calibration, *_named(config.layer_importance_file)])
+    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file])
     with _log_beside(output):
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
@@ -60,7 +60,7 @@ def recover_model(
 
     A training that was stopped goes on where it stopped.
     """
-    require_free(output, overwrite, [name, config.data, *config.extra_eval, *_named(config.teacher)])
+    require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
     with _log_beside(output):
         model, tokenizer = load(name, **config.load_arguments())
         return recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
@@ -73,10 +73,6 @@ def merge_model(name: str, output: Path, config: MergeConfig, *, command_line: s
         model, tokenizer = load(name, **config.load_arguments())
         merged = merge_adapter(model, config.adapter)
         save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
-
-
-def _named(name: str | None) -> list[str]:
-    return [] if name is None else [name]
 
 
 @contextmanager

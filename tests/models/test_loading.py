@@ -47,8 +47,12 @@ def test_round_trip_is_exact(
     again, tokenizer = load(tmp_path / "m", dtype="float32")
     assert type(again) is type(model)
     assert tokenizer("hello").input_ids == tiny_tokenizer("hello").input_ids
-    for (name, one), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
-        assert torch.equal(one, other), name
+    assert_same_weights(again, model)
+
+
+def assert_same_weights(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    for (name, one), (_, two) in zip(model.named_parameters(), other.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
 
 
 def test_uneven_round_trip_is_exact_and_generates(
@@ -59,7 +63,9 @@ def test_uneven_round_trip_is_exact_and_generates(
     save(uneven, tiny_tokenizer, tmp_path / "m")
     again, _ = load(tmp_path / "m", dtype="float32")
     assert layer_widths(again) == layer_widths(uneven) == declared_widths(again)
-    assert torch.equal(again(prompt).logits, uneven(prompt).logits)
+    assert_same_weights(again, uneven)
+    # Products of the same matrices differ in the last bit where they lie differently in memory.
+    torch.testing.assert_close(again(prompt).logits, uneven(prompt).logits)
     with_cache = again.generate(prompt, max_new_tokens=12, do_sample=False)
     without_cache = again.generate(prompt, max_new_tokens=12, do_sample=False, use_cache=False)
     assert torch.equal(with_cache, without_cache)

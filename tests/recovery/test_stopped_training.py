@@ -1,7 +1,8 @@
 """Trainings that are killed, run out of memory, or diverge."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ TinyModel = Callable[..., PreTrainedModel]
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Interrupt the training in the step after `step`."""
+@contextmanager
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupt the training in the block in the step after `step`."""
     original = RecoveryTrainer.training_step
 
     def interrupted(self: RecoveryTrainer, *arguments: Any) -> Tensor:
@@ -30,7 +32,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(RecoveryTrainer, "training_step", interrupted)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RecoveryTrainer, "training_step", interrupted)
+        yield
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -55,10 +59,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
         "early_stopping_patience": 50,
     }
     whole = train(tiny_model(), "whole", **settings)
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_model(), **settings)
+    with stopped_at(step, monkeypatch):
+        train(tiny_model(), **settings)
     partial = tmp_path / "out.partial"
     assert [path.name for path in partial.glob("checkpoint-*")] == [f"checkpoint-{step // 3 * 3}"]
     assert not PICKLES & {path.suffix for path in partial.rglob("*")}
@@ -82,10 +84,8 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
 def test_other_settings_do_not_go_on(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_model(), checkpoint_steps=2)
+    with stopped_at(4, monkeypatch):
+        train(tiny_model(), checkpoint_steps=2)
     with pytest.raises(InputError, match=r"unfinished training with other settings \(lr: 0.001, now 0.0005\)"):
         train(tiny_model(), lr=5e-4)
     with pytest.raises(InputError, match="model weights"):
@@ -98,10 +98,8 @@ def test_other_settings_do_not_go_on(
 def test_a_training_that_did_not_begin_is_not_in_the_way(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, 0)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_model(), val_size=0)
+    with stopped_at(0, monkeypatch):
+        train(tiny_model(), val_size=0)
     assert (tmp_path / "out.partial").exists()
     assert train(tiny_model(), lr=5e-4).steps == 8
 
@@ -110,10 +108,8 @@ def test_a_training_that_did_not_begin_is_not_in_the_way(
 def test_a_damaged_checkpoint_is_named(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
 ) -> None:
-    with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_model(), checkpoint_steps=2)
+    with stopped_at(4, monkeypatch):
+        train(tiny_model(), checkpoint_steps=2)
     (damaged,) = (tmp_path / "out.partial").glob("checkpoint-*")
     (damaged / file).write_bytes((damaged / file).read_bytes()[:20])
     with pytest.raises(TrainingError, match=r"checkpoint-\d+ is damaged .* delete .*out.partial to begin anew"):

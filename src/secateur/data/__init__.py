@@ -1,11 +1,12 @@
 """Named corpora and files in, token windows and training sequences out."""
 
 from secateur.data.corpora import corpus_names, load_corpus
-from secateur.data.corpus import Corpus, Example, alpaca_prompt
+from secateur.data.corpus import IGNORED, Corpus, Example, alpaca_prompt
 from secateur.data.instruction import tokenize_examples
 from secateur.data.windows import token_windows
 
 __all__ = [
+    "IGNORED",
     "Corpus",
     "Example",
     "alpaca_prompt",

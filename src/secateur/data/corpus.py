@@ -4,6 +4,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+# The label of a token that has no loss, as in PyTorch.
+IGNORED = -100
+
 _WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"

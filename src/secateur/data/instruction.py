@@ -8,13 +8,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from secateur.data.corpus import Example, alpaca_prompt, content_fingerprint
+from secateur.data.corpus import IGNORED, Example, alpaca_prompt, content_fingerprint
 from secateur.data.tokens import cached_tokens, choose, tokenize
 from secateur.errors import DataError, InputError
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
 
 
 def tokenize_examples(

@@ -2,7 +2,7 @@
 
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
 from secateur.models.fingerprint import weights_fingerprint
-from secateur.models.loading import load, load_tokenizer, model_directory, model_label
+from secateur.models.loading import find_model, load, load_tokenizer, model_directory, model_label
 from secateur.models.lora import attach_adapter
 from secateur.models.losses import chunked_loss, token_losses
 from secateur.models.options import LoadOptions, configured
@@ -15,7 +15,6 @@ from secateur.models.widths import (
     declared_widths,
     is_uneven,
     layer_widths,
-    register_uneven_models,
 )
 
 __all__ = [
@@ -29,6 +28,7 @@ __all__ = [
     "count_parameters",
     "declare_widths",
     "declared_widths",
+    "find_model",
     "is_uneven",
     "layer_widths",
     "load",
@@ -36,7 +36,6 @@ __all__ = [
     "model_directory",
     "model_label",
     "own_text",
-    "register_uneven_models",
     "save",
     "supported_model_types",
     "token_losses",

@@ -53,20 +53,31 @@ def load(
     arguments: dict[str, Any] = {"dtype": resolve_dtype(dtype, place)}
     if device_map is not None:
         arguments["device_map"] = device_map
-    path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(f"{path} does not exist")
+    path = find_model(name)
+    if path.is_file():
         model, tokenizer = read_gguf(path, **arguments)
     else:
-        directory = model_directory(name)
-        model = _read_model(directory, trust_remote_code=trust_remote_code, **arguments)
-        tokenizer = load_tokenizer(directory, trust_remote_code=trust_remote_code)
+        model = _read_model(path, trust_remote_code=trust_remote_code, **arguments)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
-        remember_checkpoint_dtype(model, directory if path.suffix != ".gguf" else None)
+        remember_checkpoint_dtype(model, path if path.is_dir() else None)
     return model.eval(), tokenizer
+
+
+def find_model(name: str | Path) -> Path:
+    """A `.gguf` file, or the directory that `model_directory` gives.
+
+    Raises:
+        ModelError: there is no such model, or `checks.check_directory` refuses it.
+    """
+    path = Path(name).expanduser()
+    if path.suffix != ".gguf":
+        return model_directory(name)
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist")
+    return path
 
 
 def model_directory(name: str | Path) -> Path:

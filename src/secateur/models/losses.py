@@ -6,7 +6,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-IGNORED = -100
+from secateur.data import IGNORED
+
 CHUNK_TOKENS = 1024
 
 

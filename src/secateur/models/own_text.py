@@ -41,8 +41,11 @@ def own_text(
 
     def block(number: int) -> Tensor:
         kind = f"own text, {PIECES} x {length}, seed {seed}, block {number}"
-        make = lambda: {"input_ids": _write(model, tokenizer, length, (number << 32) + seed).int()}  # noqa: E731
-        return cached_tokens(tokenizer, kind, content, make)["input_ids"]
+
+        def write() -> dict[str, Tensor]:
+            return {"input_ids": _write(model, tokenizer, length, (number << 32) + seed).int()}
+
+        return cached_tokens(tokenizer, kind, content, write)["input_ids"]
 
     blocks = math.ceil(count * seqlen / (PIECES * length))
     tokens = torch.cat([block(number) for number in range(blocks)]).flatten()

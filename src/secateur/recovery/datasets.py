@@ -9,11 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from secateur.data import Corpus, load_corpus, token_windows, tokenize_examples
+from secateur.data import IGNORED, Corpus, load_corpus, token_windows, tokenize_examples
 from secateur.errors import InputError
 from secateur.recovery.config import RecoverConfig
-
-IGNORED = -100
 
 Batch = dict[str, Tensor]
 

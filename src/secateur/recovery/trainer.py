@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from secateur.data import IGNORED
 from secateur.errors import TrainingError
 from secateur.models import adapter_of, token_losses
 from secateur.recovery import checkpoints
@@ -99,7 +100,7 @@ class Student(nn.Module):
 def _scored(labels: Tensor) -> tuple[slice | Tensor, Tensor]:
     """Which of the (batch · (seq - 1)) places before a token have a loss, and the tokens after them."""
     targets = labels[:, 1:].flatten()
-    scored = targets != -100
+    scored = targets != IGNORED
     # Indexing with everything would copy it, and add it up one by one in the backward pass.
     return (slice(None), targets) if bool(scored.all()) else (scored.nonzero().flatten(), targets[scored])
 
