@@ -1,6 +1,7 @@
 """The run directory: done stages are not done again, interrupted ones go on, changed ones are redone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def bench(tmp_path: Path) -> Bench:
 
 def test_done_and_unchanged_is_not_done_again(bench: Bench) -> None:
     assert bench.run() == ["a", "b", "c"]
+    assert bench.run() == []
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("cut sho")])
+def test_a_stage_whose_files_are_gone_or_cut_short_is_done_again(
+    bench: Bench, damage: Callable[[Path], object]
+) -> None:
+    bench.run()
+    damage(bench.path / "b" / "0.txt")
+    assert bench.run() == ["b", "c"]
+    (bench.path / "b" / "notes.txt").write_text("a reader's own")
     assert bench.run() == []
 
 

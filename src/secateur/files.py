@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 
 from secateur.errors import OutputError
 
+FIGURE_FILES = (".json", ".png", ".svg", ".pdf")
+
 
 def cache_directory() -> Path:
     """Where converted models and tokenised data are kept: `$SECATEUR_CACHE`, or `~/.cache/secateur`."""
@@ -56,10 +58,16 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
 
 
 def require_writable(file: Path) -> None:
-    """Raise `OutputError` where a file cannot be written, before the work whose figures it is for."""
+    """Check a file for figures before the work whose figures it is for.
+
+    Raises:
+        OutputError: it cannot be written, or would replace something else than figures.
+    """
     existing = next(parent for parent in (file, *file.absolute().parents) if parent.exists())
     if file.is_dir() or (existing != file and not existing.is_dir()) or not os.access(existing, os.W_OK):
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
+    if file.is_file() and file.suffix not in FIGURE_FILES:
+        raise OutputError(f"{file} is there already and is not named like figures; name a new file, or a .json or .png")
 
 
 def input_path(name: str | Path) -> Path:

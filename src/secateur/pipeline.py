@@ -14,7 +14,7 @@ from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
@@ -308,7 +308,7 @@ class Pipeline:
                 "figure": "calibration of the cut",
                 "role": "calibration",
                 "source": plan["calibration_source"],
-                "amount": _windows(plan["settings"]["samples"], plan["settings"]["seqlen"]),
+                "amount": _windows(plan["calibration_windows"], plan["settings"]["seqlen"]),
                 "description": plan["calibration"],
             }
         if training is not None:
@@ -378,4 +378,9 @@ def _windows(count: int, seqlen: int) -> str:
 
 
 def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise OutputError(
+            f"{file} is damaged or missing; delete {file.parent}, and the same command makes it again"
+        ) from error

@@ -43,11 +43,19 @@ class Stage:
 
 @dataclass
 class Progress:
-    """How far a stage is: `seconds`, of the go that finished it, is None until it is done."""
+    """How far a stage is.
+
+    Attributes:
+        fingerprint: of all that its result depends on.
+        seconds: of the go that finished it; None until it is done.
+        finished: when that was.
+        files: what it has written, by name with the sizes.
+    """
 
     fingerprint: str
     seconds: float | None = None
     finished: str | None = None
+    files: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -84,13 +92,14 @@ class Run:
     def execute(self, stages: Sequence[Stage]) -> None:
         """Do the stages in order, except those that are done and whose settings are unchanged.
 
-        A stage is done again when its settings, a file or model that they name, or a stage it needs have changed.
+        A stage is done again when its settings or a file or model that they name have changed, when files of its own
+        are gone or of another size, and when a stage it needs was done again.
         Results of stages that are no longer asked for are deleted.
         """
         self._forget({stage.name for stage in stages})
         fingerprints: dict[str, str] = {}
         for stage in stages:
-            needed = [fingerprints[name] for name in stage.needs]
+            needed = [(fingerprints[name], self.progress[name].finished) for name in stage.needs]
             files = [_file_state(name) for name in stage.inputs]
             fingerprint = fingerprints[stage.name] = _fingerprint([stage.settings, files, needed])
             if self._is_done(stage.name, fingerprint):
@@ -108,7 +117,7 @@ class Run:
             done is not None
             and done.fingerprint == fingerprint
             and done.seconds is not None
-            and (self.path / name).is_dir()
+            and done.files.items() <= _files_below(self.path / name).items()
         )
 
     def _do(self, stage: Stage, fingerprint: str) -> None:
@@ -126,10 +135,12 @@ class Run:
                     self.progress[stage.name] = before
                     self._save()
                 raise
-        self.progress[stage.name].seconds = time.perf_counter() - start
-        self.progress[stage.name].finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        done = self.progress[stage.name]
+        done.seconds = time.perf_counter() - start
+        done.finished = datetime.datetime.now(datetime.UTC).isoformat()
+        done.files = _files_below(directory)
         self._save()
-        logger.info("%-18s %.1f s", stage.name, self.progress[stage.name].seconds)
+        logger.info("%-18s %.1f s", stage.name, done.seconds)
 
     def _forget(self, wanted: set[str]) -> None:
         for name in set(self.progress) - wanted:
@@ -157,6 +168,10 @@ def _set_aside(directory: Path) -> Iterator[None]:
             old.rename(directory)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _files_below(directory: Path) -> dict[str, int]:
+    return {str(file.relative_to(directory)): file.stat().st_size for file in directory.rglob("*") if file.is_file()}
 
 
 def _fingerprint(content: Any) -> str:

@@ -1,6 +1,5 @@
 """Everything that is measured of one model."""
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,8 +15,7 @@ from secateur.evaluation.modes import input_device, underlying
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.models import configured, count_parameters
-
-logger = logging.getLogger(__name__)
+from secateur.models.checks import warn_of_long_windows
 
 
 @dataclass
@@ -117,7 +115,7 @@ def measure_quality(
     name: str,
 ) -> Evaluation:
     """Perplexity on every text and the number of parameters; speed is measured on its own."""
-    _warn_of_long_windows(model, config.seqlen)
+    warn_of_long_windows(underlying(model), config.seqlen)
     figures = {
         corpus: perplexity(
             model,
@@ -151,9 +149,3 @@ def speed_options(config: EvaluateConfig) -> dict[str, Any]:
         "max_seconds": config.max_seconds,
         "seed": config.seed,
     }
-
-
-def _warn_of_long_windows(model: PreTrainedModel | PeftModel, seqlen: int) -> None:
-    longest = getattr(underlying(model).config, "max_position_embeddings", None)
-    if longest is not None and seqlen > longest:
-        logger.warning("Windows of %d tokens are longer than the %d the model was made for", seqlen, longest)

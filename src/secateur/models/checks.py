@@ -1,6 +1,7 @@
 """Looking at a checkpoint before it is loaded: is it a model, whole, safe and of a supported family?"""
 
 import json
+import logging
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.models.adapters import adapter_for
+
+logger = logging.getLogger(__name__)
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -59,6 +62,13 @@ def require_finite(model: PreTrainedModel, what: str) -> None:
     for name, weight in model.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise ModelError(f"{what} holds NaN or infinite values in {name}; secateur diagnose lists what is wrong")
+
+
+def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:
+    """Log a warning where windows of `seqlen` tokens reach past the positions that the model was made for."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if longest is not None and seqlen > longest:
+        logger.warning("Windows of %d tokens are longer than the %d the model was made for", seqlen, longest)
 
 
 def _check_shards(directory: Path) -> None:

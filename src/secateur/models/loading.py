@@ -132,12 +132,22 @@ def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory, output_loading_info=True, use_safetensors=True, **arguments
+                directory,
+                output_loading_info=True,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # so that they can be named below
+                **arguments,
             )
     except (SafetensorError, RuntimeError, ValueError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{directory} could not be loaded: {reason}") from error
     model, loading = loaded
+    if loading["mismatched_keys"]:
+        name, stored, expected = min(loading["mismatched_keys"])
+        raise ModelError(
+            f"{directory} holds {name} of shape {tuple(stored)} where its config.json asks for {tuple(expected)}; "
+            "one of the two is of another model"
+        )
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ModelError(

@@ -44,7 +44,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     _check_fit(model, weights, directory)
     try:
         adapted = wrap(model, config)
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"the adapter {directory} does not fit the model: {_first_line(error)}") from error
     absent = set(get_peft_model_state_dict(adapted, save_embedding_layers=False)) - set(weights)
     if absent:

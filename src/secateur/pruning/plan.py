@@ -55,6 +55,7 @@ class PruningPlan:
         layers: each layer's cut.
         settings: the configuration that led to it.
         calibration: the calibration text, in words.
+        calibration_windows: how much of it: windows of `settings["seqlen"]` tokens.
         calibration_source: the identity of that text's source.
     """
 
@@ -66,6 +67,7 @@ class PruningPlan:
     layers: list[LayerPlan]
     settings: dict[str, Any] = field(default_factory=dict)
     calibration: str = ""
+    calibration_windows: int = 0
     calibration_source: str = ""
 
     @property

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite
+from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.memory import peak_memory
 from secateur.models.options import configured
@@ -84,6 +84,7 @@ def prune(
     """
     config = configured(PruneConfig, config, options)
     require_finite(model, "the model")
+    warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))
     corpus = load_corpus(config.calibration, "train")
@@ -115,6 +116,7 @@ def prune(
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
         calibration=_described(corpus, len(windows), own),
+        calibration_windows=len(windows),
         calibration_source=corpus.source,
     )
     _report_miss(plan, config)

@@ -18,7 +18,7 @@ from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
 from secateur.models import configured, load, own_text, save, weights_fingerprint
-from secateur.models.checks import require_finite
+from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
@@ -113,6 +113,7 @@ def recover(
     config = configured(RecoverConfig, config, options)
     target = files.require_free(output, overwrite)
     require_finite(model, "the model")
+    warn_of_long_windows(model, config.seqlen)
     _check_settings(model, config, guided=teacher is not None or config.teacher is not None)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
@@ -195,7 +196,7 @@ def _teacher(
     require_finite(loaded, "the teacher")
     check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
     remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)
-    return Teacher(loaded, config.distill_weight, config.distill_temperature, remember)
+    return Teacher(loaded, config.distill_weight, config.distill_temperature, config.distill_hidden, remember)
 
 
 def _identity(model: PreTrainedModel, corpus: Corpus, teacher: Teacher | None, config: RecoverConfig) -> dict[str, Any]:
