@@ -9,7 +9,7 @@ import pytest
 
 from secateur import pipeline
 from secateur.data import load_corpus
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.pipeline import run_recipe, write_report
 from secateur.recipe import Recipe
 
@@ -173,6 +173,13 @@ def test_several_texts_the_first_is_the_number(recipe: Callable[..., Recipe], tm
     model = run(recipe(evaluate={**MEASURE, "data": data}), tmp_path / "run")["models"][0]
     assert list(model["perplexities"]) == data
     assert model["perplexity"] == model["perplexities"][data[0]] != model["perplexities"][data[1]]
+
+
+def test_damage_in_a_finished_run_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    run(recipe(), tmp_path / "run")
+    (tmp_path / "run/metrics.json").write_text("{")
+    with pytest.raises(OutputError, match=r"metrics\.json is damaged"):
+        write_report(tmp_path / "run")
 
 
 def test_the_report_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ def test_a_file_for_the_figures_is_checked_before_the_work(tmp_path: Path) -> No
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path))
     (tmp_path / "file").write_text("x")
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file" / "a.json"))
+    assert "not named like figures" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
 
 
 def test_no_model_there(tmp_path: Path) -> None:

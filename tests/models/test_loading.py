@@ -131,6 +131,17 @@ def test_no_model_directory(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_config_of_another_width_is_named(
+    saved: Path, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    save(tiny_model("llama", intermediate_size=80), None, tmp_path / "narrower")
+    shutil.copy(tmp_path / "narrower" / "config.json", saved / "config.json")
+    with pytest.raises(
+        ModelError, match=r"down_proj.weight of shape \(64, 96\) where its config.json asks for \(64, 80\)"
+    ):
+        load(saved)
+
+
 def test_weights_of_another_model(saved: Path, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     save(tiny_model("llama", num_hidden_layers=5), None, tmp_path / "deeper")
     shutil.copy(tmp_path / "deeper" / "config.json", saved / "config.json")

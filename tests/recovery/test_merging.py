@@ -1,5 +1,6 @@
 """Adapters into weights."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_an_adapter_of_another_model_is_refused(
         merge_adapter(model, adapter)
     assert "\n" not in str(caught.value)
     assert set(model.state_dict()) == names
+
+
+def test_a_config_with_a_wrong_type_is_refused(adapter: Path, tiny_model: TinyModel) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "r": "eight"}))
+    with pytest.raises(ModelError, match="does not fit the model"):
+        merge_adapter(tiny_model(), adapter)
 
 
 def test_directories_without_a_sound_adapter(adapter: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
