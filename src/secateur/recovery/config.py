@@ -78,11 +78,6 @@ class RecoverConfig(LoadOptions):
         0.5, gt=0, le=1, description="Share of the teacher's part in the loss; the rest is cross entropy."
     )
     distill_temperature: float = Field(1.0, gt=0, description="Softens both distributions before they are compared.")
-    distill_hidden: float = Field(
-        0.0,
-        ge=0,
-        description="Factor of the layers' hidden states in the loss: how far they are from the teacher's.",
-    )
     teacher_text: float = Field(
         0.0,
         ge=0,

@@ -196,7 +196,7 @@ def _teacher(
     require_finite(loaded, "the teacher")
     check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
     remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)
-    return Teacher(loaded, config.distill_weight, config.distill_temperature, config.distill_hidden, remember)
+    return Teacher(loaded, config.distill_weight, config.distill_temperature, remember)
 
 
 def _identity(model: PreTrainedModel, corpus: Corpus, teacher: Teacher | None, config: RecoverConfig) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from secateur.data import IGNORED
 from secateur.errors import TrainingError
-from secateur.models import token_losses
+from secateur.models import adapter_of, token_losses
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import Rhythm, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
 from secateur.recovery.datasets import Batch, Padding, Sequences, part_of_batch, scored_tokens
-from secateur.recovery.distillation import Teacher, hidden_loss, hidden_states, output_embedding
+from secateur.recovery.distillation import Teacher, output_embedding
 from secateur.recovery.losses import vocabulary_loss
 from secateur.recovery.workplace import Workplace
 
@@ -66,6 +66,11 @@ class Student(nn.Module):
     def base(self) -> PreTrainedModel:
         return cast(PreTrainedModel, self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model)
 
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Last hidden states, (batch, seq, hidden_size)."""
+        body = adapter_of(self.base).body(self.base)
+        return body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
     def forward(self, input_ids: Tensor, labels: Tensor, index: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The training loss summed over tokens, with the teacher's part where there is a teacher.
 
@@ -75,25 +80,20 @@ class Student(nn.Module):
             index: the number of each window in the training data, (batch,).
             attention_mask: (batch, seq), or None without padding.
         """
-        (teacher,) = self._teacher
-        follows = teacher is not None and teacher.hidden_weight > 0
-        *_, hidden = layers = hidden_states(self.base, input_ids, attention_mask, every_layer=follows)
+        hidden = self.hidden_states(input_ids, attention_mask)
         head = output_embedding(self.base)
         scored, targets = _scored(labels.to(hidden.device))
         states = hidden[:, :-1].flatten(0, 1)[scored].to(head.device)  # (tokens, hidden_size)
-        if teacher is None:
-            return vocabulary_loss(states, head, targets.to(head.device))
-        goals = teacher.hidden_states(input_ids, attention_mask, index)
-        teaching = teacher.teaching(goals[-1].to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(head.device))
-        loss = vocabulary_loss(states, head, targets.to(head.device), teaching)
-        if follows:
-            loss = loss + teacher.hidden_weight * hidden_loss(layers, goals, scored).to(loss.device)
-        return loss
+        (teacher,), teaching = self._teacher, None
+        if teacher is not None:
+            seen = teacher.hidden_states(input_ids, attention_mask, index)
+            teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(head.device))
+        return vocabulary_loss(states, head, targets.to(head.device), teaching)
 
     @torch.no_grad()
     def cross_entropy(self, batch: Batch) -> Tensor:
         """Cross entropy summed over the tokens of a batch."""
-        (hidden,) = hidden_states(self.base, batch["input_ids"], batch.get("attention_mask"), every_layer=False)
+        hidden = self.hidden_states(batch["input_ids"], batch.get("attention_mask"))
         return token_losses(self.base, hidden, batch["labels"]).sum()
 
 
