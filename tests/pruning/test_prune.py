@@ -14,10 +14,10 @@ import secateur
 from secateur.data import load_corpus, token_windows
 from secateur.errors import DataError, InputError
 from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths, own_text
+from secateur.models.calibration import calibrate
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, measure_layer_importance, prune
 from secateur.pruning.cutting import obs_scores
 from secateur.pruning.importance import activation_scores, magnitude_scores, taylor_scores
-from secateur.pruning.prune import calibration_windows
 from secateur.pruning.sensitivity import stream_sensitivity
 
 QUICK: dict[str, Any] = {"samples": 6, "seqlen": 48, "batch_size": 3, "layer_importance_samples": 2}
@@ -49,12 +49,12 @@ def test_half_of_the_calibration_is_the_models_own_text(
     corpus = load_corpus("pydocs")
     options = {"samples": 7, "seqlen": 48, "seed": 3}
     model = tiny_model()
-    mixed, own = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options))
+    mixed = calibrate(model, tiny_tokenizer, PruneConfig(**options))
     text = token_windows(tiny_tokenizer, corpus, 48, limit=4, seed=3)
-    assert own == 3
-    assert torch.equal(mixed, torch.cat([text, own_text(model, tiny_tokenizer, 3, 48, seed=3)]))
-    alone, _ = calibration_windows(model, tiny_tokenizer, corpus, PruneConfig(**options, own_text=0))
-    assert torch.equal(alone, token_windows(tiny_tokenizer, corpus, 48, limit=7, seed=3))
+    assert mixed.own == 3
+    assert torch.equal(mixed.windows, torch.cat([text, own_text(model, tiny_tokenizer, 3, 48, seed=3)]))
+    alone = calibrate(model, tiny_tokenizer, PruneConfig(**options, own_text=0))
+    assert torch.equal(alone.windows, token_windows(tiny_tokenizer, corpus, 48, limit=7, seed=3))
     assert "3 of 6 windows written by the model itself" in run(model, tiny_tokenizer).plan.calibration
 
 

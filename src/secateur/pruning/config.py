@@ -1,12 +1,11 @@
 """What `prune` can be told, for the command line, recipes and Python alike."""
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from secateur.errors import InputError
-from secateur.models.options import LARGEST_SEED, LoadOptions
+from secateur.models.calibration import CalibratedConfig
 
 Target = Literal["both", "attention", "mlp"]
 UnitImportance = Literal["obs", "taylor", "activation", "magnitude"]
@@ -15,14 +14,11 @@ Allocation = Literal["global", "inverse", "proportional", "uniform"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class PruneConfig(LoadOptions):
+class PruneConfig(CalibratedConfig):
     """Structured pruning of GQA groups and MLP channels."""
 
     ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
     target: Target = Field(default="both", description="What is cut.")
-    layers: str | None = Field(
-        default=None, description="Cut only these layers: FIRST:END, END not included. In YAML write it in quotes."
-    )
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
@@ -62,37 +58,11 @@ class PruneConfig(LoadOptions):
     damping: float = Field(
         default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )
-    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
-    samples: int = Field(default=64, ge=1, description="Windows for the scores of units and the re-fit.")
-    own_text: float = Field(
-        default=0.5,
-        ge=0,
-        le=0.9,
-        description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
-        "text does not show.",
-    )
-    seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
-    batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
 
     @field_validator("freeze", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-    @field_validator("layers", mode="before")
-    @classmethod
-    def _is_no_number(cls, value: object) -> object:
-        if isinstance(value, int):
-            raise ValueError("YAML reads 10:25 as a number; write it in quotes, '10:25'")
-        return value
-
-    @field_validator("layers")
-    @classmethod
-    def _is_a_range(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\d*:\d*", value):
-            raise ValueError(f"'{value}' is no range of layers; write FIRST:END, 10:25 for example")
-        return value
 
     def cut_layers(self, num_layers: int) -> list[int]:
         """The layers that may be cut.
@@ -100,21 +70,13 @@ class PruneConfig(LoadOptions):
         Raises:
             InputError: the range or a frozen layer is outside the model, or nothing is left to cut.
         """
-        first, end = 0, num_layers
-        if self.layers is not None:
-            left, right = self.layers.split(":")
-            first, end = int(left or 0), int(right or num_layers)
-            if not first < end <= num_layers:
-                raise InputError(
-                    f"--layers {self.layers} is outside the model: it has layers 0 to {num_layers - 1}, "
-                    f"so the widest range is 0:{num_layers}"
-                )
+        layers = self.layer_range(num_layers)
         outside = [index for index in self.freeze if not 0 <= index < num_layers]
         if outside:
             raise InputError(f"--freeze names layer {outside[0]}; the model has layers 0 to {num_layers - 1}")
         if self.min_rate > self.max_rate:
             raise InputError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
-        chosen = [index for index in range(first, end) if index not in self.freeze]
+        chosen = [index for index in layers if index not in self.freeze]
         if not chosen:
             raise InputError("no layer is left to cut: --freeze names every layer of the range")
         return chosen

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
+from secateur.models.moments import Gram, Moments
 from secateur.models.streaming import LayerStream, Step, inputs_of
 from secateur.pruning.allocation import Ladder
-from secateur.pruning.compensation import Gram, Moments
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import removal_order
 from secateur.pruning.sensitivity import stream_sensitivity

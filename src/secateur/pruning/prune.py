@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import Corpus, load_corpus, token_windows
+from secateur.data import load_corpus, token_windows
 from secateur.models.adapters import adapter_of
+from secateur.models.calibration import calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.memory import peak_memory
 from secateur.models.options import configured
-from secateur.models.own_text import own_text
 from secateur.models.widths import count_parameters, declare_widths
 from secateur.pruning.allocation import TOLERANCE, allocate
 from secateur.pruning.config import PruneConfig
@@ -87,12 +86,12 @@ def prune(
     warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))
-    corpus = load_corpus(config.calibration, "train")
     before, head_dim = count_parameters(model), _head_dim(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
         with _timed(seconds, "calibration text"):
-            windows, own = calibration_windows(model, tokenizer, corpus, config)
+            calibration = calibrate(model, tokenizer, config)
+            windows = calibration.windows
         with _timed(seconds, "layer importance"):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
@@ -115,33 +114,12 @@ def prune(
         query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
-        calibration=_described(corpus, len(windows), own),
+        calibration=calibration.description,
         calibration_windows=len(windows),
-        calibration_source=corpus.source,
+        calibration_source=calibration.corpus.source,
     )
     _report_miss(plan, config)
     return PruneResult(plan, importance, seconds, memory.bytes)
-
-
-def calibration_windows(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, config: PruneConfig
-) -> tuple[Tensor, int]:
-    """Windows of the corpus and then those that the model writes itself, (samples, seqlen); how many the latter are.
-
-    Raises:
-        DataError: the corpus is shorter than one window.
-    """
-    own = int(config.own_text * config.samples)
-    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
-    # A short text does not leave the model to itself.
-    own = min(own, round(len(windows) * config.own_text / (1 - config.own_text)))
-    if own:
-        windows = torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)])
-    return windows, own
-
-
-def _described(corpus: Corpus, windows: int, own: int) -> str:
-    return corpus.description + (f"; {own} of {windows} windows written by the model itself" if own else "")
 
 
 def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:

@@ -1,0 +1,95 @@
+"""The calibration text that every cut is fitted to, and which layers are cut."""
+
+import re
+from typing import NamedTuple
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.data import Corpus, load_corpus, token_windows
+from secateur.errors import InputError
+from secateur.models.options import LARGEST_SEED, LoadOptions
+from secateur.models.own_text import own_text
+
+
+class CalibratedConfig(LoadOptions):
+    """What all cuts that are fitted to a text can be told."""
+
+    layers: str | None = Field(
+        default=None, description="Cut only these layers: FIRST:END, END not included. In YAML write it in quotes."
+    )
+    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
+    samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
+    own_text: float = Field(
+        default=0.5,
+        ge=0,
+        le=0.9,
+        description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
+        "text does not show.",
+    )
+    seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
+    batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _is_no_number(cls, value: object) -> object:
+        if isinstance(value, int):
+            raise ValueError("YAML reads 10:25 as a number; write it in quotes, '10:25'")
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _is_a_range(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d*:\d*", value):
+            raise ValueError(f"'{value}' is no range of layers; write FIRST:END, 10:25 for example")
+        return value
+
+    def layer_range(self, num_layers: int) -> range:
+        """The layers that `layers` names, all without it. Raises `InputError` where they are outside the model."""
+        first, _, end = (self.layers or ":").partition(":")
+        chosen = range(int(first or 0), int(end or num_layers))
+        if not chosen or chosen.stop > num_layers:
+            raise InputError(
+                f"--layers {self.layers} is outside the model: it has layers 0 to {num_layers - 1}, "
+                f"so the widest range is 0:{num_layers}"
+            )
+        return chosen
+
+
+class Calibration(NamedTuple):
+    """Windows to fit a cut to.
+
+    Attributes:
+        windows: tokens, (windows, seqlen): those of the corpus, then those that the model wrote.
+        own: how many the latter are.
+        corpus: where the others come from.
+    """
+
+    windows: Tensor
+    own: int
+    corpus: Corpus
+
+    @property
+    def description(self) -> str:
+        """One line for a report."""
+        written = f"; {self.own} of {len(self.windows)} windows written by the model itself" if self.own else ""
+        return self.corpus.description + written
+
+
+def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CalibratedConfig) -> Calibration:
+    """Draw the windows of a corpus, and let the model write its share.
+
+    Raises:
+        DataError: the corpus is not there or shorter than one window.
+    """
+    corpus = load_corpus(config.calibration, "train")
+    own = int(config.own_text * config.samples)
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
+    # A short text does not leave the model to itself.
+    own = min(own, round(len(windows) * config.own_text / (1 - config.own_text)))
+    if own:
+        windows = torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)])
+    return Calibration(windows, own, corpus)

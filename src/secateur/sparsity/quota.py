@@ -1,0 +1,102 @@
+"""How many weights of a matrix become zero, and where they may lie."""
+
+import re
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`kept` of every `group` neighbouring weights of a row stay: 2:4 is `Pattern(2, 4)`."""
+
+    kept: int
+    group: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Pattern":
+        """Read `2:4`. Raises `ValueError` where it is no pattern."""
+        match = re.fullmatch(r"(\d+):(\d+)", text)
+        if match is None or not 0 < int(match[1]) < int(match[2]):
+            raise ValueError(f"'{text}' is no pattern; write N:M with N below M, 2:4 for two of every four kept")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.group}"
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.kept / self.group
+
+
+@dataclass(frozen=True)
+class Quota:
+    """The zeros of one matrix of (out_features, in_features).
+
+    Attributes:
+        rows: out_features.
+        columns: in_features.
+        zeros: how many weights become zero.
+        pattern: N:M, where there is one; `zeros` follows from it.
+        per_row: whether all rows lose alike (the first ones one more, where that does not come out even), or the
+            whole matrix is one ranking.
+    """
+
+    rows: int
+    columns: int
+    zeros: int
+    pattern: Pattern | None = None
+    per_row: bool = True
+
+    @classmethod
+    def of_pattern(cls, rows: int, columns: int, pattern: Pattern, where: str = "the matrix") -> "Quota":
+        """All groups of every row by one pattern.
+
+        Raises:
+            InputError: the pattern's group does not divide the width.
+        """
+        if columns % pattern.group:
+            raise InputError(
+                f"the pattern {pattern} does not divide the input width {columns} of {where}; "
+                f"choose an M that does, or --skip it"
+            )
+        return cls(rows, columns, rows * columns // pattern.group * (pattern.group - pattern.kept), pattern)
+
+    def share(self, done: float) -> "Quota":
+        """The quota on the way: a part of the zeros, between 0 and 1. With a pattern whole weights of each group."""
+        if self.pattern is None:
+            return replace(self, zeros=round(self.zeros * done))
+        gone = round((self.pattern.group - self.pattern.kept) * done)
+        pattern = Pattern(self.pattern.group - gone, self.pattern.group)
+        return replace(self, zeros=self.rows * self.columns // pattern.group * gone, pattern=pattern)
+
+    def keep(self, scores: Tensor) -> Tensor:
+        """Which weights stay: those with the higher scores.
+
+        Args:
+            scores: (rows, columns).
+
+        Returns:
+            Booleans, (rows, columns), with exactly `zeros` that are False.
+        """
+        if self.pattern is not None:
+            groups = scores.reshape(-1, self.pattern.group)
+            return _keep_highest(groups, torch.full_like(groups[:, 0], self.pattern.group - self.pattern.kept)).view(
+                scores.shape
+            )
+        if not self.per_row:
+            return _keep_highest(scores.reshape(1, -1), scores.new_tensor([self.zeros])).view(scores.shape)
+        base, more = divmod(self.zeros, self.rows)
+        lost = base + (torch.arange(self.rows, device=scores.device) < more).to(scores.dtype)
+        return _keep_highest(scores, lost)
+
+
+def _keep_highest(scores: Tensor, lost: Tensor) -> Tensor:
+    """True but for the `lost` (rows,) lowest of each row of `scores` (rows, columns)."""
+    order = scores.argsort(dim=1, stable=True)
+    rank = torch.empty_like(order)
+    rank.scatter_(1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order))
+    return rank >= lost[:, None]

@@ -1,0 +1,53 @@
+"""SparseGPT: columns one after another, each error passed on to the columns after it.
+
+Frantar & Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot".
+"""
+
+import torch
+from torch import Tensor
+
+from secateur.sparsity.quota import Quota
+
+
+def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 128) -> Tensor:
+    """Prune a matrix by optimal brain surgeon with the inverse Hessian shared by all rows.
+
+    The mask is chosen a block of columns at a time by w² / [H⁻¹]_cc², all rows of the block in one ranking; with a
+    pattern, a group at a time, row by row.
+
+    Args:
+        weight: W, (out_features, in_features).
+        hessian: H, the damped second moments of the inputs, (in_features, in_features).
+        quota: how many zeros.
+        block_size: columns whose mask is chosen at once.
+
+    Returns:
+        The weights left, with zeros, (out_features, in_features) float32.
+    """
+    weight = weight.float().clone()
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
+    upper = torch.linalg.cholesky(inverse, upper=True).float()  # H⁻¹ = UᵀU
+    zeros_before = 0
+    for start in range(0, quota.columns, block_size):
+        end = min(start + block_size, quota.columns)
+        block, errors = weight[:, start:end].clone(), torch.empty_like(weight[:, start:end])
+        factor = upper[start:end, start:end]
+        zeros = round(quota.zeros * end / quota.columns) - zeros_before
+        zeros_before += zeros
+        keep = torch.ones_like(block, dtype=torch.bool)
+        if quota.pattern is None:
+            whole = Quota(quota.rows, end - start, zeros, per_row=False)
+            keep = whole.keep(block.square() / factor.diagonal().square())
+        for column in range(end - start):
+            group = quota.pattern.group if quota.pattern else 0
+            if group and (start + column) % group == 0:
+                place = slice(column, column + group)
+                inside = Quota.of_pattern(quota.rows, group, quota.pattern)
+                keep[:, place] = inside.keep(block[:, place].square() / factor.diagonal()[place].square())
+            left = block[:, column] * keep[:, column]
+            errors[:, column] = (block[:, column] - left) / factor[column, column]
+            block[:, column:] -= errors[:, column, None] * factor[column, column:]
+            block[:, column] = left
+        weight[:, start:end] = block
+        weight[:, end:] -= errors @ upper[start:end, end:]
+    return weight
