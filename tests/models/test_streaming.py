@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur.models import adapter_of, chunked_loss, token_losses
-from secateur.models.streaming import LayerStream, inputs_of
+from secateur.models.streaming import LayerStream, Offload
 
 
 @pytest.mark.parametrize("overrides", [{}, {"sliding_window": 6}])
@@ -36,14 +36,21 @@ def test_a_fork_goes_its_own_way(tiny_model: Callable[..., PreTrainedModel]) -> 
     assert torch.equal(stream.hidden[0], before)
 
 
-def test_inputs_are_seen_and_the_hook_leaves(tiny_model: Callable[..., PreTrainedModel]) -> None:
+@pytest.mark.parametrize("offload", ["none", "cpu", "disk"])
+def test_the_inputs_of_a_projection_and_its_output_are_the_half(
+    tiny_model: Callable[..., PreTrainedModel], offload: Offload
+) -> None:
     model = tiny_model()
-    down = model.model.layers[0].mlp.down_proj
-    with inputs_of(down) as seen:
-        model(torch.arange(7)[None])
-    assert seen[0].shape == (1, 7, 96)
-    model(torch.arange(7)[None])
-    assert len(seen) == 1
+    stream = LayerStream.start(model, torch.randint(0, 256, (5, 8)), batch_size=2, offload=offload)
+    other = stream.fork()
+    down, half = model.model.layers[0].mlp.down_proj, stream.mlp_half(0)
+    inputs = stream.kept(stream.inputs(0, half, down))
+    assert [batch.shape for batch in inputs] == [(2, 8, 96), (2, 8, 96), (1, 8, 96)]
+    stream.add(down, inputs)
+    other.advance(0, half)
+    for one, two in zip(stream.hidden, other.hidden, strict=True):
+        torch.testing.assert_close(one, two)
+    assert model(torch.arange(7)[None]).logits.isfinite().all(), "the hook is gone"
 
 
 def test_losses_in_chunks_equal_the_whole(tiny_model: Callable[..., PreTrainedModel]) -> None:

@@ -13,7 +13,8 @@ from secateur.pruning.obs import block_costs, removal_order
 
 def problem(seed: int, tokens: int = 200, inputs: int = 12, outputs: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    mixing = torch.randn(inputs, inputs, generator=generator, dtype=torch.float64)
+    # Correlated inputs, but not so nearly dependent that float32 moments could not tell them apart.
+    mixing = torch.eye(inputs, dtype=torch.float64) + torch.rand(inputs, inputs, generator=generator) / inputs
     x = torch.randn(tokens, inputs, generator=generator, dtype=torch.float64) @ mixing
     return x, torch.randn(outputs, inputs, generator=generator, dtype=torch.float64)
 

@@ -4,12 +4,14 @@ The loop of every method that cuts layer by layer: the hidden states of all cali
 statistics of its inputs are gathered; the layer is changed; its new outputs go on to the next one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, MutableSequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -18,8 +20,51 @@ from secateur.models.adapters import adapter_of
 Step = Callable[[Tensor, dict[str, Any]], Tensor]
 
 
+Offload = Literal["none", "cpu", "disk"]
+
+
 class _StopForwardError(Exception):
     """Ends a forward pass once the layers' arguments are known."""
+
+
+class _ReachedError(Exception):
+    """Ends a forward pass at a module, with what goes into it."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+class DiskTensors(MutableSequence[Tensor]):
+    """A list of tensors, each in a file of a temporary directory that goes when the list does."""
+
+    def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="secateur-activations-")
+        self._files: list[Path] = []
+        self._written = 0
+        self.extend(tensors)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: Any) -> Any:
+        return load_file(self._files[index])["tensor"]
+
+    def __setitem__(self, index: Any, tensor: Any) -> None:
+        old, self._files[index] = self._files[index], self._write(tensor)
+        old.unlink()
+
+    def __delitem__(self, index: Any) -> None:
+        self._files.pop(index).unlink()
+
+    def insert(self, index: int, value: Tensor) -> None:
+        self._files.insert(index, self._write(value))
+
+    def _write(self, tensor: Tensor) -> Path:
+        self._written += 1
+        file = Path(self._directory.name) / f"{self._written}.safetensors"
+        save_file({"tensor": tensor.cpu().contiguous()}, file)
+        return file
 
 
 @dataclass
@@ -30,13 +75,13 @@ class LayerStream:
         model: the model; its layers may be changed between steps.
         hidden: the residual stream before the next layer, a list of (batch, seq, hidden_size), one for each batch.
         arguments: for each layer, what its forward takes beside the hidden states (positions, masks).
-        store: where the hidden states are kept between steps.
+        store: the device that keeps activations between steps; None for the disk.
     """
 
     model: PreTrainedModel
-    hidden: list[Tensor]
+    hidden: MutableSequence[Tensor]
     arguments: list[dict[str, Any]]
-    store: torch.device
+    store: torch.device | None
 
     @classmethod
     def start(
@@ -44,7 +89,7 @@ class LayerStream:
         model: PreTrainedModel,
         windows: Tensor,
         batch_size: int = 8,
-        store: str | torch.device | None = None,
+        offload: Offload = "none",
     ) -> "LayerStream":
         """Embed token windows and stand before the first layer.
 
@@ -52,18 +97,23 @@ class LayerStream:
             model: a model of a supported family, in evaluation mode.
             windows: tokens, (windows, seq), without padding.
             batch_size: windows that go through a layer at once.
-            store: the device that keeps the hidden states; the embedding's unless given.
+            offload: where activations are kept: `none`, on the embedding's device.
         """
         embedding = model.get_input_embeddings()
         place = next(embedding.parameters()).device
-        kept_on = torch.device(store) if store is not None else place
+        store = {"none": place, "cpu": torch.device("cpu"), "disk": None}[offload]
+        stream = cls(model, [], layer_arguments(model, windows[:1].to(place)), store)
         with torch.no_grad():
-            hidden = [embedding(batch.to(place)).to(kept_on) for batch in windows.split(batch_size)]
-        return cls(model, hidden, layer_arguments(model, windows[:1].to(place)), kept_on)
+            stream.hidden = stream.kept(embedding(batch.to(place)) for batch in windows.split(batch_size))
+        return stream
 
     def fork(self) -> "LayerStream":
         """A second stream at the same place."""
-        return LayerStream(self.model, list(self.hidden), self.arguments, self.store)
+        return LayerStream(self.model, self.kept(self.hidden), self.arguments, self.store)
+
+    def kept(self, batches: Iterable[Tensor]) -> MutableSequence[Tensor]:
+        """The batches where this stream keeps its activations."""
+        return DiskTensors(batches) if self.store is None else [batch.to(self.store) for batch in batches]
 
     @torch.no_grad()
     def map(self, index: int, step: Step) -> Iterator[Tensor]:
@@ -82,10 +132,38 @@ class LayerStream:
         for batch in self.hidden:
             yield step(batch.to(place), arguments)
 
+    def inputs(self, index: int, step: Step, module: nn.Module) -> Iterator[Tensor]:
+        """What goes into a module of layer `index` when `step` is run, batch by batch. The step ends there."""
+
+        def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise _ReachedError(inputs[0])
+
+        def until(hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+            handle = module.register_forward_pre_hook(stop)
+            try:
+                return step(hidden, arguments)
+            except _ReachedError as reached:
+                return reached.inputs
+            finally:
+                handle.remove()
+
+        return self.map(index, until)
+
     def advance(self, index: int, step: Step) -> None:
         """Replace the hidden states by what `step` makes of them."""
-        for position, result in enumerate(self.map(index, step)):
-            self.hidden[position] = result.to(self.store)
+        self.replace(self.map(index, step))
+
+    def add(self, linear: nn.Linear, inputs: Iterable[Tensor]) -> None:
+        """Add to the hidden states what an output projection makes of its inputs, (batch, seq, in_features) each."""
+        place = linear.weight.device
+        with torch.no_grad():
+            outputs = (linear(batch.to(place)) for batch in inputs)
+            self.replace(hidden.to(place) + output for hidden, output in zip(self.hidden, outputs, strict=True))
+
+    def replace(self, batches: Iterable[Tensor]) -> None:
+        """Put these in place of the hidden states, one by one."""
+        for position, batch in enumerate(batches):
+            self.hidden[position] = batch if self.store is None else batch.to(self.store)
 
     def attention_half(self, index: int) -> Step:
         """The step that runs layer `index`'s attention with its residual."""
@@ -134,17 +212,6 @@ def layer_arguments(model: PreTrainedModel, window: Tensor) -> list[dict[str, An
             if forward is not None:
                 layer.forward = forward
     return recorded
-
-
-@contextmanager
-def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what goes into `module` while the block runs: a list to be emptied by the reader."""
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def move(value: Any, device: torch.device) -> Any:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.moments import Gram, Moments
-from secateur.models.streaming import LayerStream, Step, inputs_of
+from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import removal_order
@@ -38,11 +38,12 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         layer_scores: LayerScores = {}
         for part in PARTS:
-            with inputs_of(output_projection(adapter, layer, part)) as seen:
-                moments = Moments.of(_advancing(stream, index, part, seen))
-            weight = output_projection(adapter, layer, part).weight
-            removals = part_removals(adapter, layer, part, moments, weight, damping)
+            linear = output_projection(adapter, layer, part)
+            inputs = stream.kept(stream.inputs(index, _half(stream, index, part), linear))
+            moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
+            removals = part_removals(adapter, layer, part, moments, linear.weight, damping)
             layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
+            stream.add(linear, inputs)
         scores.append(layer_scores)
     return scores
 
@@ -124,9 +125,10 @@ def cut_and_refit(
         for part in PARTS:
             uncut.advance(index, _half(uncut, index, part))
             if index < first:
-                cut.hidden = list(uncut.hidden)
+                cut.replace(uncut.hidden)
                 continue
-            gram, inputs = _gram_towards(uncut, cut, index, part)
+            inputs = cut.kept(cut.inputs(index, _half(cut, index, part), output_projection(adapter, layer, part)))
+            gram = _gram_towards(uncut, cut, output_projection(adapter, layer, part), inputs)
             units = counts.get((index, part), 0)
             chosen = torch.empty(0, dtype=torch.long)
             if units:
@@ -134,30 +136,25 @@ def cut_and_refit(
                 chosen = ranking.order[:units]
             columns = _cut_refitting(adapter, layer, part, chosen, gram, damping)
             removed[index][part] = sorted(chosen.tolist())
-            _add_outputs(cut, output_projection(adapter, layer, part), inputs, columns)
+            cut.add(output_projection(adapter, layer, part), (batch[..., columns.to(batch.device)] for batch in inputs))
     return removed
 
 
-def _gram_towards(uncut: LayerStream, cut: LayerStream, index: int, part: Part) -> tuple[Gram, list[Tensor]]:
-    """Moments of the output projection's inputs in the cut stream, with what it should add to reach the uncut one.
+def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, inputs: Sequence[Tensor]) -> Gram:
+    """Moments of an output projection's inputs in the cut stream, with what it should add to reach the uncut one.
 
-    Also returns those inputs, a list of (batch, seq, in_features).
+    Args:
+        inputs: batches of (batch, seq, in_features).
     """
-    adapter = adapter_of(cut.model)
-    linear = output_projection(adapter, adapter.layers(cut.model)[index], part)
-    inputs: list[Tensor] = []
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        with inputs_of(linear) as seen:
-            results = cut.map(index, _half(cut, index, part))
-            for goal, before, result in zip(uncut.hidden, cut.hidden, results, strict=True):
-                target = goal.to(result.device) - before.to(result.device)
-                if linear.bias is not None:
-                    target = target - linear.bias
-                inputs.append(seen[0].to(cut.store))
-                yield _tokens(seen.pop(), target)
+        for batch, goal, before in zip(inputs, uncut.hidden, cut.hidden, strict=True):
+            target = goal.to(batch.device) - before.to(batch.device)
+            if linear.bias is not None:
+                target = target - linear.bias.to(batch.device)
+            yield batch.flatten(0, -2), target.flatten(0, -2)
 
-    return Gram.of_pairs(pairs()), inputs
+    return Gram.of_pairs(pairs())
 
 
 def _removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int) -> PartScores:
@@ -166,26 +163,6 @@ def _removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, dampin
     everything = torch.arange(linear.in_features, device=linear.weight.device)
     best = gram.refit(linear.weight, everything, damping)
     return part_removals(adapter, layer, part, gram, best, damping, limit)
-
-
-def _add_outputs(stream: LayerStream, linear: nn.Linear, inputs: list[Tensor], columns: Tensor) -> None:
-    """Advance a stream by what an output projection makes of those columns of its former inputs that are left."""
-    place = linear.weight.device
-    for position, batch in enumerate(inputs):
-        added = linear(batch.to(place)[..., columns])
-        stream.hidden[position] = (stream.hidden[position].to(place) + added).to(stream.store)
-
-
-def _tokens(inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Batches and positions in one row: (tokens, in_features) and (tokens, hidden_size)."""
-    return inputs.flatten(0, -2), target.flatten(0, -2)
-
-
-def _advancing(stream: LayerStream, index: int, part: Part, seen: list[Tensor]) -> Iterator[Tensor]:
-    """Advance a stream by half a layer, batch by batch, with what went into the half's output projection."""
-    for position, result in enumerate(stream.map(index, _half(stream, index, part))):
-        stream.hidden[position] = result.to(stream.store)
-        yield seen.pop().flatten(0, -2)
 
 
 def _half(stream: LayerStream, index: int, part: Part) -> Step:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.losses import chunked_loss
-from secateur.models.streaming import LayerStream, inputs_of
+from secateur.models.streaming import LayerStream
 from secateur.pruning.gradients import only_gradients_of
 from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
 
@@ -68,13 +68,13 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
             linear = output_projection(adapter, layer, part)
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
             second, tokens = first.clone(), 0
-            with inputs_of(linear) as seen:
-                for position, result in enumerate(stream.map(index, halves[part])):
-                    inputs = seen.pop().flatten(0, -2).double()  # (tokens, in_features)
-                    first += inputs.sum(0)
-                    second += inputs.square().sum(0)
-                    tokens += len(inputs)
-                    stream.hidden[position] = result.to(stream.store)
+            batches = stream.kept(stream.inputs(index, halves[part], linear))
+            for batch in batches:
+                inputs = batch.flatten(0, -2).double()  # (tokens, in_features)
+                first += inputs.sum(0)
+                second += inputs.square().sum(0)
+                tokens += len(inputs)
+            stream.add(linear, batches)
             variance = second / tokens - (first / tokens).square()
             weighted = variance * linear.weight.detach().double().square().sum(0)
             units = part_shape(adapter, layer, part).units

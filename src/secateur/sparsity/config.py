@@ -1,0 +1,88 @@
+"""What `sparsify` can be told, for the command line, recipes and Python alike."""
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from secateur.models.calibration import CalibratedConfig
+from secateur.models.streaming import Offload
+from secateur.sparsity.quota import Pattern
+
+Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]
+Allocation = Literal["uniform", "owl"]
+
+FITTED = ("admm", "sparsegpt")
+
+
+class SparsifyConfig(CalibratedConfig):
+    """Weight sparsity: single weights of the projections become zero."""
+
+    method: Method = Field(
+        default="admm",
+        description="How zeros are chosen: by |W|·‖x‖ with the rest re-solved (admm), column by column (sparsegpt), by "
+        "|W|·‖x‖ (wanda) or |W| (magnitude) alone.",
+    )
+    sparsity: float | None = Field(
+        default=None, gt=0, lt=1, description="Share of the weights that become zero; 0.5 unless given."
+    )
+    pattern: str | None = Field(
+        default=None, description="N:M instead of a share: N of M neighbouring weights of a row stay, 2:4 for example."
+    )
+    skip: list[str] = Field(
+        default_factory=list,
+        description="Projections that stay dense: k_proj in all layers, or 0.mlp.down_proj in one. Embeddings and "
+        "lm_head always do.",
+    )
+    allocation: Allocation = Field(
+        default="uniform",
+        description="The same share everywhere, or (owl) fewer zeros in layers with more outliers.",
+    )
+    owl_range: float = Field(
+        default=0.08, gt=0, lt=0.5, description="Most that a layer's share is moved by owl, up or down."
+    )
+    owl_outlier: float = Field(
+        default=5.0, gt=1, description="What owl calls an outlier: a score of so many times the layer's mean."
+    )
+    damping: float = Field(
+        default=0.01, gt=0, description="Ridge of admm and sparsegpt, as a share of the inputs' mean second moment."
+    )
+    own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
+    offload: Offload = Field(
+        default="none", description="Where calibration activations wait between layers: with the model, cpu, or disk."
+    )
+    layer_by_layer: bool = Field(
+        default=False,
+        description="Keep the model on the CPU and bring one layer at a time to --device, for a model larger than it.",
+    )
+
+    @field_validator("skip", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("pattern")
+    @classmethod
+    def _is_a_pattern(cls, value: str | None) -> str | None:
+        return None if value is None else str(Pattern.parse(value))
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _is_no_number(cls, value: object) -> object:
+        if isinstance(value, int):
+            raise ValueError("YAML reads 2:4 as a number; write it in quotes, '2:4'")
+        return value
+
+    @model_validator(mode="after")
+    def _share_or_pattern(self) -> Self:
+        if self.pattern is not None and self.sparsity is not None:
+            raise ValueError("give sparsity or pattern, not both: a pattern has a share of its own")
+        if self.pattern is not None and self.allocation != "uniform":
+            raise ValueError("a pattern is the same in every layer; leave out allocation")
+        return self
+
+    @property
+    def share(self) -> float:
+        """Share of the weights that become zero."""
+        if self.pattern is not None:
+            return Pattern.parse(self.pattern).sparsity
+        return 0.5 if self.sparsity is None else self.sparsity
