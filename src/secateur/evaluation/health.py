@@ -157,10 +157,8 @@ def _shape_problems(model: PreTrainedModel) -> Iterator[Problem]:
         return
     for index, (layer, widths) in enumerate(zip(layers, declared, strict=True)):
         head_dim = adapter.head_dim(layer)
-        names = (*adapter.attention_projections, *adapter.mlp_projections)
-        linears = (*adapter.attention_linears(layer), *adapter.mlp_linears(layer))
         expected = _expected_shapes(widths, head_dim, hidden_size)
-        for name, linear, shape in zip(names, linears, expected, strict=True):
+        for (name, linear), shape in zip(adapter.projections(layer).items(), expected, strict=True):
             yield from _shape_problem(f"layer {index} {name}", linear, shape)
     yield from _ratio_problems(model, layer_widths(model))
 

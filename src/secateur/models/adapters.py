@@ -63,6 +63,11 @@ class Adapter:
         mlp = self.mlp(layer)
         return tuple(cast(nn.Linear, getattr(mlp, name)) for name in self.mlp_projections)
 
+    def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
+        """All projections of a layer by name, in the order in which they are used."""
+        names = (*self.attention_projections, *self.mlp_projections)
+        return dict(zip(names, (*self.attention_linears(layer), *self.mlp_linears(layer)), strict=True))
+
     def attention_half(self, layer: nn.Module, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
         """The residual stream after the layer's attention: (batch, seq, hidden_size) in and out."""
         norm = cast(nn.Module, layer.input_layernorm)

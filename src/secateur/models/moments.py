@@ -8,6 +8,24 @@ from torch import Tensor
 
 
 @dataclass
+class Norms:
+    """Norms of a linear layer's inputs over all tokens: `squares`, the sum of their squares, (in_features,)."""
+
+    squares: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[Tensor]) -> "Norms":
+        """Sum over batches of inputs (..., in_features)."""
+        total = sum((batch.flatten(0, -2).float().square().sum(0) for batch in batches), torch.zeros(()))
+        return cls(total)
+
+    @property
+    def root(self) -> Tensor:
+        """The 2-norm of each input, (in_features,)."""
+        return self.squares.sqrt()
+
+
+@dataclass
 class Moments:
     """Second moments of a linear layer's inputs X, summed over tokens.
 

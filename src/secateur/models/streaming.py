@@ -165,6 +165,15 @@ class LayerStream:
         for position, batch in enumerate(batches):
             self.hidden[position] = batch if self.store is None else batch.to(self.store)
 
+    def halves(self, index: int) -> list[tuple[Step, tuple[nn.Linear, ...]]]:
+        """Layer `index`'s attention and its MLP: the step that runs it, and its projections, the output's last."""
+        adapter = adapter_of(self.model)
+        layer = adapter.layers(self.model)[index]
+        return [
+            (self.attention_half(index), adapter.attention_linears(layer)),
+            (self.mlp_half(index), adapter.mlp_linears(layer)),
+        ]
+
     def attention_half(self, index: int) -> Step:
         """The step that runs layer `index`'s attention with its residual."""
         adapter = adapter_of(self.model)
