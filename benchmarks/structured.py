@@ -1,7 +1,7 @@
 """Structured pruning of SmolLM2-135M: the classic GQA-aware method against the default, and what training wins back.
 
     python benchmarks/structured.py             # the cut alone
-    python benchmarks/structured.py --recover   # and LoRA trained on WikiText-2: alone, with a teacher, with its text
+    python benchmarks/structured.py --recover   # and LoRA trained on WikiText-2, alone and with a teacher
 
 Both cuts are calibrated on the first 80 % of WikiText-2's validation split, the default one on as many windows in all,
 half of them written by the model itself. Perplexity is measured on the last 20 % and on `pydocs`, which neither cuts
@@ -77,12 +77,8 @@ def main() -> None:
     if options.recover:
         pruned = cuts["default"]
         result["recovered"] = {}
-        for name, teacher, teacher_text in (
-            ("lora", None, 0.0),
-            ("lora+teacher", model, 0.0),
-            ("lora+teacher+text", model, 0.5),
-        ):
-            trained, seconds = recover(pruned["model"], tokenizer, teacher, teacher_text, options)
+        for name, teacher in (("lora", None), ("lora+teacher", model)):
+            trained, seconds = recover(pruned["model"], tokenizer, teacher, options)
             ppl = measure(trained)
             gone = {text: 1 - rise(ppl, base, text) / rise(pruned["ppl"], base, text) for text in texts}
             show(name, ppl, base, f"{seconds:.0f} s")
@@ -118,7 +114,6 @@ def recover(
     pruned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     teacher: PreTrainedModel | None,
-    teacher_text: float,
     options: argparse.Namespace,
 ) -> tuple[PreTrainedModel, float]:
     """The pruned model after the demo's training, on WikiText-2 instead of the demo's text."""
@@ -129,7 +124,6 @@ def recover(
         update={
             "data": f"{options.data}[:80%]",
             "teacher": None,
-            "teacher_text": teacher_text,
             "seed": options.seed,
             "extra_eval": [],
         }

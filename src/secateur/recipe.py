@@ -84,8 +84,6 @@ class Recipe(LoadOptions):
     def _name_teacher(self) -> Self:
         if self.recover is not None and self.recover.teacher == ORIGINAL:
             self.recover.teacher = self.model
-        if self.recover is not None and self.recover.teacher is None and self.recover.teacher_text:
-            raise ValueError("recover.teacher_text needs a teacher; write teacher: original")
         return self
 
     @property

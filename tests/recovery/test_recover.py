@@ -167,13 +167,6 @@ def test_a_teacher_brings_the_student_nearer(train: Train, tiny_model: TinyModel
     assert divergence(taught.model) < divergence(plain.model)
 
 
-def test_the_teacher_writes_half_of_the_text(train: Train, tiny_model: TinyModel) -> None:
-    result = train(tiny_model(), teacher=tiny_model(seed=1), teacher_text=0.5, samples=24, val_size=4)
-    assert result.steps == 4
-    assert result.tokens == (8 + 8) * 32
-    assert result.corpus.endswith("8 windows written by the teacher")
-
-
 def test_remembering_the_teacher_changes_nothing(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +233,6 @@ def test_the_record_beside_the_weights(train: Train, tiny_model: TinyModel, stor
         ({"method": "full", "merge": True}, "merge is for method lora"),
         ({"val_size": 2.5}, "neither a share below 1 nor a whole number"),
         ({"val_size": 40}, "none is left to train on"),
-        ({"teacher_text": 0.5}, "teacher_text 0.5 needs a teacher"),
     ],
 )
 def test_bad_settings_get_one_line(

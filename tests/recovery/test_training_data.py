@@ -17,7 +17,6 @@ from secateur.recovery.datasets import (
     Sequences,
     part_of_batch,
     scored_tokens,
-    teacher_windows,
     training_sequences,
 )
 
@@ -54,15 +53,6 @@ def test_windows_are_packed_and_split(text: LoadText, tiny_tokenizer: PreTrained
     assert (len(train), len(validation)) == (6, 2)
     assert all(len(item["input_ids"]) == 10 for item in (train[0], validation[1]))
     assert torch.equal(train[0]["labels"], train[0]["input_ids"])
-
-
-def test_samples_leave_room_for_the_teachers_text(text: LoadText, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
-    config = RecoverConfig(seqlen=10, samples=6, teacher_text=0.5, val_size=1)
-    train, validation = training_sequences(tiny_tokenizer, text("0123456789" * 8), config)
-    assert validation is not None
-    assert (len(train), len(validation)) == (2, 1)
-    assert teacher_windows(30, RecoverConfig(teacher_text=0.25)) == 10
-    assert teacher_windows(30, RecoverConfig()) == 0
 
 
 def test_validation_shares_no_window_with_training(text: LoadText, tiny_tokenizer: PreTrainedTokenizerBase) -> None:

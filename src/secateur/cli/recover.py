@@ -25,7 +25,7 @@ PANELS = {
         "checkpoint_steps",
     ),
     "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "merge"),
-    "Teacher": ("teacher", "distill_weight", "distill_temperature", "teacher_text"),
+    "Teacher": ("teacher", "distill_weight", "distill_temperature"),
     "Looking on": ("eval_steps", "early_stopping_patience", "extra_eval", "extra_eval_windows", "report_to"),
 }
 

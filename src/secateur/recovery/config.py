@@ -78,13 +78,6 @@ class RecoverConfig(LoadOptions):
         0.5, gt=0, le=1, description="Share of the teacher's part in the loss; the rest is cross entropy."
     )
     distill_temperature: float = Field(1.0, gt=0, description="Softens both distributions before they are compared.")
-    teacher_text: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Share of the training windows that the teacher writes itself, for what the data do not show; the "
-        "rest of --samples is data.",
-    )
     val_size: float = Field(
         0.05, ge=0, description="Windows set apart for validation: a share below 1, a number from 1 on, 0 for none."
     )

@@ -1,6 +1,5 @@
 """What is trained and validated on: packed windows of a text, or examples with the loss on their answers."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,10 +34,6 @@ class Sequences(Dataset[Batch]):
 
     def subset(self, numbers: Sequence[int]) -> "Sequences":
         return Sequences([self.input_ids[i] for i in numbers], [self.labels[i] for i in numbers])
-
-    def followed_by(self, windows: Tensor) -> "Sequences":
-        """These, then windows of tokens (windows, seq) with a loss on all of them."""
-        return Sequences([*self.input_ids, *windows], [*self.labels, *windows])
 
 
 @dataclass(frozen=True)
@@ -92,20 +87,17 @@ def training_sequences(
 ) -> tuple[Sequences, Sequences | None]:
     """Sequences of the data to train and to validate on, the latter None where `val_size` leaves none.
 
-    With `samples` and `teacher_text` there are fewer than `samples`, which leaves room for the teacher's.
-
     Raises:
         DataError: the text is shorter than one window, or no answer fits one.
         InputError: validation would take all there is, or early stopping has nothing to look at.
     """
-    limit = None if config.samples is None else config.samples - int(config.teacher_text * config.samples)
     if corpus.examples:
-        rows = tokenize_examples(tokenizer, corpus.examples, config.seqlen, limit, config.seed)
+        rows = tokenize_examples(tokenizer, corpus.examples, config.seqlen, config.samples, config.seed)
         sequences = Sequences(
             [torch.tensor(row["input_ids"]) for row in rows], [torch.tensor(row["labels"]) for row in rows]
         )
     else:
-        windows = token_windows(tokenizer, corpus, config.seqlen, limit=limit, seed=config.seed)
+        windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
         sequences = Sequences(list(windows), list(windows))
     return _split(sequences, corpus.name, config)
 
@@ -127,13 +119,6 @@ def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequ
         return sequences, None
     order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed)).tolist()
     return sequences.subset(sorted(order[apart:])), sequences.subset(sorted(order[:apart]))
-
-
-def teacher_windows(of_data: int, config: RecoverConfig) -> int:
-    """How many windows the teacher writes beside `of_data` windows of data."""
-    share = config.teacher_text
-    most = math.inf if config.samples is None else int(share * config.samples)
-    return int(min(most, of_data * share / (1 - share)))
 
 
 def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> dict[str, Sequences]:

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import configured, load, own_text, save, weights_fingerprint
+from secateur.models import configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
-from secateur.recovery.datasets import Padding, extra_windows, teacher_windows, training_sequences
+from secateur.recovery.datasets import Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
@@ -114,13 +114,10 @@ def recover(
     target = files.require_free(output, overwrite)
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
-    _check_settings(model, config, guided=teacher is not None or config.teacher is not None)
+    _check_settings(model, config)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
-    written = teacher_windows(len(train), config)
-    guide = _teacher(model, tokenizer, teacher, config, len(train) + written)
-    if guide is not None and written:
-        train = train.followed_by(own_text(guide.model, tokenizer, written, config.seqlen, config.seed))
+    guide = _teacher(model, tokenizer, teacher, config, len(train))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), Padding(_pad_token(tokenizer)))
     workplace = Workplace(target)
     workplace.open(_identity(model, corpus, guide, config), overwrite)
@@ -144,8 +141,7 @@ def recover(
         raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
     _restore_best(trainer)
     trainer.accelerator.wait_for_everyone()
-    described = corpus.description + (f"; {written:,} windows written by the teacher" if written else "")
-    result = _result(trainer, learner, target, described, corpus.source)
+    result = _result(trainer, learner, target, corpus.description, corpus.source)
     result.model = _finish(learner, number_format, config.method == "lora" and config.merge)
     if trainer.is_world_process_zero():
         contents = {HISTORY_FILE: _record(result, config), **_reports(workplace.path), **(extras or {})}
@@ -154,9 +150,7 @@ def recover(
     return result
 
 
-def _check_settings(model: PreTrainedModel, config: RecoverConfig, guided: bool) -> None:
-    if config.teacher_text and not guided:
-        raise InputError(f"teacher_text {config.teacher_text:g} needs a teacher; name the uncut model as teacher")
+def _check_settings(model: PreTrainedModel, config: RecoverConfig) -> None:
     if config.method == "lora":
         lora_projections(model, config.lora_target)
     elif config.merge:
