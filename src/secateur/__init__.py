@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from secateur.pruning.prune import prune
     from secateur.recovery import merge
     from secateur.recovery.recover import recover
+    from secateur.sparsity import sparsify
 
-__all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save"]
+__all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save", "sparsify"]
 
 _HOMES = {
     "diagnose": "secateur.evaluation",
@@ -23,6 +24,7 @@ _HOMES = {
     "prune": "secateur.pruning",
     "recover": "secateur.recovery",
     "save": "secateur.models",
+    "sparsify": "secateur.sparsity",
 }
 
 

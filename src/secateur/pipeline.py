@@ -186,7 +186,7 @@ class Pipeline:
         if self.recipe.recover is not None:
             words = ("secateur", "recover", models[-1], "-o", "recovered")
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            merged = self.recipe.recover.merge or self.recipe.recover.method == "full"
+            merged = (self.path / TRAINED / "config.json").is_file()
             models += ["recovered"] if merged else ["--adapter", "recovered"]
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))

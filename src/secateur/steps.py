@@ -4,19 +4,26 @@ The single commands and the stages of a run both do their work here. Beside its 
 `command.txt`, the command that repeats it, and `run.log`.
 """
 
+import copy
 import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from secateur.data import load_corpus, token_windows
+from secateur.evaluation import perplexity
 from secateur.files import require_free, write_text
-from secateur.models import load, save
+from secateur.models import attach_adapter, load, save
+from secateur.models.masks import zero_masks
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
-from secateur.report import pruning_strategy
+from secateur.report import pruning_strategy, sparsity_map
+from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
 COMMAND, LOG = "command.txt", "run.log"
+MEASURED_SEQLEN = 512
+ZEROS, ZEROS_MAP = "sparsity.json", "sparsity.png"
 PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
 
 
@@ -53,6 +60,20 @@ def prune_model(
     return result
 
 
+def sparsify_model(
+    name: str, output: Path, config: SparsifyConfig, *, command_line: str, overwrite: bool = False
+) -> SparsifyResult:
+    """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
+    require_free(output, overwrite, [name, config.calibration])
+    with _log_beside(output):
+        model, tokenizer = load(name, **config.load_arguments())
+        result = sparsify(model, tokenizer, config)
+        zeros = result.to_dict()
+        files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), COMMAND: command_line + "\n"}
+        save(model, tokenizer, output, overwrite=overwrite, extras=files)
+    return result
+
+
 def recover_model(
     name: str, output: Path, config: RecoverConfig, *, command_line: str, overwrite: bool = False
 ) -> RecoverResult:
@@ -66,13 +87,27 @@ def recover_model(
         return recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
 
 
-def merge_model(name: str, output: Path, config: MergeConfig, *, command_line: str, overwrite: bool = False) -> None:
-    """Load a model, add an adapter to its weights, save it. Arguments and errors as `prune_model`."""
+def merge_model(
+    name: str, output: Path, config: MergeConfig, *, command_line: str, overwrite: bool = False
+) -> tuple[float, float] | None:
+    """Load a model, add an adapter to its weights, save it. Arguments and errors as `prune_model`.
+
+    Returns:
+        Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
+    """
     require_free(output, overwrite, [name, config.adapter])
+    cost = None
     with _log_beside(output):
         model, tokenizer = load(name, **config.load_arguments())
-        merged = merge_adapter(model, config.adapter)
+        if config.keep_zeros and zero_masks(model):
+            windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
+            beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
+            merged = merge_adapter(model, config.adapter, keep_zeros=True)
+            cost = beside, perplexity(merged, windows)
+        else:
+            merged = merge_adapter(model, config.adapter, allow_dense=config.allow_dense)
         save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+    return cost
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.report import report
 from secateur.cli.run import run
+from secateur.cli.sparsify import sparsify
 
 COMMANDS: dict[str, Command] = {
-    command.name: command for command in (run, prune, recover, merge, evaluate, diagnose, report)
+    command.name: command for command in (run, prune, sparsify, recover, merge, evaluate, diagnose, report)
 }
 
 

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
 
 @command("secateur.recovery:MergeConfig")
 def merge(model: Model, config: "MergeConfig", output: Output, command_line: str, overwrite: Overwrite = False) -> None:
-    """Add a LoRA adapter to the weights of its model."""
+    """Add a LoRA adapter to the weights of its model.
+
+    In a sparse model that would fill the zeros: choose --keep-zeros or --allow-dense.
+    """
     from secateur.steps import merge_model
 
-    merge_model(model, output, config, command_line=command_line, overwrite=overwrite)
+    cost = merge_model(model, output, config, command_line=command_line, overwrite=overwrite)
+    if cost is not None:
+        beside, merged = cost
+        say(f"Perplexity on {config.data}: {beside:.2f} with the adapter beside the weights, {merged:.2f} merged")
     say(str(output))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from secateur.recovery import RecoverConfig
 
 PANELS = {
+    "Method": ("method",),
     "Text": ("data", "samples", "seqlen", "val_size", "seed"),
     "Training": (
         "epochs",
@@ -24,7 +25,7 @@ PANELS = {
         "gradient_checkpointing",
         "checkpoint_steps",
     ),
-    "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "merge"),
+    "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "merge", "load_in_8bit"),
     "Teacher": ("teacher", "distill_weight", "distill_temperature"),
     "Looking on": ("eval_steps", "early_stopping_patience", "extra_eval", "extra_eval_windows", "report_to"),
 }
@@ -41,8 +42,8 @@ def recover(
 ) -> None:
     """Win quality back by fine-tuning, with or without a teacher.
 
-    Writes a LoRA adapter, or a whole model with --merge or --method full. A training that was stopped leaves its last
-    checkpoint in OUTPUT.partial; the same command goes on from there.
+    Writes a LoRA adapter, or a whole model with --merge and with all methods but lora. A model's zeros stay zero. A
+    training that was stopped leaves its last checkpoint in OUTPUT.partial; the same command goes on from there.
     """
     from secateur.steps import recover_model
 
@@ -56,5 +57,7 @@ def recover(
     losses = [entry["eval_loss"] for entry in result.history if entry.get("eval_loss") is not None]
     if losses:
         say(f"Validation loss {losses[0]:.3f} before, {min(losses):.3f} after")
+    if result.sparsity is not None:
+        say(f"{result.sparsity:.2%} of the weights in its sparse matrices are zero, as before")
     say(f"Trained on {result.corpus}")
     say(str(output))

@@ -1,6 +1,7 @@
-"""The most memory that a piece of work uses."""
+"""The most memory that a piece of work uses, and how long it takes."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,14 @@ class Peak:
 def devices_of(model: nn.Module) -> list[torch.device]:
     """The devices that hold the model's parameters."""
     return sorted({parameter.device for parameter in model.parameters()}, key=str)
+
+
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Note in `seconds` how long the block takes."""
+    start = time.perf_counter()
+    yield
+    seconds[phase] = time.perf_counter() - start
 
 
 @contextmanager

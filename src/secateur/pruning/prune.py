@@ -1,9 +1,6 @@
 """Structured pruning from a configuration to a smaller model and the plan of what was cut."""
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +12,7 @@ from secateur.models.adapters import adapter_of
 from secateur.models.calibration import calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
-from secateur.models.memory import peak_memory
+from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths
 from secateur.pruning.allocation import TOLERANCE, allocate
@@ -89,16 +86,16 @@ def prune(
     before, head_dim = count_parameters(model), _head_dim(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
-        with _timed(seconds, "calibration text"):
+        with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
             windows = calibration.windows
-        with _timed(seconds, "layer importance"):
+        with timed(seconds, "layer importance"):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
-        with _timed(seconds, "unit scores"):
+        with timed(seconds, "unit scores"):
             scores = unit_scores(model, windows, config)
         ladders = allocate(model, config, scores, layer_scores)
-        with _timed(seconds, "cut"):
+        with timed(seconds, "cut"):
             if config.compensate:
                 order = None if config.importance == "obs" else scores
                 removed = cut_and_refit(model, order, ladders, windows, config.batch_size, config.damping)
@@ -176,10 +173,3 @@ def _report_miss(plan: PruningPlan, config: PruneConfig) -> None:
             else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
         )
         logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, config.ratio, reason)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[phase] = time.perf_counter() - start

@@ -1,15 +1,17 @@
 """What `recover` and `merge` can be told, for the command line, recipes and Python alike."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from secateur.models.options import LARGEST_SEED, LoadOptions
 
-Method = Literal["lora", "full"]
+Method = Literal["auto", "lora", "masked-lora", "masked", "full"]
 Reporter = Literal["none", "tensorboard", "wandb", "trackio"]
 
-LEARNING_RATES: dict[Method, float] = {"lora": 1e-3, "full": 1e-4}
+LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "masked-lora": 1e-3, "masked": 1e-4, "full": 1e-4}
+# Of method lora beside sparse weights, which it cannot be merged into: the usual recipe of the papers on sparsity.
+BESIDE_ZEROS: dict[str, Any] = {"lr": 1e-4, "lora_target": "q_proj,v_proj", "seqlen": 1024}
 
 # A training that was stopped goes on although these have changed: they are about where and how long it runs.
 FREE_TO_CHANGE = frozenset(
@@ -33,7 +35,12 @@ FREE_TO_CHANGE = frozenset(
 class RecoverConfig(LoadOptions):
     """Fine-tuning that wins back the quality a cut has cost."""
 
-    method: Method = Field("lora", description="Train a low-rank adapter, or all weights.")
+    method: Method = Field(
+        "auto",
+        description="Train a low-rank adapter (lora) or all weights (full); in a model with zeros what leaves them "
+        "zero, a masked low-rank update (masked-lora) or the other weights (masked). auto: lora, or masked-lora where "
+        "there are zeros.",
+    )
     data: str = Field(
         "pydocs", description="Text or instruction data to train on: a named corpus (train part) or a file."
     )
@@ -42,10 +49,15 @@ class RecoverConfig(LoadOptions):
         ge=1,
         description="Windows or examples to draw from the data, those for validation included; all unless given.",
     )
-    seqlen: int = Field(512, ge=2, description="Tokens in a window; examples are cut there.")
+    seqlen: int = Field(
+        512, ge=2, description="Tokens in a window; examples are cut there. 1024 for lora beside zeros unless given."
+    )
     epochs: float = Field(1.0, gt=0, description="Passes over the training data.")
     lr: float | None = Field(
-        None, gt=0, description="Highest learning rate; 1e-3 for lora and 1e-4 for full unless given."
+        None,
+        gt=0,
+        description="Highest learning rate; unless given 1e-3 for lora and masked-lora, 1e-4 for full, masked, and "
+        "lora beside zeros.",
     )
     batch_size: int = Field(8, ge=1, description="Windows in an optimizer step, on each device.")
     micro_batch_size: int | None = Field(
@@ -66,7 +78,9 @@ class RecoverConfig(LoadOptions):
     lora_alpha: float = Field(16, gt=0, description="The adapter's output is scaled by alpha / r.")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
     lora_target: str = Field(
-        "attention,mlp", description="What gets an adapter: attention, mlp, or projections by name (q_proj,v_proj)."
+        "attention,mlp",
+        description="What gets an adapter: attention, mlp, or projections by name. q_proj,v_proj for lora beside zeros "
+        "unless given.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations anew in the backward pass: less memory, a third more time."
@@ -95,6 +109,9 @@ class RecoverConfig(LoadOptions):
         description="Steps between checkpoints; unless given, so that they take less than a twentieth of the time.",
     )
     report_to: Reporter = Field("none", description="Also send the curves there.")
+    load_in_8bit: bool = Field(
+        False, description="Hold the frozen weights in 8 bits (bitsandbytes; method lora on an NVIDIA GPU)."
+    )
     merge: bool = Field(False, description="Add the adapter to the weights and write a whole model.")
     seed: int = Field(
         default=0,
@@ -113,8 +130,37 @@ class RecoverConfig(LoadOptions):
     def learning_rate(self) -> float:
         return LEARNING_RATES[self.method] if self.lr is None else self.lr
 
+    @property
+    def writes_adapter(self) -> bool:
+        """Whether the result is an adapter, not a whole model."""
+        return self.method == "lora" and not self.merge
+
+    def settled(self, sparse: bool) -> "RecoverConfig":
+        """These settings with the method, and what depends on it, settled.
+
+        Args:
+            sparse: whether the model has zeros that training should keep.
+        """
+        method: Method = ("masked-lora" if sparse else "lora") if self.method == "auto" else self.method
+        other = BESIDE_ZEROS if sparse and method == "lora" else {}
+        left_open = {name: value for name, value in other.items() if name not in self.model_fields_set}
+        return self.model_copy(update={"method": method, **left_open})
+
 
 class MergeConfig(LoadOptions):
-    """Which adapter is added to the weights."""
+    """Which adapter is added to the weights, and what becomes of zeros there."""
 
     adapter: str = Field(description="Directory of the LoRA adapter.")
+    keep_zeros: bool = Field(
+        False,
+        description="In a sparse model, add the adapter only where weights are not zero, and tell what that costs.",
+    )
+    allow_dense: bool = Field(False, description="In a sparse model, let the adapter fill the zeros.")
+    data: str = Field("pydocs", description="Text for the cost of --keep-zeros: a named corpus (test part) or a file.")
+    windows: int = Field(16, ge=1, description="How many windows of 512 tokens of it.")
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if self.keep_zeros and self.allow_dense:
+            raise ValueError("keep_zeros and allow_dense exclude each other")
+        return self

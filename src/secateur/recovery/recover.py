@@ -19,6 +19,7 @@ from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
 from secateur.models import configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.masks import Masks, sparsity_of, zero_masks
 from secateur.models.saving import write_extra
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import training_bar
@@ -26,6 +27,7 @@ from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
 from secateur.recovery.datasets import Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
+from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
 from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import Workplace
 
@@ -52,6 +54,8 @@ class RecoverResult:
         tokens_per_second: of the optimizer steps, evaluation not counted.
         best_step: the step whose weights these are, where there is a validation loss.
         micro_batch_size: windows that went through the model at once in the end.
+        method: how, as it was settled.
+        sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
         corpus: description of what was trained on.
         source: its identity, `Corpus.source`.
     """
@@ -65,6 +69,8 @@ class RecoverResult:
     tokens_per_second: float
     best_step: int | None
     micro_batch_size: int
+    method: str
+    sparsity: float | None
     corpus: str
     source: str
 
@@ -113,8 +119,10 @@ def recover(
     config = configured(RecoverConfig, config, options)
     target = files.require_free(output, overwrite)
     require_finite(model, "the model")
+    masks = zero_masks(model)
+    config = config.settled(sparse=bool(masks))
     warn_of_long_windows(model, config.seqlen)
-    _check_settings(model, config)
+    _check_settings(model, config, masks)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
     guide = _teacher(model, tokenizer, teacher, config, len(train))
@@ -123,14 +131,14 @@ def recover(
     workplace.open(_identity(model, corpus, guide, config), overwrite)
     set_seed(config.seed)
     number_format = model.dtype
-    learner = _prepared(model, config)
+    learner = _prepared(model, config, masks)
     progress = checkpoints.Progress(_micro_batch_size(model, config))
     resume = workplace.last_checkpoint()
     if resume is not None:
         logger.info("Going on from %s", resume)
     evaluate_first = resume is None and bool(data.validation or data.extra)
     arguments = _arguments(learner, number_format, config, workplace.path, evaluate_first)
-    trainer = RecoveryTrainer(Student(learner, guide), arguments, config, data, progress, workplace)
+    trainer = RecoveryTrainer(Student(learner, guide), arguments, config, data, progress, workplace, masks)
     try:
         with training_bar(progress) as bar, _reports_below(workplace.path):
             trainer.add_callback(bar)
@@ -142,7 +150,8 @@ def recover(
     _restore_best(trainer)
     trainer.accelerator.wait_for_everyone()
     result = _result(trainer, learner, target, corpus.description, corpus.source)
-    result.model = _finish(learner, number_format, config.method == "lora" and config.merge)
+    result.model = _finish(learner, number_format, config.merge)
+    require_zeros(trainer.student.base if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
     if trainer.is_world_process_zero():
         contents = {HISTORY_FILE: _record(result, config), **_reports(workplace.path), **(extras or {})}
         _write(result.model, tokenizer, target, overwrite, contents)
@@ -150,11 +159,24 @@ def recover(
     return result
 
 
-def _check_settings(model: PreTrainedModel, config: RecoverConfig) -> None:
-    if config.method == "lora":
+def _check_settings(model: PreTrainedModel, config: RecoverConfig, masks: Masks) -> None:
+    if config.method.endswith("lora"):
         lora_projections(model, config.lora_target)
     elif config.merge:
-        raise InputError("merge is for method lora; method full writes a whole model in any case")
+        raise InputError(f"merge is for method lora; method {config.method} writes a whole model in any case")
+    if config.method.startswith("masked") and not masks:
+        raise InputError(f"method {config.method} is for a model with zeros, and this one has none; run sparsify first")
+    if config.method == "full" and masks:
+        raise InputError("method full would fill the model's zeros; use method masked, which trains the other weights")
+    if config.method == "lora" and config.merge and masks:
+        raise InputError(
+            "merging a plain adapter would fill the model's zeros; use method masked-lora, or leave out merge and see "
+            "secateur merge --help"
+        )
+    if config.method == "masked-lora" and config.lora_dropout:
+        raise InputError("lora_dropout is for method lora: a masked update is part of the weights")
+    if config.load_in_8bit and (config.method != "lora" or config.merge):
+        raise InputError("load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed")
     if model.dtype == torch.float16 and model.device.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use dtype float32 or bfloat16")
     if config.report_to != "none":
@@ -205,7 +227,7 @@ def _identity(model: PreTrainedModel, corpus: Corpus, teacher: Teacher | None, c
     }
 
 
-def _prepared(model: PreTrainedModel, config: RecoverConfig) -> PreTrainedModel | PeftModel:
+def _prepared(model: PreTrainedModel, config: RecoverConfig, masks: Masks) -> PreTrainedModel | PeftModel:
     """The model, ready to train."""
     model.train()
     if config.gradient_checkpointing:
@@ -214,7 +236,14 @@ def _prepared(model: PreTrainedModel, config: RecoverConfig) -> PreTrainedModel 
         enable()
     if config.method == "lora":
         return add_lora(model, config)
-    return model.float().requires_grad_(True)
+    if config.method == "masked-lora":
+        names = lora_projections(model, config.lora_target)
+        add_masked_updates(model, masks, names, config.lora_r, config.lora_alpha)
+        return model
+    model.float().requires_grad_(True)
+    if config.method == "masked":
+        add_masks(model, masks)
+    return model
 
 
 def _micro_batch_size(model: PreTrainedModel, config: RecoverConfig) -> int:
@@ -289,6 +318,7 @@ def _finish(
 ) -> PreTrainedModel | PeftModel:
     if isinstance(model, PeftModel):
         return cast(PreTrainedModel, model.merge_and_unload()).eval() if merged else model.eval()
+    bake_in(model)
     nn.Module.to(model, number_format)  # PreTrainedModel.to is annotated without its arguments
     return model.eval()
 
@@ -307,6 +337,8 @@ def _result(
         tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
         best_step=progress.best_step,
         micro_batch_size=progress.micro_batch_size,
+        method=trainer.config.method,
+        sparsity=sparsity_of(trainer.masks) if trainer.masks else None,
         corpus=corpus,
         source=source,
     )

@@ -18,18 +18,20 @@ from transformers.trainer import TRAINER_STATE_NAME
 from secateur.data import IGNORED
 from secateur.errors import TrainingError
 from secateur.models import adapter_of, token_losses
+from secateur.models.masks import Masks
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import Rhythm, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
 from secateur.recovery.datasets import Batch, Padding, Sequences, part_of_batch, scored_tokens
 from secateur.recovery.distillation import Teacher, output_embedding
 from secateur.recovery.losses import vocabulary_loss
+from secateur.recovery.masked import require_zeros
 from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
 # A copy of the last good weights is cheap for an adapter and half a second for a whole model.
-KEEP_GOOD_EVERY = {"lora": 1, "full": 10}
+KEEP_GOOD_EVERY = {"lora": 1, "masked-lora": 1, "masked": 10, "full": 10}
 
 
 class Diverged(Exception):
@@ -135,6 +137,7 @@ class RecoveryTrainer(Trainer):
         data: sequences.
         progress: filled in on the way, and replaced when a training is resumed.
         workplace: where checkpoints go.
+        masks: where the model's zeros are that must stay.
     """
 
     def __init__(
@@ -145,6 +148,7 @@ class RecoveryTrainer(Trainer):
         data: TrainingData,
         progress: checkpoints.Progress,
         workplace: Workplace,
+        masks: Masks,
     ) -> None:
         super().__init__(model=student, args=arguments, train_dataset=data.train, data_collator=data.padding)
         self.remove_callback(PrinterCallback)
@@ -152,6 +156,7 @@ class RecoveryTrainer(Trainer):
         self.data = data
         self.progress = progress
         self.workplace = workplace
+        self.masks = masks
         self.rhythm = Rhythm(config, progress, evaluates=bool(data.validation or data.extra))
         self.add_callback(self.rhythm)
         self.good_weights: dict[str, Tensor] = {}
@@ -262,8 +267,12 @@ class RecoveryTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Validation loss per token and the perplexity of the extra texts; keeps the best weights."""
+        """Validation loss per token and the perplexity of the extra texts; keeps the best weights.
+
+        Raises `TrainingError` where a zero of the model was lost.
+        """
         started = time.monotonic()
+        require_zeros(self.student.base, self.masks)
         metrics: dict[str, float] = {}
         if self.data.validation is not None:
             metrics["eval_loss"] = self.mean_loss(self.data.validation)

@@ -2,7 +2,7 @@
 
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.page import comparison_rows, run_page, source_warnings
-from secateur.report.plots import loss_curve, perplexity_plot, pruning_strategy, stage_plot
+from secateur.report.plots import loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
 from secateur.report.tables import (
     Column,
     comparison_columns,
@@ -34,6 +34,7 @@ __all__ = [
     "run_page",
     "share_of_rise",
     "source_warnings",
+    "sparsity_map",
     "stage_plot",
     "text_notes",
     "weights_table",

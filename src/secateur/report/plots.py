@@ -220,6 +220,37 @@ def _strategy_legend(figure: Figure, layers: Sequence[Mapping[str, Any]]) -> Non
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
+def sparsity_map(zeros: Mapping[str, Any]) -> bytes:
+    """A heat map of each matrix's share of zeros: layers across, projections down. Uncut ones are left white.
+
+    Args:
+        zeros: the content of `sparsity.json`.
+
+    Returns:
+        A PNG image.
+    """
+    matrices = zeros["matrices"]
+    names = list(dict.fromkeys(matrix["name"] for matrix in matrices))
+    layers = range(min(matrix["layer"] for matrix in matrices), 1 + max(matrix["layer"] for matrix in matrices))
+    shares = [[math.nan] * len(layers) for _ in names]
+    for matrix in matrices:
+        shares[names.index(matrix["name"])][matrix["layer"] - layers.start] = matrix["sparsity"]
+    figure = Figure(figsize=(max(6.0, 2.5 + 0.22 * len(layers)), 1.6 + 0.3 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = [share for row in shares for share in row if not math.isnan(share)]
+    # Shares that are all alike would be stretched over the whole scale.
+    low, high = min(*drawn, zeros["asked"] - 0.05), max(*drawn, zeros["asked"] + 0.05)
+    image = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=low, vmax=high)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + layers.start:.0f}"))
+    axes.set_title(f"{zeros['zeros']:,} zeros, {zeros['reached']:.1%} of these weights", fontsize=10)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0))
+    bar.set_label("zeros (share of weights)")
+    return _png(figure)
+
+
 def _finite(rows: Sequence[Row], text: str) -> list[float | None]:
     values = [perplexities(row).get(text) for row in rows]
     return [value if value is not None and math.isfinite(value) else None for value in values]

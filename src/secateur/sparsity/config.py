@@ -1,6 +1,6 @@
 """What `sparsify` can be told, for the command line, recipes and Python alike."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,8 +10,6 @@ from secateur.sparsity.quota import Pattern
 
 Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]
 Allocation = Literal["uniform", "owl"]
-
-FITTED = ("admm", "sparsegpt")
 
 
 class SparsifyConfig(CalibratedConfig):
@@ -79,6 +77,15 @@ class SparsifyConfig(CalibratedConfig):
         if self.pattern is not None and self.allocation != "uniform":
             raise ValueError("a pattern is the same in every layer; leave out allocation")
         return self
+
+    def load_arguments(self) -> dict[str, Any]:
+        """As `LoadOptions`; a model that is cut layer by layer stays on the CPU."""
+        return {**super().load_arguments(), **({"device": "cpu"} if self.layer_by_layer else {})}
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether a calibration text is read."""
+        return self.method != "magnitude" or self.allocation == "owl"
 
     @property
     def share(self) -> float:

@@ -25,6 +25,8 @@ def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 1
         The weights left, with zeros, (out_features, in_features) float32.
     """
     weight = weight.float().clone()
+    group = quota.pattern.group if quota.pattern else 1
+    block_size = group * max(1, block_size // group)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian.double()))
     upper = torch.linalg.cholesky(inverse, upper=True).float()  # H⁻¹ = UᵀU
     zeros_before = 0
@@ -39,8 +41,7 @@ def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 1
             whole = Quota(quota.rows, end - start, zeros, per_row=False)
             keep = whole.keep(block.square() / factor.diagonal().square())
         for column in range(end - start):
-            group = quota.pattern.group if quota.pattern else 0
-            if group and (start + column) % group == 0:
+            if quota.pattern is not None and column % group == 0:
                 place = slice(column, column + group)
                 inside = Quota.of_pattern(quota.rows, group, quota.pattern)
                 keep[:, place] = inside.keep(block[:, place].square() / factor.diagonal()[place].square())

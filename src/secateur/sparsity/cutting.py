@@ -1,0 +1,128 @@
+"""The cut itself: layers one after another, each projection fitted to what the cut ones before it give."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.console import track
+from secateur.models.adapters import adapter_of
+from secateur.models.loading import resolve_device
+from secateur.models.moments import Gram, Moments, Norms
+from secateur.models.streaming import LayerStream
+from secateur.sparsity.admm import admm
+from secateur.sparsity.config import SparsifyConfig
+from secateur.sparsity.quota import Quota
+from secateur.sparsity.scores import magnitude, wanda
+from secateur.sparsity.sparsegpt import sparsegpt
+
+Quotas = Mapping[nn.Linear, Quota]
+Cut = Callable[[nn.Linear, Quota], Tensor]
+
+
+@torch.no_grad()
+def cut_by_magnitude(quotas: Quotas) -> None:
+    """Zero the smallest weights of each row. No text is needed."""
+    for linear, quota in quotas.items():
+        linear.weight.mul_(quota.keep(magnitude(linear.weight.float())))
+
+
+@torch.no_grad()
+def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -> None:
+    """Cut a model in place by Wanda or SparseGPT, while the calibration text goes through it once.
+
+    Each half of a layer is run as far as its first projections, which are cut; then as far as its output projection,
+    which is cut; and then on. So every projection is cut by inputs that the cut ones before it have made.
+
+    Args:
+        stream: calibration text before the first layer.
+        quotas: the projections that are cut, and their zeros.
+        config: how.
+    """
+    statistics = _wanda_cut if config.method == "wanda" else _sparsegpt_cut
+
+    def cut(linears: Sequence[nn.Linear], inputs: Iterable[Tensor]) -> None:
+        chosen = [linear for linear in linears if linear in quotas]
+        if chosen:
+            by = statistics(inputs, config.damping)
+            for linear in chosen:
+                linear.weight.copy_(by(linear, quotas[linear]))
+
+    for index in _cut_range(stream.model, quotas, config):
+        for step, (*first, output) in stream.halves(index):
+            cut(first, stream.inputs(index, step, first[0]))
+            inputs = stream.kept(stream.inputs(index, step, output))
+            cut([output], inputs)
+            stream.add(output, inputs)
+
+
+@torch.no_grad()
+def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -> None:
+    """Cut a model in place by ADMM, towards what the uncut model gives.
+
+    Two streams of the calibration text go through the layers side by side, the uncut model's and the cut one's. First
+    projections are fitted to the uncut ones' outputs; output projections so that the cut stream comes back to the
+    uncut one, which also mends what the layers before have left. Arguments as `cut_streamed`.
+    """
+    uncut = stream.fork()
+    for index in _cut_range(stream.model, quotas, config):
+        for step, (*first, output) in stream.halves(index):
+            goals = uncut.kept(uncut.inputs(index, step, first[0]))
+            uncut.advance(index, step)
+            chosen = [linear for linear in first if linear in quotas]
+            if chosen:
+                gram = Gram.of_pairs(_tokens(stream.inputs(index, step, first[0]), goals))
+                for linear in chosen:
+                    _refit(linear, quotas[linear], gram, gram.cross @ linear.weight.float().T, config)
+            inputs = stream.kept(stream.inputs(index, step, output))
+            if output in quotas:
+                gram = Gram.of_pairs(_tokens(inputs, _missing(uncut, stream, output)))
+                _refit(output, quotas[output], gram, gram.cross, config)
+            stream.add(output, inputs)
+
+
+def _missing(uncut: LayerStream, stream: LayerStream, output: nn.Linear) -> Iterator[Tensor]:
+    """What an output projection's weights have to add to the cut stream to reach the uncut one."""
+    for goal, before in zip(uncut.hidden, stream.hidden, strict=True):
+        rest = goal.to(before.device) - before
+        yield rest if output.bias is None else rest - output.bias.to(rest.device)
+
+
+def _refit(linear: nn.Linear, quota: Quota, moments: Moments, cross: Tensor, config: SparsifyConfig) -> None:
+    """ADMM with a ridge that holds the weights to what they were."""
+    damped, ridge = moments.damped(config.damping)
+    linear.weight.copy_(admm(linear.weight, damped, cross.double() + ridge * linear.weight.double().T, quota))
+
+
+def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Batches and positions in one row, on one device."""
+    for one, other in zip(inputs, targets, strict=True):
+        yield one.flatten(0, -2), other.to(one.device).flatten(0, -2)
+
+
+def _wanda_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
+    norms = Norms.of(inputs).root
+
+    def cut(linear: nn.Linear, quota: Quota) -> Tensor:
+        weight = linear.weight.float()
+        return weight * quota.keep(wanda(weight, norms))
+
+    return cut
+
+
+def _sparsegpt_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
+    damped, _ = Moments.of(batch.flatten(0, -2) for batch in inputs).damped(damping)
+    return lambda linear, quota: sparsegpt(linear.weight, damped, quota)
+
+
+def _cut_range(model: PreTrainedModel, quotas: Quotas, config: SparsifyConfig) -> Iterator[int]:
+    """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted."""
+    layers = adapter_of(model).layers(model)
+    last = max(index for index, layer in enumerate(layers) if any(module in quotas for module in layer.modules()))
+    for index in track(range(last + 1), "Cutting"):
+        home = next(layers[index].parameters()).device
+        if config.layer_by_layer:
+            layers[index].to(resolve_device(config.device))
+        yield index
+        layers[index].to(home)

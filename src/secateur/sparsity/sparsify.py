@@ -1,0 +1,160 @@
+"""Weight sparsity from a configuration to a model with zeros and the record of where they are."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.models.calibration import Calibration, calibrate
+from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.memory import peak_memory, timed
+from secateur.models.options import configured
+from secateur.models.streaming import LayerStream
+from secateur.sparsity.config import SparsifyConfig
+from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
+from secateur.sparsity.matrices import Matrix, cut_matrices, quotas
+from secateur.sparsity.owl import layer_sparsities, outlier_shares
+from secateur.sparsity.quota import Quota
+
+
+@dataclass(frozen=True)
+class CutMatrix:
+    """A matrix with zeros.
+
+    Attributes:
+        layer: index of its layer.
+        name: q_proj, down_proj and so on.
+        shape: (out_features, in_features).
+        zeros: how many of its weights are zero.
+        sparsity: their share.
+        pattern: N:M, or None.
+    """
+
+    layer: int
+    name: str
+    shape: tuple[int, int]
+    zeros: int
+    sparsity: float
+    pattern: str | None
+
+
+@dataclass
+class SparsifyResult:
+    """What a cut did.
+
+    Attributes:
+        matrices: each matrix that was cut.
+        asked: share of their weights that was to become zero.
+        calibration: the text, in words; empty where none was used.
+        calibration_source: the identity of its source.
+        calibration_windows: how many windows of `settings["seqlen"]` tokens.
+        settings: the configuration.
+        seconds: time by phase.
+        peak_memory_bytes: the most memory used: of the GPU, or of the process on a CPU.
+    """
+
+    matrices: list[CutMatrix]
+    asked: float
+    calibration: str
+    calibration_source: str
+    calibration_windows: int
+    settings: dict[str, Any]
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    @property
+    def zeros(self) -> int:
+        """How many weights of all cut matrices are zero."""
+        return sum(matrix.zeros for matrix in self.matrices)
+
+    @property
+    def reached(self) -> float:
+        """Their share."""
+        return self.zeros / sum(math.prod(matrix.shape) for matrix in self.matrices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `sparsity.json`."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("seconds", "peak_memory_bytes")}
+        return {**own, "zeros": self.zeros, "reached": self.reached}
+
+
+def sparsify(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: SparsifyConfig | None = None,
+    **options: Any,
+) -> SparsifyResult:
+    """Set single weights of a model's projections to zero, in place.
+
+    Args:
+        model: a causal language model of a supported family.
+        tokenizer: its tokenizer.
+        config: what to cut.
+        options: fields of `SparsifyConfig`, instead of `config` or over it: `sparsify(model, tokenizer, sparsity=0.6)`.
+
+    Raises:
+        InputError: the options do not fit the model.
+        DataError: the calibration text cannot be used.
+        ModelError: the model's family is not supported, or a weight is NaN or infinite.
+    """
+    config = configured(SparsifyConfig, config, options)
+    require_finite(model, "the model")
+    matrices = cut_matrices(model, config)
+    planned = quotas(matrices, config)
+    seconds: dict[str, float] = {}
+    calibration = None
+    with peak_memory(model) as memory:
+        if config.needs_text:
+            warn_of_long_windows(model, config.seqlen)
+            with timed(seconds, "calibration text"):
+                calibration = calibrate(model, tokenizer, config)
+        if config.allocation == "owl" and calibration is not None:
+            with timed(seconds, "allocation"):
+                planned = quotas(matrices, config, _owl_shares(model, matrices, calibration, config))
+        with timed(seconds, "cut"):
+            _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
+    return SparsifyResult(
+        matrices=[_described(matrix, config.pattern) for matrix in matrices],
+        asked=config.share,
+        calibration=calibration.description if calibration else "",
+        calibration_source=calibration.corpus.source if calibration else "",
+        calibration_windows=len(calibration.windows) if calibration else 0,
+        settings=config.model_dump(),
+        seconds=seconds,
+        peak_memory_bytes=memory.bytes,
+    )
+
+
+def _cut(
+    model: PreTrainedModel, planned: dict[nn.Linear, Quota], calibration: Calibration | None, config: SparsifyConfig
+) -> None:
+    if calibration is None or config.method == "magnitude":
+        cut_by_magnitude(planned)
+        return
+    stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
+    if config.method == "admm":
+        cut_refitting(stream, planned, config)
+    else:
+        cut_streamed(stream, planned, config)
+
+
+def _owl_shares(
+    model: PreTrainedModel, matrices: Sequence[Matrix], calibration: Calibration, config: SparsifyConfig
+) -> list[float]:
+    """Each matrix's share of zeros, the same within a layer."""
+    stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
+    outliers = outlier_shares(model, stream, config.owl_outlier)
+    layers = sorted({matrix.layer for matrix in matrices})
+    sizes = [sum(matrix.parameters for matrix in matrices if matrix.layer == layer) for layer in layers]
+    shares = layer_sparsities([outliers[layer] for layer in layers], sizes, config.share, config.owl_range)
+    by_layer = dict(zip(layers, shares, strict=True))
+    return [by_layer[matrix.layer] for matrix in matrices]
+
+
+def _described(matrix: Matrix, pattern: str | None) -> CutMatrix:
+    weight = matrix.linear.weight
+    zeros = weight.numel() - int(weight.count_nonzero())
+    return CutMatrix(matrix.layer, matrix.name, matrix.shape, zeros, zeros / weight.numel(), pattern)
