@@ -1,13 +1,16 @@
 """A short text, and a training on it that takes about a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from secateur.recovery import RecoverResult, recover
+from secateur.recovery.trainer import RecoveryTrainer
 
 WORDS = "the quick brown fox jumps over the lazy dog and then it sleeps in the warm sun until noon "
 
@@ -32,3 +35,23 @@ def train(story: Path, tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerBase) 
         return recover(model, tiny_tokenizer, tmp_path / name, **settings)
 
     return run
+
+
+@pytest.fixture
+def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """Interrupt the training in the block in the step after a given one."""
+
+    @contextmanager
+    def stopping(step: int) -> Iterator[None]:
+        original = RecoveryTrainer.training_step
+
+        def interrupted(self: RecoveryTrainer, *arguments: Any) -> Tensor:
+            if self.state.global_step == step:
+                raise KeyboardInterrupt
+            return original(self, *arguments)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(RecoveryTrainer, "training_step", interrupted)
+            yield
+
+    return stopping

@@ -1,8 +1,8 @@
 """Trainings that are killed, run out of memory, or diverge."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,9 @@ from secateur.recovery.trainer import RecoveryTrainer, Student, lacks_memory
 Train = Callable[..., RecoverResult]
 TinyModel = Callable[..., PreTrainedModel]
 
+StoppedAt = Callable[[int], AbstractContextManager[None]]
+
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".ckpt"}
-
-
-@contextmanager
-def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Interrupt the training in the block in the step after `step`."""
-    original = RecoveryTrainer.training_step
-
-    def interrupted(self: RecoveryTrainer, *arguments: Any) -> Tensor:
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(RecoveryTrainer, "training_step", interrupted)
-        yield
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -43,6 +30,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("method", "step"), [("lora", 5), ("lora", 13), ("full", 8)])
 def test_a_killed_training_goes_on_as_if_nothing_had_been(
+    stopped_at: StoppedAt,
     train: Train,
     tiny_model: TinyModel,
     monkeypatch: pytest.MonkeyPatch,
@@ -59,7 +47,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
         "early_stopping_patience": 50,
     }
     whole = train(tiny_model(), "whole", **settings)
-    with stopped_at(step, monkeypatch):
+    with stopped_at(step):
         train(tiny_model(), **settings)
     partial = tmp_path / "out.partial"
     assert [path.name for path in partial.glob("checkpoint-*")] == [f"checkpoint-{step // 3 * 3}"]
@@ -82,9 +70,9 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
 
 
 def test_other_settings_do_not_go_on(
-    train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stopped_at: StoppedAt, train: Train, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    with stopped_at(4, monkeypatch):
+    with stopped_at(4):
         train(tiny_model(), checkpoint_steps=2)
     with pytest.raises(InputError, match=r"unfinished training with other settings \(lr: 0.001, now 0.0005\)"):
         train(tiny_model(), lr=5e-4)
@@ -96,9 +84,9 @@ def test_other_settings_do_not_go_on(
 
 
 def test_a_training_that_did_not_begin_is_not_in_the_way(
-    train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stopped_at: StoppedAt, train: Train, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
-    with stopped_at(0, monkeypatch):
+    with stopped_at(0):
         train(tiny_model(), val_size=0)
     assert (tmp_path / "out.partial").exists()
     assert train(tiny_model(), lr=5e-4).steps == 8
@@ -106,9 +94,9 @@ def test_a_training_that_did_not_begin_is_not_in_the_way(
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "optimizer.safetensors", "state.json", "random.safetensors"])
 def test_a_damaged_checkpoint_is_named(
-    train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+    stopped_at: StoppedAt, train: Train, tiny_model: TinyModel, tmp_path: Path, file: str
 ) -> None:
-    with stopped_at(4, monkeypatch):
+    with stopped_at(4):
         train(tiny_model(), checkpoint_steps=2)
     (damaged,) = (tmp_path / "out.partial").glob("checkpoint-*")
     (damaged / file).write_bytes((damaged / file).read_bytes()[:20])
