@@ -14,6 +14,7 @@ from secateur.pipeline import run_recipe, write_report
 from secateur.recipe import Recipe
 
 PRUNE = {"ratio": 0.2, "samples": 4, "seqlen": 32, "layer_importance_samples": 2}
+SPARSIFY = {"samples": 4, "seqlen": 32}
 RECOVER = {"samples": 16, "seqlen": 32, "val_size": 0, "merge": True}
 MEASURE = {"windows": 4, "seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
 
@@ -26,7 +27,12 @@ def recipe(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> C
     text.write_text(load_corpus("pydocs").text[:5000])
 
     def make(**sections: Any) -> Recipe:
-        texts = {"prune": {"calibration": str(text)}, "recover": {"data": str(text)}, "evaluate": {"data": [str(text)]}}
+        texts = {
+            "prune": {"calibration": str(text)},
+            "sparsify": {"calibration": str(text)},
+            "recover": {"data": str(text)},
+            "evaluate": {"data": [str(text)]},
+        }
         given = {"evaluate": MEASURE, **sections}
         return Recipe(
             model=str(tmp_path / "tiny"),
@@ -84,7 +90,8 @@ def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(
     commands = [c["command"] for c in pipeline.Pipeline(made, tmp_path).commands("secateur run r.yaml")]
     model = made.model
     assert commands[0] == "secateur run r.yaml"
-    assert commands[1].startswith(f"secateur prune {model} -o pruned --device cpu --ratio 0.2 ")
+    assert commands[1].startswith(f"secateur prune {model} -o pruned --device cpu ")
+    assert "--ratio 0.2 " in commands[1]
     assert f"--teacher {model}" in commands[2]
     assert "--merge" in commands[2]
     assert "--method" not in commands[2]
@@ -152,6 +159,30 @@ def test_without_recovery(recipe: Callable[..., Recipe], tmp_path: Path) -> None
     assert models(metrics) == ["original", "pruned"]
     assert metrics["models"][0]["prefill_tokens_per_second"] is None
     assert "recover" not in metrics["seconds"]
+
+
+def test_zeros_recovery_and_their_map(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    sections = {"sparsify": SPARSIFY, "recover": {**RECOVER, "merge": False}}
+    metrics = run(recipe(**sections), tmp_path / "run")
+    assert models(metrics) == ["original", "sparse", "recovered"]
+    assert [row["sparsity"] for row in metrics["models"]] == pytest.approx([0, 0.5, 0.5])
+    assert metrics["models"][-1]["recovers"] == "sparse"
+    assert metrics["training"]["method"] == "masked-lora"
+    assert {"sparsity.json", "sparsity.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Where the zeros are" in page and "50.0% of the weights of its projections are zero" in page
+    assert "the sparse model was calibrated on this very text" in page
+    commands = [entry["command"].split()[1:3] for entry in metrics["commands"]]
+    assert ["sparsify", str(tmp_path / "tiny")] in commands and ["recover", "sparse"] in commands
+    assert run(recipe(**sections), tmp_path / "run")["seconds"] == metrics["seconds"]
+
+
+def test_both_cuts_one_after_the_other(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    metrics = run(recipe(prune=PRUNE, sparsify={**SPARSIFY, "pattern": "2:4"}, recover=RECOVER), tmp_path / "run")
+    assert models(metrics) == ["original", "pruned", "sparse", "recovered"]
+    last = metrics["models"][-1]
+    assert last["sparsity"] == 0.5
+    assert last["parameters"] < metrics["models"][0]["parameters"]
 
 
 def test_without_a_cut_and_unmerged(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from secateur.pruning.prune import prune
     from secateur.recovery import merge
     from secateur.recovery.recover import recover
-    from secateur.sparsity import sparsify
+    from secateur.sparsity.sparsify import sparsify
 
 __all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save", "sparsify"]
 

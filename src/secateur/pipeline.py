@@ -22,13 +22,25 @@ from secateur.models import attach_adapter, find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
-from secateur.report import pruning_strategy, render, run_page
+from secateur.report import pruning_strategy, render, run_page, sparsity_map
 from secateur.runs import Run, Stage
-from secateur.steps import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY, prune_model, recover_model
+from secateur.sparsity import SparsifyConfig
+from secateur.steps import (
+    COMMAND,
+    IMPORTANCE,
+    LOG,
+    PLAN,
+    STRATEGY,
+    ZEROS,
+    ZEROS_MAP,
+    prune_model,
+    recover_model,
+    sparsify_model,
+)
 
 RECIPE, METRICS, REPORT = "recipe.yaml", "metrics.json", "report.html"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, CUT, TRAINED, TIMED = "importance", "prune", "recover", "speed"
+SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -97,9 +109,11 @@ def write_report(directory: str | Path) -> Path:
     path = Path(directory)
     if not (path / METRICS).is_file():
         raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
-    plan, importance = (_read(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE))
+    plan, importance, zeros = (
+        _read(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE, ZEROS)
+    )
     settings = (path / RECIPE).read_text(encoding="utf-8") if (path / RECIPE).is_file() else ""
-    page = run_page(_read(path / METRICS), plan=plan, importance=importance, settings=settings)
+    page = run_page(_read(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
     write_text(path / REPORT, render(page))
     return path / REPORT
 
@@ -126,6 +140,8 @@ class Pipeline:
         stages = [self._measure("original")]
         if prune is not None:
             stages += [self._score(prune), self._prune(prune), self._measure("pruned", CUT)]
+        if self.recipe.sparsify is not None:
+            stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
             stages += [self._recover(recover), self._measure("recovered", TRAINED)]
         if self.recipe.evaluate.speed:
@@ -137,6 +153,8 @@ class Pipeline:
         sources = [Source("original", self.recipe.model)]
         if self.recipe.prune is not None:
             sources.append(Source("pruned", str(self.path / CUT)))
+        if self.recipe.sparsify is not None:
+            sources.append(Source("sparse", str(self.path / SPARSE)))
         if self.recipe.recover is not None:
             trained = self.path / TRAINED
             is_adapter = (trained / "adapter_config.json").is_file()
@@ -146,22 +164,25 @@ class Pipeline:
 
     def publish(self) -> None:
         """Put the artefacts that a reader looks for first into the run directory itself."""
-        for name in (IMPORTANCE, PLAN, STRATEGY):
+        for name in (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP):
             (self.path / name).unlink(missing_ok=True)
-        if self.recipe.prune is None:
-            return
-        plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
-        write_json(self.path / IMPORTANCE, importance)
-        write_json(self.path / PLAN, plan)
-        write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
+        if self.recipe.prune is not None:
+            plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
+            write_json(self.path / IMPORTANCE, importance)
+            write_json(self.path / PLAN, plan)
+            write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
+        if self.recipe.sparsify is not None:
+            zeros = _read(self.path / SPARSE / ZEROS)
+            write_json(self.path / ZEROS, zeros)
+            write_bytes(self.path / ZEROS_MAP, sparsity_map(zeros))
 
     def figures(self) -> dict[str, Any]:
         """The figures of all stages, and what they were measured on."""
         measured = [_read(self._measured(source.name) / EVALUATION) for source in self.sources()]
         speeds = _read(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
         models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
-        if self.recipe.prune is not None and self.recipe.recover is not None:
-            models[-1]["recovers"] = "pruned"
+        if self.recipe.recover is not None and len(models) > 2:
+            models[-1]["recovers"] = models[-2]["name"]
         training = _read(self.path / TRAINED / RECOVERY) if self.recipe.recover is not None else None
         return {
             "name": self.recipe.name,
@@ -183,10 +204,14 @@ class Pipeline:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
             commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
             models.append("pruned")
+        if self.recipe.sparsify is not None:
+            words = ("secateur", "sparsify", models[-1], "-o", "sparse")
+            commands.append(("The zeros", command_text(*words, config=self.recipe.sparsify)))
+            models.append("sparse")
         if self.recipe.recover is not None:
             words = ("secateur", "recover", models[-1], "-o", "recovered")
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            merged = (self.path / TRAINED / "config.json").is_file()
+            merged = self.sources()[-1].adapter is None
             models += ["recovered"] if merged else ["--adapter", "recovered"]
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))
@@ -246,8 +271,33 @@ class Pipeline:
             needs=(SCORED,),
         )
 
+    def _sparsify(self, config: SparsifyConfig) -> Stage:
+        start, needs, inputs = self._cut_before(SPARSE)
+
+        def work(directory: Path) -> None:
+            words = ("secateur", "sparsify", start, "-o", str(directory))
+            sparsify_model(start, directory, config, command_line=command_text(*words, config=config))
+
+        return Stage(
+            SPARSE,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(config.calibration, *inputs),
+            needs=needs,
+        )
+
+    def _cut_before(self, stage: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+        """What a stage starts from: the model, the stage that made it, or itself as an input from outside."""
+        done = [name for name, cut in ((CUT, self.recipe.prune), (SPARSE, self.recipe.sparsify)) if cut is not None]
+        before = done[: done.index(stage)] if stage in done else done
+        return (
+            (str(self.path / before[-1]), (before[-1],), ())
+            if before
+            else (self.recipe.model, (), (self.recipe.model,))
+        )
+
     def _recover(self, config: RecoverConfig) -> Stage:
-        start = str(self.path / CUT) if self.recipe.prune is not None else self.recipe.model
+        start, needs, outside = self._cut_before(TRAINED)
 
         def work(directory: Path) -> None:
             words = ("secateur", "recover", start, "-o", str(directory))
@@ -255,15 +305,13 @@ class Pipeline:
             # Overwriting, a training with other settings is dropped; one with the same goes on.
             recover_model(start, directory, config, command_line=command_line, overwrite=True)
 
-        inputs = [config.data, *config.extra_eval, *([config.teacher] if config.teacher else [])]
-        if self.recipe.prune is None:
-            inputs.append(start)
+        inputs = [config.data, *config.extra_eval, *([config.teacher] if config.teacher else []), *outside]
         return Stage(
             TRAINED,
             {"model": self.recipe.model, **config.model_dump()},
             work,
             inputs=tuple(inputs),
-            needs=(CUT,) if self.recipe.prune is not None else (),
+            needs=needs,
         )
 
     def _time(self) -> Stage:
@@ -273,14 +321,14 @@ class Pipeline:
             write_json(directory / SPEED, measure_speeds(self.sources(), config))
 
         settings = {name: getattr(config, name) for name in SPEED_FIELDS}
-        needs = [CUT] if self.recipe.prune is not None else []
-        needs += [TRAINED] if self.recipe.recover is not None else []
+        recipe = self.recipe
+        cuts = ((CUT, recipe.prune), (SPARSE, recipe.sparsify), (TRAINED, recipe.recover))
         return Stage(
             TIMED,
             {"model": self.recipe.model, **settings, **config.load_arguments()},
             work,
             inputs=(self.recipe.model,),
-            needs=tuple(needs),
+            needs=tuple(name for name, section in cuts if section is not None),
         )
 
     def _texts(self, measured: list[dict[str, str]], training: dict[str, Any] | None) -> Iterator[dict[str, str]]:
@@ -311,6 +359,16 @@ class Pipeline:
                 "amount": _windows(plan["calibration_windows"], plan["settings"]["seqlen"]),
                 "description": plan["calibration"],
             }
+        if self.recipe.sparsify is not None:
+            zeros = _read(self.path / SPARSE / ZEROS)
+            if zeros["calibration"]:
+                yield {
+                    "figure": "calibration of the zeros",
+                    "role": "zeros",
+                    "source": zeros["calibration_source"],
+                    "amount": _windows(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
+                    "description": zeros["calibration"],
+                }
         if training is not None:
             yield {
                 "figure": "training",

@@ -16,6 +16,7 @@ from secateur.evaluation import EvaluateConfig
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
+from secateur.sparsity import SparsifyConfig
 
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
@@ -52,6 +53,9 @@ class Recipe(LoadOptions):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of every stage.")
     output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
     prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
+    sparsify: SparsifyConfig | None = Field(
+        default=None, description="Options of secateur sparsify; without it no weight becomes zero."
+    )
     recover: RecoverConfig | None = Field(
         default=None, description="Options of secateur recover; without it there is no training."
     )
@@ -92,6 +96,8 @@ class Recipe(LoadOptions):
         names = [*self.evaluate.data]
         if self.prune is not None:
             names.append(self.prune.calibration)
+        if self.sparsify is not None:
+            names.append(self.sparsify.calibration)
         if self.recover is not None:
             names += [self.recover.data, *self.recover.extra_eval]
         return list(dict.fromkeys(names))

@@ -16,6 +16,7 @@ from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
+from secateur.models.masks import share_of_zeros
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Evaluation:
     Attributes:
         name: what tables call it.
         parameters: tied weights count once; an adapter's count as well.
+        sparsity: share of zeros in its projections.
         perplexity: by the text's name, as are `windows` (how many), `corpora` (descriptions) and `sources`.
         seqlen: tokens per window.
         stride: tokens from one window to the next, None for no overlap.
@@ -47,6 +49,7 @@ class Evaluation:
     stride: int | None
     dtype: str
     device: str
+    sparsity: float = 0.0
     size_bytes: int | None = None
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
@@ -137,6 +140,7 @@ def measure_quality(
         stride=config.stride,
         dtype=str(underlying(model).dtype).removeprefix("torch."),
         device=str(input_device(model)),
+        sparsity=share_of_zeros(underlying(model)),
     )
 
 

@@ -27,6 +27,8 @@ def zero_masks(model: PreTrainedModel) -> dict[str, Tensor]:
     masks = {}
     for index, layer in enumerate(adapter_of(model).layers(model)):
         for name, linear in adapter_of(model).projections(layer).items():
+            if linear.weight.is_meta:  # held elsewhere by Accelerate
+                continue
             keep = linear.weight != 0
             if int((~keep).sum()) > SPARSE_FROM * keep.numel():
                 masks[f"{index}.{name}"] = keep
@@ -54,6 +56,14 @@ def zero_again(model: PreTrainedModel, masks: Masks) -> None:
     """Set to zero what was when the masks were made."""
     for name, linear in masked_projections(model, masks).items():
         linear.weight.mul_(masks[name])
+
+
+def share_of_zeros(model: PreTrainedModel) -> float:
+    """Share of all projections' weights that are zero in sparse matrices; 0 for a dense model."""
+    adapter = adapter_of(model)
+    linears = [linear for layer in adapter.layers(model) for linear in adapter.projections(layer).values()]
+    zeros = sum(int((~keep).sum()) for keep in zero_masks(model).values())
+    return zeros / sum(linear.weight.numel() for linear in linears)
 
 
 def sparsity_of(masks: Masks) -> float:

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from secateur.report.html import Page, Picture, Sample, Table
-from secateur.report.plots import loss_curve, pruning_strategy, stage_plot
+from secateur.report.plots import loss_curve, pruning_strategy, sparsity_map, stage_plot
 from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, text_notes
 
-ORIGINAL, PRUNED, RECOVERED = "original", "pruned", "recovered"
-ADAPTED = {"calibration": (PRUNED, "calibrated"), "training": (RECOVERED, "trained")}
+ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
+ADAPTED = {"calibration": (PRUNED, "calibrated"), "zeros": (SPARSE, "calibrated"), "training": (RECOVERED, "trained")}
 
 
 def run_page(
@@ -17,6 +17,7 @@ def run_page(
     *,
     plan: Mapping[str, Any] | None = None,
     importance: Mapping[str, Any] | None = None,
+    zeros: Mapping[str, Any] | None = None,
     settings: str = "",
 ) -> Page:
     """The page of a run.
@@ -25,6 +26,7 @@ def run_page(
         metrics: the content of `metrics.json`.
         plan: the content of `pruning_plan.json`, where something was cut.
         importance: the content of `layer_importance.json`, where layers were scored.
+        zeros: the content of `sparsity.json`, where weights became zero.
         settings: the recipe.
     """
     rows = comparison_rows(metrics)
@@ -34,7 +36,7 @@ def run_page(
         table=_table(rows),
         warnings=source_warnings(metrics["texts"]),
         texts=[(text["figure"], f"{text['amount']} of {text['description']}") for text in metrics["texts"]],
-        pictures=list(_pictures(metrics, rows, plan, importance)),
+        pictures=list(_pictures(metrics, rows, plan, importance, zeros)),
         samples=_samples(metrics["models"]),
         sample_note=f"Greedy continuations, at most {metrics['sample_tokens']} tokens, of the text in grey. No "
         "figure is measured on them.",
@@ -72,15 +74,17 @@ def source_warnings(texts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _summary(rows: Sequence[Row]) -> Iterator[str]:
     by_name = {row["name"]: row for row in rows}
-    original, pruned, recovered = (by_name.get(name) for name in (ORIGINAL, PRUNED, RECOVERED))
+    original, pruned, sparse, recovered = (by_name.get(name) for name in (ORIGINAL, PRUNED, SPARSE, RECOVERED))
     if original is None:
         return
     if pruned is not None:
         before, after = original["parameters"], pruned["parameters"]
         yield f"{before:,} parameters became {after:,}: {1 - after / before:.1%} were removed."
+    if sparse is not None:
+        yield f"{sparse['sparsity']:.1%} of the weights of its projections are zero."
     for text, first in perplexities(original).items():
-        yield from _perplexity_sentence(text, first, pruned, recovered)
-    last = recovered or pruned
+        yield from _perplexity_sentence(text, first, sparse or pruned, recovered)
+    last = recovered or sparse or pruned
     if last is not None:
         yield from _speed_sentence(original, last)
 
@@ -127,6 +131,7 @@ def _pictures(
     rows: Sequence[Row],
     plan: Mapping[str, Any] | None,
     importance: Mapping[str, Any] | None,
+    zeros: Mapping[str, Any] | None,
 ) -> Iterator[Picture]:
     if len(rows) > 1:
         yield Picture("Perplexity by stage", stage_plot(rows), "; ".join(text_notes(rows)))
@@ -135,6 +140,9 @@ def _pictures(
         if importance is not None and importance.get("corpus"):
             caption += f" Layers scored on {importance['samples']} windows of {importance['corpus']}."
         yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
+    if zeros is not None:
+        caption = f"Chosen on {zeros['calibration']}." if zeros["calibration"] else "Chosen without a text."
+        yield Picture("Where the zeros are", sparsity_map(zeros), caption)
     training = metrics.get("training")
     if training and training["history"]:
         caption = f"Trained on {training['corpus']}; evaluated on windows of it that were set apart."

@@ -49,7 +49,7 @@ def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
     for text in texts:
         suffix = f" ({short_text_name(text)})" if len(texts) > 1 else ""
         columns += _perplexity_columns(rows, baseline, text, suffix)
-    return columns + _size_and_speed_columns(rows, baseline)
+    return columns + _zeros_column(rows) + _size_and_speed_columns(rows, baseline)
 
 
 def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
@@ -65,7 +65,7 @@ def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | Non
     else:
         stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
         columns = [*stacked, _stacked(*figures[:2]), *figures[2:]]
-    return _table(_with_names(rows, columns), title)
+    return _table(_with_names(rows, [*columns, *_zeros_column(rows)]), title)
 
 
 def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
@@ -168,6 +168,12 @@ def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: s
         Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),
         Column("change", changes, "left"),
     ]
+
+
+def _zeros_column(rows: Sequence[Row]) -> list[Column]:
+    """The share of zeros in each model's projections, where any has some."""
+    shares = [row.get("sparsity") or 0.0 for row in rows]
+    return [Column("zeros", [f"{share:.1%}" if share else MISSING for share in shares])] if any(shares) else []
 
 
 def _stacked(figures: Column, changes: Column) -> Column:
