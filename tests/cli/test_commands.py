@@ -100,6 +100,39 @@ def test_recover_merge_and_evaluate(tiny: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None:
+    sparse, figures = tmp_path / "sparse", tmp_path / "figures.json"
+    quick = ["--samples", 4, "--seqlen", 32, "--device", "cpu"]
+    result = done(secateur("sparsify", tiny, "-o", sparse, "--pattern", "2:4", *quick, "--json", figures))
+    assert "50.00% of those in 28 matrices, 50.00% asked" in result.stdout and "peak memory" in result.stdout
+    assert {"calibration text", "cut"} <= json.loads(figures.read_text())["seconds"].keys()
+    assert (sparse / "sparsity.png").read_bytes().startswith(b"\x89PNG")
+    zeros = json.loads((sparse / "sparsity.json").read_text())
+    assert {matrix["sparsity"] for matrix in zeros["matrices"]} == {0.5}
+    assert "50.00%" in secateur("diagnose", sparse, "--seqlen", 32, "--device", "cpu").stdout
+
+    recovered = done(secateur("recover", sparse, "-o", tmp_path / "recovered", *QUICK_RECOVER))
+    assert "50.00% of the weights in its sparse matrices are zero, as before" in recovered.stdout
+    table = done(secateur("evaluate", tiny, sparse, tmp_path / "recovered", *QUICK_EVALUATE)).stdout
+    assert table.count("50.0%") >= 2 and max(map(len, table.splitlines())) <= 80
+
+    adapter = tmp_path / "adapter"
+    done(secateur("recover", sparse, "-o", adapter, "--method", "lora", *QUICK_RECOVER))
+    merge = ["merge", sparse, "--adapter", adapter, "-o", tmp_path / "merged", "--device", "cpu"]
+    assert "--keep-zeros" in failed(secateur(*merge))
+    cost = done(secateur(*merge, "--keep-zeros", "--windows", 1, "--data", "pydocs[:20%]")).stdout
+    assert "with the adapter beside the weights" in cost
+    assert "50.00%" in secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
+    done(secateur(*merge, "--allow-dense", "--overwrite"))
+    filled = secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
+    assert filled.count("50.00%") == 5, "q_proj and v_proj are dense now"
+
+
+def test_sparse_tensor_cores_that_are_not_there(tiny: Path) -> None:
+    message = failed(secateur("evaluate", tiny, "--semi-structured", *QUICK_EVALUATE))
+    assert "needs an NVIDIA GPU" in message
+
+
 def test_diagnose_is_status_1_when_something_is_wrong(tiny: Path, tiny_model, tmp_path: Path) -> None:
     quick = ["--seqlen", 32, "--device", "cpu"]
     assert "is whole" in done(secateur("diagnose", tiny, *quick)).stdout
@@ -115,7 +148,12 @@ def test_diagnose_is_status_1_when_something_is_wrong(tiny: Path, tiny_model, tm
 
 def test_an_output_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    for command in (["prune", "none"], ["recover", "none"], ["merge", "none", "--adapter", "none"]):
+    for command in (
+        ["prune", "none"],
+        ["sparsify", "none"],
+        ["recover", "none"],
+        ["merge", "none", "--adapter", "none"],
+    ):
         assert "--overwrite" in failed(secateur(*command, "-o", tmp_path))
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "Perplexity": ("data", "seqlen", "stride", "windows", "batch_size"),
-    "Speed": ("speed", "prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed"),
+    "Speed": ("speed", "prompt_tokens", "new_tokens", "repeats", "max_seconds", "semi_structured", "seed"),
 }
 
 

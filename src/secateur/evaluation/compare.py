@@ -15,9 +15,11 @@ from transformers import PreTrainedModel
 from secateur.data import Corpus, load_corpus
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.evaluate import Evaluation, corpus_windows, measure_quality, speed_options
-from secateur.evaluation.modes import input_device, weight_bytes
+from secateur.evaluation.modes import input_device, underlying, weight_bytes
+from secateur.evaluation.semi_structured import require_sparse_cores, use_semi_structured
 from secateur.evaluation.speed import measure_speeds
 from secateur.models import attach_adapter, load, model_directory, model_label
+from secateur.models.loading import resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +28,12 @@ Held = list[tuple[Evaluation, PreTrainedModel | PeftModel]]
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A row to be measured: a model, perhaps with an adapter."""
+    """A row to be measured: a model, perhaps with an adapter, or with its 2:4 weights on sparse tensor cores."""
 
     label: str
     name: str
     adapter: str | None = None
+    semi_structured: bool = False
 
 
 def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -> list[Evaluation]:
@@ -44,7 +47,7 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
         config: what to measure. With `adapter` the last model is measured once more, with that LoRA on it.
 
     Returns:
-        One `Evaluation` per name, in their order, then the one with the adapter.
+        One `Evaluation` per name, in their order; then those on sparse tensor cores, then the one with the adapter.
 
     Raises:
         ModelError: a model or the adapter cannot be loaded, or they do not fit each other.
@@ -52,14 +55,19 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
         InputError: a model does not fit in a GPU's memory with these settings.
     """
     config = config or EvaluateConfig()
+    if config.semi_structured:
+        require_sparse_cores(resolve_device(config.device))
     corpora = [load_corpus(corpus, "test") for corpus in config.data]
     evaluations: list[Evaluation] = []
     held: Held = []
     baseline_windows: Mapping[str, Tensor] = {}
-    for candidate in _candidates(names, config.adapter):
+    for candidate in _candidates(names, config):
         if held and not _room_for_another(held, config):
             _measure_held(held, config)
         evaluation, model, windows = _measure(candidate, corpora, config)
+        if candidate.semi_structured and not use_semi_structured(underlying(model)):
+            logger.info("%s: left out, none of its projections is 2:4", candidate.label)
+            continue
         baseline_windows = baseline_windows or windows
         _warn_of_other_tokens(candidate, windows, baseline_windows)
         evaluations.append(evaluation)
@@ -78,12 +86,14 @@ def size_on_disk(name: str | Path) -> int:
     return sum(file.stat().st_size for file in model_directory(name).glob("*.safetensors"))
 
 
-def _candidates(names: Sequence[str], adapter: str | None) -> list[_Candidate]:
+def _candidates(names: Sequence[str], config: EvaluateConfig) -> list[_Candidate]:
     short = [model_label(name) for name in names]
     labels = short if len(set(short)) == len(short) else [str(name) for name in names]
     rows = [_Candidate(label, name) for label, name in zip(labels, names, strict=True)]
-    if adapter is not None:
-        rows.append(_Candidate(f"{labels[-1]} + {model_label(adapter)}", names[-1], adapter))
+    if config.semi_structured:
+        rows += [_Candidate(f"{row.label} on 2:4 cores", row.name, semi_structured=True) for row in rows]
+    if config.adapter is not None:
+        rows.append(_Candidate(f"{labels[-1]} + {model_label(config.adapter)}", names[-1], config.adapter))
     return rows
 
 

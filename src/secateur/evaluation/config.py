@@ -28,6 +28,10 @@ class EvaluateConfig(LoadOptions):
     max_seconds: float = Field(
         default=30.0, gt=0, description="Begin no further repeat after so many seconds per model."
     )
+    semi_structured: bool = Field(
+        default=False,
+        description="Measure each model with 2:4 weights once more on a GPU's sparse tensor cores, as one more row.",
+    )
     adapter: str | None = Field(
         default=None, description="A LoRA directory: the last model with it, unmerged, is one more row."
     )
