@@ -83,7 +83,7 @@ def recover_model(
     """
     require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
     with _log_beside(output):
-        model, tokenizer = load(name, **config.load_arguments())
+        model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         return recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
 
 

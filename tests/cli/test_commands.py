@@ -128,9 +128,10 @@ def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None
     assert filled.count("50.00%") == 5, "q_proj and v_proj are dense now"
 
 
-def test_sparse_tensor_cores_that_are_not_there(tiny: Path) -> None:
-    message = failed(secateur("evaluate", tiny, "--semi-structured", *QUICK_EVALUATE))
-    assert "needs an NVIDIA GPU" in message
+def test_what_needs_a_gpu_says_so(tiny: Path, tmp_path: Path) -> None:
+    assert "needs an NVIDIA GPU" in failed(secateur("evaluate", tiny, "--semi-structured", *QUICK_EVALUATE))
+    recover = ["recover", tiny, "-o", tmp_path / "out", "--method", "lora", "--load-in-8bit"]
+    assert "needs an NVIDIA GPU" in failed(secateur(*recover, *QUICK_RECOVER))
 
 
 def test_diagnose_is_status_1_when_something_is_wrong(tiny: Path, tiny_model, tmp_path: Path) -> None:

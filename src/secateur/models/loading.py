@@ -1,6 +1,7 @@
 """Loading a model and its tokenizer from the hub, a directory, a GGUF file, or the embedded default."""
 
 import contextlib
+import importlib.util
 import logging
 import re
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def load(
     device: str = "auto",
     device_map: str | None = None,
     trust_remote_code: bool = False,
+    load_in_8bit: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode, and its tokenizer.
 
@@ -44,13 +46,17 @@ def load(
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
         device_map: `auto` spreads the model over all devices with Accelerate; `device` is then not used.
         trust_remote_code: run Python code that stands beside the weights.
+        load_in_8bit: hold the projections in 8 bits (bitsandbytes), to train an adapter beside them on a GPU.
 
     Raises:
         ModelError: the model cannot be found, is damaged, holds only pickled weights, or is not supported.
-        InputError: the device is not there.
+        InputError: the device is not there, or cannot hold 8 bits.
     """
     place = resolve_device(device)
     arguments: dict[str, Any] = {"dtype": resolve_dtype(dtype, place)}
+    if load_in_8bit:
+        device_map = device_map or str(place)
+        arguments["quantization_config"] = eight_bits(place)
     if device_map is not None:
         arguments["device_map"] = device_map
     path = find_model(name)
@@ -64,6 +70,15 @@ def load(
     if dtype == "auto":
         remember_checkpoint_dtype(model, path if path.is_dir() else None)
     return model.eval(), tokenizer
+
+
+def eight_bits(place: torch.device) -> transformers.BitsAndBytesConfig:
+    """How weights are held in 8 bits. Raises `InputError` without an NVIDIA GPU or the package."""
+    if place.type != "cuda":
+        raise InputError("load_in_8bit needs an NVIDIA GPU; leave it out on this device")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("load_in_8bit needs a package; run: pip install bitsandbytes")
+    return transformers.BitsAndBytesConfig(load_in_8bit=True)
 
 
 def find_model(name: str | Path) -> Path:
