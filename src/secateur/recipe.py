@@ -80,8 +80,9 @@ class Recipe(LoadOptions):
 
     @model_validator(mode="after")
     def _measures_its_own_models(self) -> Self:
-        if self.evaluate.adapter is not None:
-            raise ValueError("evaluate.adapter is for the command; a run measures the models of its own stages")
+        for name in ("adapter", "semi_structured"):
+            if getattr(self.evaluate, name):
+                raise ValueError(f"evaluate.{name} is for the command; a run measures the models of its own stages")
         return self
 
     @model_validator(mode="after")
