@@ -6,7 +6,7 @@ import math
 import pytest
 from matplotlib import image
 
-from secateur.report import loss_curve, perplexity_plot, plots, pruning_strategy, stage_plot
+from secateur.report import loss_curve, perplexity_plot, plots, pruning_strategy, sparsity_map, stage_plot
 
 
 @pytest.fixture
@@ -140,3 +140,22 @@ def test_an_empty_history_gives_an_empty_plot():
 
 def test_the_same_data_give_the_same_image():
     assert pruning_strategy(plan(5), importance(5)) == pruning_strategy(plan(5), importance(5))
+
+
+def test_the_map_of_zeros_has_layers_across_and_projections_down(figures):
+    matrices = [
+        {"layer": layer, "name": name, "sparsity": 0.4 + 0.1 * (name == "q_proj") + 0.01 * layer}
+        for layer in (3, 4, 5)
+        for name in ("q_proj", "down_proj")
+        if (layer, name) != (4, "q_proj")
+    ]
+    png = sparsity_map({"matrices": matrices, "asked": 0.5, "reached": 0.473, "zeros": 12345})
+    axes, bar = figures[0].axes
+    drawn = axes.images[0].get_array()
+    assert drawn.shape == (2, 3)
+    assert drawn[0][0] == pytest.approx(0.53) and drawn[1][2] == pytest.approx(0.45) and math.isnan(drawn.data[0][1])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["q_proj", "down_proj"]
+    assert axes.xaxis.get_major_formatter()(0) == "3"
+    assert (axes.get_xlabel(), bar.get_ylabel()) == ("layer", "zeros (share of weights)")
+    assert axes.get_title() == "12,345 zeros, 47.3% of these weights"
+    assert size(png)[0] >= 600

@@ -182,3 +182,12 @@ def test_health():
         "2",
         *["0.00%", "to", "3.12%", "1.5"],
     ]
+
+
+def test_zeros_have_a_column_where_a_model_has_some(rows):
+    assert "zeros" not in [column.header for column in comparison_columns(rows)]
+    sparse = [*rows[:1], {**rows[0], "name": "sparse", "sparsity": 0.5}]
+    (zeros,) = [column for column in comparison_columns(sparse) if column.header == "zeros"]
+    assert zeros.cells == ["–", "50.0%"]
+    recovered = {**rows[2], "parameters": 134_515_008, "recovers": "sparse", "sparsity": 0.5}
+    assert max(map(len, rendered(comparison_table([*sparse, recovered])))) <= 80

@@ -84,19 +84,21 @@ class Quota:
         """
         if self.pattern is not None:
             groups = scores.reshape(-1, self.pattern.group)
-            return _keep_highest(groups, torch.full_like(groups[:, 0], self.pattern.group - self.pattern.kept)).view(
-                scores.shape
-            )
+            return _keep_highest(groups, self.pattern.group - self.pattern.kept).view(scores.shape)
         if not self.per_row:
-            return _keep_highest(scores.reshape(1, -1), scores.new_tensor([self.zeros])).view(scores.shape)
-        base, more = divmod(self.zeros, self.rows)
-        lost = base + (torch.arange(self.rows, device=scores.device) < more).to(scores.dtype)
-        return _keep_highest(scores, lost)
+            return _keep_highest(scores.reshape(1, -1), self.zeros).view(scores.shape)
+        lost, more = divmod(self.zeros, self.rows)
+        return torch.cat([_keep_highest(scores[:more], lost + 1), _keep_highest(scores[more:], lost)])
 
 
-def _keep_highest(scores: Tensor, lost: Tensor) -> Tensor:
-    """True but for the `lost` (rows,) lowest of each row of `scores` (rows, columns)."""
-    order = scores.argsort(dim=1, stable=True)
-    rank = torch.empty_like(order)
-    rank.scatter_(1, order, torch.arange(scores.shape[1], device=scores.device).expand_as(order))
-    return rank >= lost[:, None]
+def _keep_highest(scores: Tensor, lost: int) -> Tensor:
+    """True but for the `lost` lowest of each row of `scores` (rows, columns)."""
+    if lost == 0 or len(scores) == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    keep = scores > scores.kthvalue(lost, dim=1, keepdim=True).values
+    # Equal scores at the threshold: the first ones go.
+    (tied,) = (keep.sum(1) != scores.shape[1] - lost).nonzero(as_tuple=True)
+    if len(tied):
+        order = scores[tied].argsort(dim=1, stable=True)
+        keep[tied] = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :lost], False)
+    return keep
