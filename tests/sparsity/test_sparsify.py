@@ -160,6 +160,30 @@ def test_owl_s_shares_have_the_mean_that_was_asked() -> None:
     assert all(0 <= share <= 1 for share in layer_sparsities([0.0, 1.0], [1, 9], 0.97, 0.08))
 
 
+def test_fisher_spares_what_the_loss_minds(cut: Callable[..., SparsifyResult], tiny_model: Models) -> None:
+    """A matrix whose output nothing reads can lose the most; its zeros go where they cost nothing."""
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[1].self_attn.o_proj.weight.zero_()
+    result = cut(model, sparsity=0.6, allocation="fisher", fisher_range=0.1, method="magnitude")
+    shares = {(matrix.layer, matrix.name): matrix.sparsity for matrix in result.matrices}
+    most = max(share for key, share in shares.items() if key != (1, "o_proj"))
+    assert all(shares[1, name] == pytest.approx(most, abs=0.01) for name in ("q_proj", "k_proj", "v_proj"))
+    assert min(shares.values()) >= 0.5 - 0.01
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.97])
+def test_fisher_keeps_the_total_and_changes_no_gradient_flags(
+    cut: Callable[..., SparsifyResult], tiny_model: Models, sparsity: float
+) -> None:
+    model = tiny_model()
+    result = cut(model, sparsity=sparsity, allocation="fisher", method="wanda")
+    total = sum(linear.weight.numel() for linear in linears(model).values())
+    assert result.zeros == round(sparsity * total)
+    assert len({round(matrix.sparsity, 3) for matrix in result.matrices}) > 3
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
 def test_the_same_seed_gives_the_same_zeros(cut: Callable[..., SparsifyResult], tiny_model: Models) -> None:
     first, second = tiny_model(), tiny_model()
     assert cut(first).to_dict() == cut(second).to_dict()

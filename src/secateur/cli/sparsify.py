@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PANELS = {
     "What is cut": ("sparsity", "pattern", "layers", "skip"),
     "Which weights leave, and the re-fit": ("method", "damping"),
-    "How the zeros are spread": ("allocation", "owl_range", "owl_outlier"),
+    "How the zeros are spread": ("allocation", "fisher_range", "owl_range", "owl_outlier"),
     "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
     "Memory": ("offload", "layer_by_layer"),
 }

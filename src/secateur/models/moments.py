@@ -60,6 +60,16 @@ class Moments:
         inputs.diagonal().add_(ridge)
         return inputs, ridge
 
+    def damped_by_input(self, damping: float) -> tuple[Tensor, Tensor]:
+        """XᵀX + Λ in float64 with Λ = `damping` times its diagonal, and the diagonal of Λ, (in_features,).
+
+        Where a few inputs are a hundred times as large as the others, a ridge for all would hold those others fast.
+        """
+        inputs = self.inputs.double()
+        ridge = damping * inputs.diagonal().clamp_min(torch.finfo(torch.float32).tiny)
+        inputs.diagonal().add_(ridge)
+        return inputs, ridge
+
 
 @dataclass
 class Gram(Moments):

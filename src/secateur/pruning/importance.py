@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
+from secateur.models.gradients import only_gradients_of
 from secateur.models.losses import chunked_loss
 from secateur.models.streaming import LayerStream
-from secateur.pruning.gradients import only_gradients_of
 from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
 
 

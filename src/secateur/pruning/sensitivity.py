@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.models.adapters import adapter_of
+from secateur.models.gradients import only_gradients_of
 from secateur.models.losses import chunked_loss
 from secateur.models.streaming import layer_arguments
-from secateur.pruning.gradients import only_gradients_of
 from secateur.pruning.units import PARTS, Part
 
 

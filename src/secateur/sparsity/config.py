@@ -9,7 +9,7 @@ from secateur.models.streaming import Offload
 from secateur.sparsity.quota import Pattern
 
 Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]
-Allocation = Literal["uniform", "owl"]
+Allocation = Literal["fisher", "owl", "uniform"]
 
 
 class SparsifyConfig(CalibratedConfig):
@@ -31,9 +31,13 @@ class SparsifyConfig(CalibratedConfig):
         description="Projections that stay dense: k_proj in all layers, or 0.mlp.down_proj in one. Embeddings and "
         "lm_head always do.",
     )
-    allocation: Allocation = Field(
-        default="uniform",
-        description="The same share everywhere, or (owl) fewer zeros in layers with more outliers.",
+    allocation: Allocation | None = Field(
+        default=None,
+        description="How zeros are spread: where they should cost least (fisher), fewer in layers with more outliers "
+        "(owl), or alike (uniform). Unless given fisher with admm, uniform with other methods and with patterns.",
+    )
+    fisher_range: float = Field(
+        default=0.15, gt=0, lt=0.5, description="Most that a matrix's share is moved by fisher, up or down."
     )
     owl_range: float = Field(
         default=0.08, gt=0, lt=0.5, description="Most that a layer's share is moved by owl, up or down."
@@ -41,8 +45,11 @@ class SparsifyConfig(CalibratedConfig):
     owl_outlier: float = Field(
         default=5.0, gt=1, description="What owl calls an outlier: a score of so many times the layer's mean."
     )
-    damping: float = Field(
-        default=0.01, gt=0, description="Ridge of admm and sparsegpt, as a share of the inputs' mean second moment."
+    damping: float | None = Field(
+        default=None,
+        gt=0,
+        description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.1 unless given; of "
+        "sparsegpt as a share of their mean, 0.01 unless given.",
     )
     own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
     offload: Offload = Field(
@@ -74,7 +81,7 @@ class SparsifyConfig(CalibratedConfig):
     def _share_or_pattern(self) -> Self:
         if self.pattern is not None and self.sparsity is not None:
             raise ValueError("give sparsity or pattern, not both: a pattern has a share of its own")
-        if self.pattern is not None and self.allocation != "uniform":
+        if self.pattern is not None and self.allocation not in (None, "uniform"):
             raise ValueError("a pattern is the same in every layer; leave out allocation")
         return self
 
@@ -85,7 +92,21 @@ class SparsifyConfig(CalibratedConfig):
     @property
     def needs_text(self) -> bool:
         """Whether a calibration text is read."""
-        return self.method != "magnitude" or self.allocation == "owl"
+        return self.method != "magnitude" or self.spread != "uniform"
+
+    @property
+    def spread(self) -> Allocation:
+        """The allocation that is used."""
+        if self.allocation is None:
+            return "fisher" if self.method == "admm" and self.pattern is None else "uniform"
+        return self.allocation
+
+    @property
+    def ridge(self) -> float:
+        """The damping that is used."""
+        if self.damping is None:
+            return 0.01 if self.method == "sparsegpt" else 0.1
+        return self.damping
 
     @property
     def share(self) -> float:

@@ -45,7 +45,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
     def cut(linears: Sequence[nn.Linear], inputs: Iterable[Tensor]) -> None:
         chosen = [linear for linear in linears if linear in quotas]
         if chosen:
-            by = statistics(inputs, config.damping)
+            by = statistics(inputs, config.ridge)
             for linear in chosen:
                 linear.weight.copy_(by(linear, quotas[linear]))
 
@@ -91,8 +91,9 @@ def _missing(uncut: LayerStream, stream: LayerStream, output: nn.Linear) -> Iter
 
 def _refit(linear: nn.Linear, quota: Quota, moments: Moments, cross: Tensor, config: SparsifyConfig) -> None:
     """ADMM with a ridge that holds the weights to what they were."""
-    damped, ridge = moments.damped(config.damping)
-    linear.weight.copy_(admm(linear.weight, damped, cross.double() + ridge * linear.weight.double().T, quota))
+    damped, ridge = moments.damped_by_input(config.ridge)
+    goal = cross.double() + ridge[:, None] * linear.weight.double().T  # (in_features, out_features)
+    linear.weight.copy_(admm(linear.weight, damped, goal, quota))
 
 
 def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:

@@ -15,9 +15,12 @@ from secateur.models.options import configured
 from secateur.models.streaming import LayerStream
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
+from secateur.sparsity.fisher import fisher_shares
 from secateur.sparsity.matrices import Matrix, cut_matrices, quotas
 from secateur.sparsity.owl import layer_sparsities, outlier_shares
 from secateur.sparsity.quota import Quota
+
+FISHER_WINDOWS = 8
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,9 @@ def sparsify(
             warn_of_long_windows(model, config.seqlen)
             with timed(seconds, "calibration text"):
                 calibration = calibrate(model, tokenizer, config)
-        if config.allocation == "owl" and calibration is not None:
+        if config.spread != "uniform" and calibration is not None:
             with timed(seconds, "allocation"):
-                planned = quotas(matrices, config, _owl_shares(model, matrices, calibration, config))
+                planned = quotas(matrices, config, _shares(model, matrices, calibration, config))
         with timed(seconds, "cut"):
             _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
     return SparsifyResult(
@@ -141,10 +144,14 @@ def _cut(
         cut_streamed(stream, planned, config)
 
 
-def _owl_shares(
+def _shares(
     model: PreTrainedModel, matrices: Sequence[Matrix], calibration: Calibration, config: SparsifyConfig
 ) -> list[float]:
-    """Each matrix's share of zeros, the same within a layer."""
+    """Each matrix's share of zeros, by owl the same within a layer."""
+    if config.spread == "fisher":
+        few = calibration.windows[:: max(1, len(calibration.windows) // FISHER_WINDOWS)][:FISHER_WINDOWS]
+        batch_size = max(1, config.batch_size // 4)
+        return fisher_shares(model, few, matrices, config.share, config.fisher_range, batch_size)
     stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
     outliers = outlier_shares(model, stream, config.owl_outlier)
     layers = sorted({matrix.layer for matrix in matrices})
