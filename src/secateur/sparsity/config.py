@@ -48,7 +48,7 @@ class SparsifyConfig(CalibratedConfig):
     damping: float | None = Field(
         default=None,
         gt=0,
-        description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.1 unless given; of "
+        description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.3 unless given; of "
         "sparsegpt as a share of their mean, 0.01 unless given.",
     )
     own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
@@ -105,7 +105,7 @@ class SparsifyConfig(CalibratedConfig):
     def ridge(self) -> float:
         """The damping that is used."""
         if self.damping is None:
-            return 0.01 if self.method == "sparsegpt" else 0.1
+            return 0.01 if self.method == "sparsegpt" else 0.3
         return self.damping
 
     @property
