@@ -63,6 +63,7 @@ def test_the_teacher_may_be_the_original() -> None:
         ("[1, 2]: x\n", "r.yaml, line 1: not valid YAML"),
         ("", "r.yaml: model: Field required"),
         ("model: m\nevaluate: {adapter: x}\n", "r.yaml: evaluate.adapter is for the command; a run measures"),
+        ("model: m\nsparsify:\nrecover: {method: full}\n", "method full would fill the model's zeros"),
         ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
         ("model: m\nname: ..\n", "r.yaml, line 2: name: "),
         ("model: 2020-13-45\n", "r.yaml: not a recipe, "),

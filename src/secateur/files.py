@@ -57,8 +57,12 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
     return target
 
 
-def require_writable(file: Path) -> None:
+def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
     """Check a file for figures before the work whose figures it is for.
+
+    Args:
+        file: where the figures go.
+        inputs: models and texts that the work reads.
 
     Raises:
         OutputError: it cannot be written, or would replace something else than figures.
@@ -68,6 +72,10 @@ def require_writable(file: Path) -> None:
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
     if file.is_file() and file.suffix not in FIGURE_FILES:
         raise OutputError(f"{file} is there already and is not named like figures; name a new file, or a .json or .png")
+    if file.is_file() and (file.parent / "config.json").is_file():
+        raise OutputError(f"{file} belongs to the model in {file.parent}; name a new file")
+    if file.is_file() and any(input_path(name).resolve() == file.resolve() for name in inputs):
+        raise OutputError(f"{file} is read by this very command; name another file for the figures")
 
 
 def input_path(name: str | Path) -> Path:

@@ -89,6 +89,8 @@ class Recipe(LoadOptions):
     def _name_teacher(self) -> Self:
         if self.recover is not None and self.recover.teacher == ORIGINAL:
             self.recover.teacher = self.model
+        if self.recover is not None and self.sparsify is not None:
+            self.recover.settled(sparse=True).require_fit(sparse=True)
         return self
 
     @property

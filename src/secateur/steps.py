@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation import perplexity
 from secateur.files import require_free, write_text
-from secateur.models import attach_adapter, load, save
+from secateur.models import attach_adapter, find_model, load, save
+from secateur.models.loading import remember_checkpoint_dtype
 from secateur.models.masks import zero_masks
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
@@ -22,6 +25,8 @@ from secateur.report import pruning_strategy, sparsity_map
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
 COMMAND, LOG = "command.txt", "run.log"
+logger = logging.getLogger(__name__)
+
 MEASURED_SEQLEN = 512
 ZEROS, ZEROS_MAP = "sparsity.json", "sparsity.png"
 PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
@@ -50,13 +55,17 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     require_free(output, overwrite, [name, config.calibration, config.layer_importance_file])
-    with _log_beside(output):
+    with _log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
         files = result.files()
         files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
         files[COMMAND] = command_line + "\n"
         save(model, tokenizer, output, overwrite=overwrite, extras=files)
+        logger.debug(
+            "%.2f%% of all parameters removed; calibrated on %s", 100 * result.plan.reached, result.plan.calibration
+        )
+        logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
     return result
 
 
@@ -65,12 +74,16 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     require_free(output, overwrite, [name, config.calibration])
-    with _log_beside(output):
+    with _log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = sparsify(model, tokenizer, config)
         zeros = result.to_dict()
         files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), COMMAND: command_line + "\n"}
         save(model, tokenizer, output, overwrite=overwrite, extras=files)
+        logger.debug(
+            "%.2f%% of the weights are zero; calibrated on %s", 100 * result.reached, result.calibration or "no text"
+        )
+        logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
     return result
 
 
@@ -82,9 +95,11 @@ def recover_model(
     A training that was stopped goes on where it stopped.
     """
     require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
-    with _log_beside(output):
+    with _log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
-        return recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+        result = recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+        logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
+    return result
 
 
 def merge_model(
@@ -95,31 +110,46 @@ def merge_model(
     Returns:
         Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
     """
-    require_free(output, overwrite, [name, config.adapter])
+    require_free(output, overwrite, [name, config.adapter, config.data])
     cost = None
-    with _log_beside(output):
-        model, tokenizer = load(name, **config.load_arguments())
+    with _log_beside(output, command_line):
+        model, tokenizer = _load_to_merge(name, config)
         if config.keep_zeros and zero_masks(model):
             windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
             merged = merge_adapter(model, config.adapter, keep_zeros=True)
             cost = beside, perplexity(merged, windows)
+            logger.debug("Perplexity on %s: %.2f with the adapter beside the weights, %.2f merged", config.data, *cost)
         else:
             merged = merge_adapter(model, config.adapter, allow_dense=config.allow_dense)
         save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
     return cost
 
 
+def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to be added to: in float32 unless a format is asked for, and written in the format it came in."""
+    if config.dtype != "auto":
+        return load(name, **config.load_arguments())
+    model, tokenizer = load(name, **{**config.load_arguments(), "dtype": "float32"})
+    place = find_model(name)
+    remember_checkpoint_dtype(model, place if place.is_dir() else None)
+    return model, tokenizer
+
+
 @contextmanager
-def _log_beside(output: Path) -> Iterator[None]:
+def _log_beside(output: Path, command_line: str) -> Iterator[None]:
     """Collect the log while the block runs, and put it into the directory that has appeared by then."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("secateur")
-    logger.addHandler(handler)
+    package = logging.getLogger("secateur")
+    level = package.level
+    package.setLevel(logging.DEBUG)
+    package.addHandler(handler)
     try:
+        logger.debug(command_line)
         yield
     finally:
-        logger.removeHandler(handler)
+        package.removeHandler(handler)
+        package.setLevel(level)
     write_text(output / LOG, text.getvalue())

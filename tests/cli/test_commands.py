@@ -123,6 +123,10 @@ def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None
     cost = done(secateur(*merge, "--keep-zeros", "--windows", 1, "--data", "pydocs[:20%]")).stdout
     assert "with the adapter beside the weights" in cost
     assert "50.00%" in secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
+    mine = tmp_path / "merged" / "mine.txt"
+    mine.write_text("a story " * 500)
+    assert "still needed" in failed(secateur(*merge, "--keep-zeros", "--overwrite", "--data", mine))
+    assert mine.exists()
     done(secateur(*merge, "--allow-dense", "--overwrite"))
     filled = secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
     assert filled.count("50.00%") == 5, "q_proj and v_proj are dense now"
@@ -197,6 +201,18 @@ def test_a_file_for_the_figures_is_checked_before_the_work(tmp_path: Path) -> No
     (tmp_path / "file").write_text("x")
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file" / "a.json"))
     assert "not named like figures" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
+
+
+def test_figures_replace_nothing_that_is_read(tiny: Path, tmp_path: Path) -> None:
+    config = (tiny / "config.json").read_text()
+    refused = ["evaluate", tiny, "--json", tiny / "config.json", *QUICK_EVALUATE]
+    assert "belongs to the model in" in failed(secateur(*refused))
+    assert (tiny / "config.json").read_text() == config
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"text": "a long story " * 50}]))
+    words = ["evaluate", tiny, "--data", rows, "--seqlen", 32, "--no-speed", "--json", rows]
+    assert "is read by this very command" in failed(secateur(*words))
+    assert "story" in rows.read_text()
 
 
 def test_no_model_there(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_ratio_outside_0_1(ratio: float) -> None:
         ({"ratio": 0.95}, "more than can be removed.*at most 0"),
         ({"ratio": 0.5, "target": "attention"}, "more than can be removed"),
         ({"layers": "2:9"}, "outside the model: it has layers 0 to 3"),
-        ({"layers": "3:1"}, "outside the model"),
+        ({"layers": "3:1"}, "--layers 3:1 names no layer"),
         ({"freeze": [4]}, "names layer 4; the model has layers 0 to 3"),
         ({"layers": "1:2", "freeze": [1]}, "no layer is left"),
         ({"even": True, "freeze": [0]}, "cannot be combined"),

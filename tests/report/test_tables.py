@@ -191,3 +191,8 @@ def test_zeros_have_a_column_where_a_model_has_some(rows):
     assert zeros.cells == ["–", "50.0%"]
     recovered = {**rows[2], "parameters": 134_515_008, "recovers": "sparse", "sparsity": 0.5}
     assert max(map(len, rendered(comparison_table([*sparse, recovered])))) <= 80
+
+
+def test_a_model_below_the_original_is_compared_with_it(rows):
+    rows[2]["perplexity"] = {"pydocs": 16.87}
+    assert rendered(comparison_table(rows))[-1].split()[2] == "−8.4%"

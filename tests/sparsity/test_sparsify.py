@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.models import adapter_of
-from secateur.models.masks import zero_masks
+from secateur.models.masks import lost_zeros, zero_masks
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 from secateur.sparsity.owl import layer_sparsities
 
@@ -199,6 +199,7 @@ def test_the_same_seed_gives_the_same_zeros(cut: Callable[..., SparsifyResult], 
         ({"pattern": "4:2"}, "'4:2' is no pattern; write N:M"),
         ({"pattern": "2:4", "sparsity": 0.5}, "give sparsity or pattern, not both"),
         ({"pattern": "2:4", "allocation": "owl"}, "a pattern is the same in every layer"),
+        ({"layers": "2:2"}, "--layers 2:2 names no layer"),
         ({"layers": "2:9"}, "--layers 2:9 is outside the model: it has layers 0 to 3"),
         ({"skip": "w_proj"}, "--skip names 'w_proj', which is no projection"),
         ({"skip": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"}, "no projection is left to cut"),
@@ -215,6 +216,34 @@ def test_bad_settings_get_one_line(
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
 
 
-def test_a_pattern_that_yaml_has_made_a_number() -> None:
-    with pytest.raises(ValueError, match="write it in quotes"):
+def test_what_yaml_has_made_a_number() -> None:
+    with pytest.raises(ValueError, match="write '2:4', in quotes"):
         SparsifyConfig(pattern=124)
+    with pytest.raises(ValueError, match="write '10:25', in quotes"):
+        SparsifyConfig(layers=625)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{"sparsity": 0.3}, {"sparsity": 0.7}, {"pattern": "2:4"}])
+def test_zeros_that_are_there_stay(
+    cut: Callable[..., SparsifyResult], tiny_model: Models, method: str, options: dict[str, Any]
+) -> None:
+    model = tiny_model()
+    cut(model, method="wanda", sparsity=0.5)
+    masks = zero_masks(model)
+    result = cut(model, method=method, **options)
+    assert lost_zeros(model, masks) == 0
+    assert result.reached >= 0.5
+    if "pattern" in options:
+        assert all(((linear.weight.view(-1, 4) == 0).sum(1) >= 2).all() for linear in linears(model).values())
+
+
+@pytest.mark.parametrize(("method", "huge"), [("sparsegpt", 1.0), ("admm", 1e30)])
+def test_moments_that_cannot_be_inverted(
+    cut: Callable[..., SparsifyResult], tiny_model: Models, method: str, huge: float
+) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.model.layers[2].mlp.down_proj.weight.mul_(huge)
+    with pytest.raises(InputError, match="raise --damping"):
+        cut(model, method=method, damping=1e-12, seqlen=16, samples=1)

@@ -94,7 +94,7 @@ class Command:
                     values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
                 for file in (values.get("json"), values.get("plot")):
                     if file is not None:
-                        require_writable(file)
+                        require_writable(file, _names_in(values))
                 quiet_libraries(verbose)
                 self.function(**values)
             except SecateurError as error:
@@ -130,6 +130,19 @@ def quiet_libraries(verbose: bool = False) -> None:
     if not verbose:
         transformers.logging.set_verbosity_error()
         warnings.simplefilter("ignore")
+
+
+def _names_in(values: Mapping[str, Any]) -> list[str]:
+    """All texts among a command's values and its config's: the names of what it reads are among them."""
+    config = values.get("config")
+    given = [
+        values.get("model"),
+        values.get("models"),
+        values.get("recipe"),
+        *(dict(config).values() if config else ()),
+    ]
+    lists = [value if isinstance(value, list) else [value] for value in given]
+    return [str(item) for items in lists for item in items if isinstance(item, str | os.PathLike)]
 
 
 def _is_argument(parameter: Any) -> bool:

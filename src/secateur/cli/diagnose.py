@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @command("secateur.evaluation:DiagnoseConfig")
 def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
-    """Look for what is wrong with a model; exit 1 if there is an error.
+    """Look for what is wrong with a model.
+
+    The exit status is 1 if there is an error.
 
     NaN, infinities, zeros, huge values, head ratios and shapes against the config, tied weights, a forward pass.
     """

@@ -66,8 +66,9 @@ def secateur(
 ) -> None:
     """Make transformer language models smaller and faster, and win back the quality that costs.
 
-    load → measure → cut → recover → measure → ship: each command reads a model directory (or a hub id, a .gguf file,
-    smollm2-135m) and writes one, so that each step can be run alone. `secateur COMMAND --help` lists its options.
+    load → measure → cut → recover → measure → ship: a command that changes a model reads a directory (or a hub id, a
+    .gguf file, smollm2-135m) and writes one, so that each step can be run alone. `secateur COMMAND --help` lists its
+    options.
     """
 
 

@@ -28,7 +28,7 @@ def sparsify(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> None:
-    """Set the weights that matter least to zero, and re-fit the others.
+    """Set the weights that matter least to zero.
 
     The output is a Hugging Face model directory of the same shapes. Beside the weights stand sparsity.json, each
     matrix's share of zeros and its pattern; sparsity.png, the same as a heat map; command.txt and run.log.

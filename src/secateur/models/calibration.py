@@ -37,7 +37,7 @@ class CalibratedConfig(LoadOptions):
     @classmethod
     def _is_no_number(cls, value: object) -> object:
         if isinstance(value, int):
-            raise ValueError("YAML reads 10:25 as a number; write it in quotes, '10:25'")
+            raise ValueError("YAML reads FIRST:END without quotes as a number; write '10:25', in quotes")
         return value
 
     @field_validator("layers")
@@ -51,7 +51,9 @@ class CalibratedConfig(LoadOptions):
         """The layers that `layers` names, all without it. Raises `InputError` where they are outside the model."""
         first, _, end = (self.layers or ":").partition(":")
         chosen = range(int(first or 0), int(end or num_layers))
-        if not chosen or chosen.stop > num_layers:
+        if not chosen and chosen.stop <= num_layers:
+            raise InputError(f"--layers {self.layers} names no layer; END is not included")
+        if chosen.stop > num_layers:
             raise InputError(
                 f"--layers {self.layers} is outside the model: it has layers 0 to {num_layers - 1}, "
                 f"so the widest range is 0:{num_layers}"

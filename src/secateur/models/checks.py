@@ -68,7 +68,12 @@ def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:
     """Log a warning where windows of `seqlen` tokens reach past the positions that the model was made for."""
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None and seqlen > longest:
-        logger.warning("Windows of %d tokens are longer than the %d the model was made for", seqlen, longest)
+        logger.warning(
+            "Windows of %d tokens are longer than the %d that the model in %s was made for",
+            seqlen,
+            longest,
+            model.name_or_path or "memory",
+        )
 
 
 def _check_shards(directory: Path) -> None:

@@ -8,10 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import load_corpus, token_windows
+from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.calibration import calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
+from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths
@@ -80,6 +82,11 @@ def prune(
     """
     config = configured(PruneConfig, config, options)
     require_finite(model, "the model")
+    if config.compensate and zero_masks(model):
+        raise InputError(
+            "the model has zeros, which the re-fit would fill; prune first and run sparsify on the result, or pass "
+            "--no-compensate"
+        )
     warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
     cut_layers = config.cut_layers(len(shapes))

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from secateur.errors import InputError
 from secateur.models.options import LARGEST_SEED, LoadOptions
 
 Method = Literal["auto", "lora", "masked-lora", "masked", "full"]
@@ -145,6 +146,32 @@ class RecoverConfig(LoadOptions):
         other = BESIDE_ZEROS if sparse and method == "lora" else {}
         left_open = {name: value for name, value in other.items() if name not in self.model_fields_set}
         return self.model_copy(update={"method": method, **left_open})
+
+    def require_fit(self, sparse: bool) -> None:
+        """Raise `InputError` where these settings, once settled, do not go together, or not with a model's zeros.
+
+        Args:
+            sparse: whether the model has zeros.
+        """
+        if self.merge and not self.method.endswith("lora"):
+            raise InputError(f"merge is for method lora; method {self.method} writes a whole model in any case")
+        if self.method.startswith("masked") and not sparse:
+            raise InputError(
+                f"method {self.method} is for a model with zeros, and this one has none; run sparsify first"
+            )
+        if self.method == "full" and sparse:
+            raise InputError(
+                "method full would fill the model's zeros; use method masked, which trains the other weights"
+            )
+        if self.method == "lora" and self.merge and sparse:
+            raise InputError(
+                "merging a plain adapter would fill the model's zeros; use method masked-lora, or leave out merge and "
+                "see secateur merge --help"
+            )
+        if self.method == "masked-lora" and self.lora_dropout:
+            raise InputError("lora_dropout is for method lora: a masked update is part of the weights")
+        if self.load_in_8bit and not self.writes_adapter:
+            raise InputError("load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed")
 
 
 class MergeConfig(LoadOptions):

@@ -162,21 +162,7 @@ def recover(
 def _check_settings(model: PreTrainedModel, config: RecoverConfig, masks: Masks) -> None:
     if config.method.endswith("lora"):
         lora_projections(model, config.lora_target)
-    elif config.merge:
-        raise InputError(f"merge is for method lora; method {config.method} writes a whole model in any case")
-    if config.method.startswith("masked") and not masks:
-        raise InputError(f"method {config.method} is for a model with zeros, and this one has none; run sparsify first")
-    if config.method == "full" and masks:
-        raise InputError("method full would fill the model's zeros; use method masked, which trains the other weights")
-    if config.method == "lora" and config.merge and masks:
-        raise InputError(
-            "merging a plain adapter would fill the model's zeros; use method masked-lora, or leave out merge and see "
-            "secateur merge --help"
-        )
-    if config.method == "masked-lora" and config.lora_dropout:
-        raise InputError("lora_dropout is for method lora: a masked update is part of the weights")
-    if config.load_in_8bit and (config.method != "lora" or config.merge):
-        raise InputError("load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed")
+    config.require_fit(sparse=bool(masks))
     if model.dtype == torch.float16 and model.device.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use dtype float32 or bfloat16")
     if config.report_to != "none":

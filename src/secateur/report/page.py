@@ -97,6 +97,7 @@ def _perplexity_sentence(text: str, first: float | None, pruned: Row | None, rec
     if cut is not None and end is not None:
         share = share_of_rise(first, cut, end)
         gone = "" if share is None else f": {share:.0%} of the rise of log-perplexity is gone"
+        gone = ", below where it began" if share is not None and share > 1 else gone
         yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut, and to {end:.2f} by training{gone}."
     elif cut is not None:
         yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut."

@@ -162,7 +162,7 @@ def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: s
         cut, value = by_name.get(row.get("recovers")), values[index]
         if index != baseline and first and cut and value:
             share = share_of_rise(first, cut, value)
-            if share is not None:
+            if share is not None and share <= 1:
                 changes[index] = f"{_signed(-share, 0)} of the rise"
     return [
         Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),

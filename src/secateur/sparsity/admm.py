@@ -35,7 +35,7 @@ def admm(
         polishing: steps of conjugate gradients with the mask held.
 
     Returns:
-        The weights left, with zeros, (out_features, in_features) float32.
+        The weights left, with zeros, (out_features, in_features) float32. What was zero before stays zero.
     """
     norms = hessian.diagonal().sqrt()
     scaled = (hessian / norms / norms[:, None]).float()  # (in, in), diagonal 1
@@ -44,10 +44,11 @@ def admm(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled.double() + identity)).float()
     left = weight.float() * norms.float()  # V, (out, in)
     dual = torch.zeros_like(left)  # U
+    allowed = weight != 0
     for iteration in range(iterations):
         if iteration < growing:
             done = 1 - (1 - (iteration + 1) / growing) ** 3
-            keep = quota.share(done).keep((left + dual).abs())
+            keep = quota.share(done).keep((left + dual).abs(), allowed)
         sparse = (left + dual) * keep  # Z
         dual = dual + left - sparse
         left = (goal + sparse - dual) @ inverse

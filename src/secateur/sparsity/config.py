@@ -28,7 +28,7 @@ class SparsifyConfig(CalibratedConfig):
     )
     skip: list[str] = Field(
         default_factory=list,
-        description="Projections that stay dense: k_proj in all layers, or 0.mlp.down_proj in one. Embeddings and "
+        description="Projections that stay dense: k_proj in all layers, or 3.down_proj in one. Embeddings and "
         "lm_head always do.",
     )
     allocation: Allocation | None = Field(
@@ -72,9 +72,9 @@ class SparsifyConfig(CalibratedConfig):
 
     @field_validator("pattern", mode="before")
     @classmethod
-    def _is_no_number(cls, value: object) -> object:
+    def _is_no_pattern_of_yaml(cls, value: object) -> object:
         if isinstance(value, int):
-            raise ValueError("YAML reads 2:4 as a number; write it in quotes, '2:4'")
+            raise ValueError("YAML reads N:M without quotes as a number; write '2:4', in quotes")
         return value
 
     @model_validator(mode="after")

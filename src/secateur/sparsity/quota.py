@@ -73,15 +73,18 @@ class Quota:
         pattern = Pattern(self.pattern.group - gone, self.pattern.group)
         return replace(self, zeros=self.rows * self.columns // pattern.group * gone, pattern=pattern)
 
-    def keep(self, scores: Tensor) -> Tensor:
+    def keep(self, scores: Tensor, allowed: Tensor | None = None) -> Tensor:
         """Which weights stay: those with the higher scores.
 
         Args:
-            scores: (rows, columns).
+            scores: (rows, columns), not negative.
+            allowed: False for weights that are zero already: they are the first to go, and all of them go.
 
         Returns:
-            Booleans, (rows, columns), with exactly `zeros` that are False.
+            Booleans, (rows, columns), with exactly `zeros` that are False, or as many more as are not allowed.
         """
+        if allowed is not None:
+            return self.keep(scores.where(allowed, -1.0)) & allowed
         if self.pattern is not None:
             groups = scores.reshape(-1, self.pattern.group)
             return _keep_highest(groups, self.pattern.group - self.pattern.kept).view(scores.shape)

@@ -22,8 +22,9 @@ def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 1
         block_size: columns whose mask is chosen at once.
 
     Returns:
-        The weights left, with zeros, (out_features, in_features) float32.
+        The weights left, with zeros, (out_features, in_features) float32. What was zero before stays zero.
     """
+    allowed = weight != 0
     weight = weight.float().clone()
     group = quota.pattern.group if quota.pattern else 1
     block_size = group * max(1, block_size // group)
@@ -36,15 +37,16 @@ def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 1
         factor = upper[start:end, start:end]
         zeros = round(quota.zeros * end / quota.columns) - zeros_before
         zeros_before += zeros
-        keep = torch.ones_like(block, dtype=torch.bool)
+        keep = may_stay = allowed[:, start:end].clone()
         if quota.pattern is None:
             whole = Quota(quota.rows, end - start, zeros, per_row=False)
-            keep = whole.keep(block.square() / factor.diagonal().square())
+            keep = whole.keep(block.square() / factor.diagonal().square(), may_stay)
         for column in range(end - start):
             if quota.pattern is not None and column % group == 0:
                 place = slice(column, column + group)
                 inside = Quota.of_pattern(quota.rows, group, quota.pattern)
-                keep[:, place] = inside.keep(block[:, place].square() / factor.diagonal()[place].square())
+                scores = block[:, place].square() / factor.diagonal()[place].square()
+                keep[:, place] = inside.keep(scores, may_stay[:, place])
             left = block[:, column] * keep[:, column]
             errors[:, column] = (block[:, column] - left) / factor[column, column]
             block[:, column:] -= errors[:, column, None] * factor[column, column:]
