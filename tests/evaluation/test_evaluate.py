@@ -99,7 +99,7 @@ def test_the_config_refuses_a_stride_that_skips_text():
 def test_windows_longer_than_the_model_was_made_for_are_warned_of(tiny_model, tiny_tokenizer, text, caplog):
     model = tiny_model(max_position_embeddings=20)
     evaluate(model, tiny_tokenizer, data=[str(text)], speed=False, seqlen=32)
-    assert "Windows of 32 tokens are longer than the 20 the model was made for" in caplog.text
+    assert "Windows of 32 tokens are longer than the 20 that the model in memory was made for" in caplog.text
 
 
 def test_compares_models_and_an_adapter(directories, adapter, text, tiny_model):

@@ -31,5 +31,5 @@ def test_half_of_smollm2_s_weights(smollm2: tuple[PreTrainedModel, PreTrainedTok
     assert lost_zeros(trained, masks) == 0
     again, _ = secateur.load(tmp_path / "trained", dtype="float32")
     assert lost_zeros(again, masks) == 0
-    assert perplexity(again, windows) < ppl["admm"]
+    assert perplexity(again, windows) < ppl["wanda"]
     assert not [problem for problem in diagnose(again, windows).problems if problem.severity == "error"]

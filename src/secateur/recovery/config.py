@@ -10,7 +10,7 @@ from secateur.models.options import LARGEST_SEED, LoadOptions
 Method = Literal["auto", "lora", "masked-lora", "masked", "full"]
 Reporter = Literal["none", "tensorboard", "wandb", "trackio"]
 
-LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "masked-lora": 1e-3, "masked": 1e-4, "full": 1e-4}
+LEARNING_RATES: dict[Method, float] = {"auto": 1e-3, "lora": 1e-3, "masked-lora": 1e-3, "masked": 1e-4, "full": 1e-4}
 # Of method lora beside sparse weights, which it cannot be merged into: the usual recipe of the papers on sparsity.
 BESIDE_ZEROS: dict[str, Any] = {"lr": 1e-4, "lora_target": "q_proj,v_proj", "seqlen": 1024}
 
