@@ -63,7 +63,7 @@ class Moments:
     def damped_by_input(self, damping: float) -> tuple[Tensor, Tensor]:
         """XᵀX + Λ in float64 with Λ = `damping` times its diagonal, and the diagonal of Λ, (in_features,).
 
-        Where a few inputs are a hundred times as large as the others, a ridge for all would hold those others fast.
+        Where a few inputs are far larger than the others, one ridge for all would hold those others fast.
         """
         inputs = self.inputs.double()
         ridge = damping * inputs.diagonal().clamp_min(torch.finfo(torch.float32).tiny)
