@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel
-
 from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
-from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
-from secateur.models import attach_adapter, find_model, load
+from secateur.measuring import Source, amount_of, measure, measure_speeds
+from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
@@ -51,12 +48,6 @@ SCORING_FIELDS = (
     "seed",
 )
 SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
-SPEED_FIGURES = (
-    "prefill_tokens_per_second",
-    "decode_tokens_per_second",
-    "peak_memory_bytes",
-    "memory_measured",
-)
 
 
 def run_recipe(
@@ -116,15 +107,6 @@ def write_report(directory: str | Path) -> Path:
     page = run_page(_read(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
     write_text(path / REPORT, render(page))
     return path / REPORT
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model of the run: its name in the table, where it is, and the adapter on it if that is not merged."""
-
-    name: str
-    model: str
-    adapter: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -349,14 +331,14 @@ class Pipeline:
                 "figure": "layer importance",
                 "role": "importance",
                 "source": "",
-                "amount": _windows(importance["samples"], importance["seqlen"]),
+                "amount": amount_of(importance["samples"], importance["seqlen"]),
                 "description": importance["corpus"],
             }
             yield {
                 "figure": "calibration of the cut",
                 "role": "calibration",
                 "source": plan["calibration_source"],
-                "amount": _windows(plan["calibration_windows"], plan["settings"]["seqlen"]),
+                "amount": amount_of(plan["calibration_windows"], plan["settings"]["seqlen"]),
                 "description": plan["calibration"],
             }
         if self.recipe.sparsify is not None:
@@ -366,7 +348,7 @@ class Pipeline:
                     "figure": "calibration of the zeros",
                     "role": "zeros",
                     "source": zeros["calibration_source"],
-                    "amount": _windows(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
+                    "amount": amount_of(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
                     "description": zeros["calibration"],
                 }
         if training is not None:
@@ -377,45 +359,6 @@ class Pipeline:
                 "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
-
-
-def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_tokens: int) -> dict[str, Any]:
-    """Perplexity and samples of one model, with the identity of each text."""
-    model, tokenizer = load(source.model, **config.load_arguments())
-    size = size_on_disk(source.model)
-    measured: PreTrainedModel | PeftModel = model
-    if source.adapter is not None:
-        measured = attach_adapter(model, source.adapter)
-        size += sum(file.stat().st_size for file in source.adapter.glob("*.safetensors"))
-    evaluation = evaluate(measured, tokenizer, config, name=source.name, size_bytes=size, speed=False)
-    continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens)
-    corpora = [load_corpus(name, "test") for name in config.data]
-    return {
-        "evaluation": evaluation.to_dict(),
-        "texts": [
-            {
-                "name": corpus.name,
-                "source": corpus.source,
-                "amount": _windows(evaluation.windows[corpus.name], config.seqlen),
-                "description": corpus.description,
-            }
-            for corpus in corpora
-        ],
-        "samples": [
-            {"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, continuations, strict=True)
-        ],
-    }
-
-
-def measure_speeds(sources: list[Source], config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Tokens per second and peak memory of all models, taking turns where they fit into memory together."""
-    adapter = next((str(source.adapter) for source in sources if source.adapter), None)
-    names = [source.model for source in sources if source.adapter is None]
-    # A single window: the perplexities are known.
-    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "adapter": adapter})
-    return [
-        {figure: getattr(evaluation, figure) for figure in SPEED_FIGURES} for evaluation in compare_models(names, short)
-    ]
 
 
 def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
@@ -429,10 +372,6 @@ def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str,
         "perplexities": by_text,
         "samples": measured["samples"],
     }
-
-
-def _windows(count: int, seqlen: int) -> str:
-    return f"{count:,} windows of {seqlen:,} tokens"
 
 
 def _read(file: Path) -> Any:
