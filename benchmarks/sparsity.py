@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import common
 import secateur
 from secateur.console import configure_logging
 from secateur.data import load_corpus, token_windows
@@ -34,9 +35,7 @@ from secateur.models.streaming import layer_arguments
 from secateur.recipe import load_recipe
 from secateur.sparsity import SparsifyConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext2-valid.txt"
-RECIPE = ROOT / "examples" / "smollm2-sparse.yaml"
+RECIPE = common.ROOT / "examples" / "smollm2-sparse.yaml"
 CUTS: dict[str, dict[str, Any]] = {
     "magnitude@0.5": {"method": "magnitude"},
     "wanda@0.5": {"method": "wanda"},
@@ -52,8 +51,6 @@ def main() -> None:
     options = parse_options()
     configure_logging()
     logging.getLogger("secateur").setLevel(logging.WARNING)
-    if not options.data.is_file():
-        raise SystemExit(f"{options.data} is missing; give WikiText-2's validation split with --data FILE")
     model, tokenizer = secateur.load("smollm2-135m", dtype="bfloat16", device=options.device)
     text = {"calibration": f"{options.data}[:80%]", "samples": options.samples, "seed": options.seed}
     measured = token_windows(tokenizer, load_corpus(f"{options.data}[80%:]"), 512, limit=options.windows)
@@ -88,11 +85,9 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=WIKITEXT, help="WikiText-2 validation split")
+    parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=64, help="calibration windows of 512 tokens")
     parser.add_argument("--windows", type=int, default=None, help="windows of 512 tokens to measure on; all by default")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--recover", action="store_true", help="also train, by the recipe examples/smollm2-sparse.yaml")
     return parser.parse_args()

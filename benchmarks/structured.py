@@ -20,6 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import common
 import secateur
 from secateur.console import configure_logging
 from secateur.data import load_corpus, token_windows
@@ -27,8 +28,6 @@ from secateur.evaluation import perplexity
 from secateur.pruning import PruneConfig
 from secateur.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parent.parent
-WIKITEXT = ROOT.parent / "shared" / "data" / "wikitext2-valid.txt"
 CLASSIC = {"importance": "taylor", "allocation": "inverse", "compensate": False, "own_text": 0.0}
 
 
@@ -36,8 +35,6 @@ def main() -> None:
     options = parse_options()
     configure_logging()
     logging.getLogger("secateur").setLevel(logging.WARNING)
-    if not options.data.is_file():
-        raise SystemExit(f"{options.data} is missing; give WikiText-2's validation split with --data FILE")
     model, tokenizer = secateur.load("smollm2-135m")
     texts = {"wikitext2": f"{options.data}[80%:]", "pydocs": "pydocs"}
     windows = {
@@ -87,12 +84,10 @@ def main() -> None:
 
 
 def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=WIKITEXT, help="WikiText-2 validation split")
+    parser = common.parser(__doc__)
     parser.add_argument("--ratio", type=float, default=0.2, help="share of all parameters to remove")
     parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
     parser.add_argument("--windows", type=int, default=40, help="windows of 512 tokens to measure on each text")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recover", action="store_true", help="also train, with the demo's settings, on WikiText-2")
     return parser.parse_args()
 
@@ -117,7 +112,7 @@ def recover(
     options: argparse.Namespace,
 ) -> tuple[PreTrainedModel, float]:
     """The pruned model after the demo's training, on WikiText-2 instead of the demo's text."""
-    recipe = load_recipe(ROOT / "examples" / "smollm2-prune.yaml")
+    recipe = load_recipe(common.ROOT / "examples" / "smollm2-prune.yaml")
     if recipe.recover is None:
         raise SystemExit("the demo's recipe has no recover section")
     config = recipe.recover.model_copy(

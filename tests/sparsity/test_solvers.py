@@ -1,6 +1,7 @@
 """SparseGPT and ADMM against brute force, quotas against their numbers."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -107,6 +108,14 @@ def test_a_quota_leaves_exactly_its_zeros(
         kept, gone = scores[row][keep[row]], scores[row][~keep[row]]
         if per_row and len(kept) and len(gone):
             assert kept.min() >= gone.max()
+
+
+def test_one_ranking_counts_rows_by_their_weights() -> None:
+    scores = torch.tensor([[1.0, 4.0], [2.0, 3.0]])
+    quota = Quota(2, 2, 2, per_row=False)
+    assert quota.keep(scores).tolist() == [[False, True], [False, True]]
+    weighted = replace(quota, row_weights=torch.tensor([[10.0], [1.0]]))
+    assert weighted.keep(scores).tolist() == [[True, True], [False, False]]
 
 
 @pytest.mark.parametrize(("kept", "group"), [(2, 4), (1, 4), (4, 8), (2, 3), (5, 6)])

@@ -172,6 +172,18 @@ def test_fisher_spares_what_the_loss_minds(cut: Callable[..., SparsifyResult], t
     assert min(shares.values()) >= 0.5 - 0.01
 
 
+def test_fisher_keeps_more_of_rows_that_the_loss_minds(cut: Callable[..., SparsifyResult], tiny_model: Models) -> None:
+    """A value head whose output nothing reads loses more of its row than its neighbours."""
+    model = tiny_model()
+    attention = model.model.layers[1].self_attn
+    heads = model.config.num_attention_heads // model.config.num_key_value_heads * attention.head_dim
+    with torch.no_grad():
+        attention.o_proj.weight[:, :heads] = 0
+    cut(model, method="magnitude", allocation="fisher")
+    unread, read = (attention.v_proj.weight == 0).float().mean(1).split(attention.head_dim)[:2]
+    assert unread.mean() > 0.9 > read.mean()
+
+
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.97])
 def test_fisher_keeps_the_total_and_changes_no_gradient_flags(
     cut: Callable[..., SparsifyResult], tiny_model: Models, sparsity: float
@@ -199,6 +211,15 @@ def test_the_same_seed_gives_the_same_zeros(cut: Callable[..., SparsifyResult], 
         ({"pattern": "4:2"}, "'4:2' is no pattern; write N:M"),
         ({"pattern": "2:4", "sparsity": 0.5}, "give sparsity or pattern, not both"),
         ({"pattern": "2:4", "allocation": "owl"}, "a pattern is the same in every layer"),
+        (
+            {"method": "wanda", "damping": 0.1},
+            "damping has no effect on this cut; it is for methods admm and sparsegpt",
+        ),
+        (
+            {"allocation": "owl", "fisher_range": 0.1},
+            "fisher_range has no effect on this cut; it is for allocation fisher",
+        ),
+        ({"pattern": "2:4", "owl_range": 0.1}, "owl_range has no effect on this cut; it is for allocation owl"),
         ({"layers": "2:2"}, "--layers 2:2 names no layer"),
         ({"layers": "2:9"}, "--layers 2:9 is outside the model: it has layers 0 to 3"),
         ({"skip": "w_proj"}, "--skip names 'w_proj', which is no projection"),

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.errors import InputError
-from secateur.models.options import LARGEST_SEED, LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions, no_number
 from secateur.models.own_text import own_text
 
 
@@ -36,9 +36,7 @@ class CalibratedConfig(LoadOptions):
     @field_validator("layers", mode="before")
     @classmethod
     def _is_no_number(cls, value: object) -> object:
-        if isinstance(value, int):
-            raise ValueError("YAML reads FIRST:END without quotes as a number; write '10:25', in quotes")
-        return value
+        return no_number(value, "FIRST:END", "10:25")
 
     @field_validator("layers")
     @classmethod

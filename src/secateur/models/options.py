@@ -58,3 +58,10 @@ def _complaint(problem: dict[str, Any]) -> str:
     if not location:
         return message
     return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"
+
+
+def no_number(value: object, form: str, example: str) -> object:
+    """The value, but for two numbers with a colon between, which YAML takes for one in base 60: `ValueError`."""
+    if isinstance(value, int):
+        raise ValueError(f"YAML reads {form} without quotes as a number; write '{example}', in quotes")
+    return value

@@ -5,11 +5,18 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from secateur.models.calibration import CalibratedConfig
+from secateur.models.options import no_number
 from secateur.models.streaming import Offload
 from secateur.sparsity.quota import Pattern
 
 Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]
 Allocation = Literal["fisher", "owl", "uniform"]
+ONLY_FOR = {
+    "damping": "it is for methods admm and sparsegpt",
+    "fisher_range": "it is for allocation fisher",
+    "owl_range": "it is for allocation owl",
+    "owl_outlier": "it is for allocation owl",
+}
 
 
 class SparsifyConfig(CalibratedConfig):
@@ -48,7 +55,7 @@ class SparsifyConfig(CalibratedConfig):
     damping: float | None = Field(
         default=None,
         gt=0,
-        description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.3 unless given; of "
+        description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.5 unless given; of "
         "sparsegpt as a share of their mean, 0.01 unless given.",
     )
     own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
@@ -73,9 +80,7 @@ class SparsifyConfig(CalibratedConfig):
     @field_validator("pattern", mode="before")
     @classmethod
     def _is_no_pattern_of_yaml(cls, value: object) -> object:
-        if isinstance(value, int):
-            raise ValueError("YAML reads N:M without quotes as a number; write '2:4', in quotes")
-        return value
+        return no_number(value, "N:M", "2:4")
 
     @model_validator(mode="after")
     def _share_or_pattern(self) -> Self:
@@ -83,7 +88,20 @@ class SparsifyConfig(CalibratedConfig):
             raise ValueError("give sparsity or pattern, not both: a pattern has a share of its own")
         if self.pattern is not None and self.allocation not in (None, "uniform"):
             raise ValueError("a pattern is the same in every layer; leave out allocation")
+        for name, used in self._only_for.items():
+            if name in self.model_fields_set and getattr(self, name) is not None and not used:
+                raise ValueError(f"{name} has no effect on this cut; {ONLY_FOR[name]}")
         return self
+
+    @property
+    def _only_for(self) -> dict[str, bool]:
+        owl = self.spread == "owl"
+        return {
+            "damping": self.method in ("admm", "sparsegpt"),
+            "fisher_range": self.spread == "fisher",
+            "owl_range": owl,
+            "owl_outlier": owl,
+        }
 
     def load_arguments(self) -> dict[str, Any]:
         """As `LoadOptions`; a model that is cut layer by layer stays on the CPU."""
@@ -105,7 +123,7 @@ class SparsifyConfig(CalibratedConfig):
     def ridge(self) -> float:
         """The damping that is used."""
         if self.damping is None:
-            return 0.01 if self.method == "sparsegpt" else 0.3
+            return 0.01 if self.method == "sparsegpt" else 0.5
         return self.damping
 
     @property

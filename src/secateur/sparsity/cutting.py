@@ -63,7 +63,8 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
 
     Two streams of the calibration text go through the layers side by side, the uncut model's and the cut one's. First
     projections are fitted to the uncut ones' outputs; output projections so that the cut stream comes back to the
-    uncut one, which also mends what the layers before have left. Arguments as `cut_streamed`.
+    uncut one, which also mends what the layers before have left, each token's error taken relative to its hidden state.
+    Arguments as `cut_streamed`.
     """
     uncut = stream.fork()
     for index in _cut_range(stream.model, quotas, config):
@@ -77,7 +78,8 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
                     _refit(linear, quotas[linear], gram, gram.cross @ linear.weight.float().T, config)
             inputs = stream.kept(stream.inputs(index, step, output))
             if output in quotas:
-                gram = Gram.of_pairs(_tokens(inputs, _missing(uncut, stream, output)))
+                pairs = _tokens(inputs, _missing(uncut, stream, output))
+                gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
                 _refit(output, quotas[output], gram, gram.cross, config)
             stream.add(output, inputs)
 
@@ -87,6 +89,14 @@ def _missing(uncut: LayerStream, stream: LayerStream, output: nn.Linear) -> Iter
     for goal, before in zip(uncut.hidden, stream.hidden, strict=True):
         rest = goal.to(before.device) - before
         yield rest if output.bias is None else rest - output.bias.to(rest.device)
+
+
+def _by_norm(pairs: Iterable[tuple[Tensor, Tensor]], hidden: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets over the root mean square of the hidden states there, as the next norm will scale them."""
+    for (inputs, target), states in zip(pairs, hidden, strict=True):
+        square = states.to(inputs.device).flatten(0, -2).float().square().mean(-1, keepdim=True)
+        scale = square.clamp_min(torch.finfo(torch.float32).tiny).rsqrt()  # (tokens, 1)
+        yield inputs.float() * scale, target.float() * scale
 
 
 def _refit(linear: nn.Linear, quota: Quota, moments: Moments, cross: Tensor, config: SparsifyConfig) -> None:

@@ -1,7 +1,9 @@
 """How sparse each matrix may be: one ranking of all weights by the rise of the loss that their removal should bring.
 
 A weight w_ij between input x_j and output y_i whose removal changes y_i by w_ij x_j costs about ½ w_ij² E[x_j²] E[g²],
-g = ∂L/∂y_i: the diagonal of the empirical Fisher information, its two factors taken as independent.
+g = ∂L/∂y_i: the diagonal of the empirical Fisher information, its two factors taken as independent. E[g²] is taken as
+its mean over a matrix's outputs where matrices are held against each other. Within a matrix it is a row's own, but only
+its fourth root weighs the scores |w|·‖x‖ instead of its square root: a few windows do not give it well.
 
 LeCun et al. 1989, "Optimal Brain Damage"; Martens & Grosse 2015, "Optimizing Neural Networks with Kronecker-factored
 Approximate Curvature".
@@ -22,11 +24,12 @@ from secateur.models.losses import chunked_loss
 from secateur.sparsity.matrices import Matrix
 
 SAMPLED_WEIGHTS = 20_000
+LEAST_GRADIENT = 1e-3
 
 
 @dataclass
 class Flow:
-    """Sums of squares over tokens at a projection: of its inputs (in_features,) and of all its outputs' gradients."""
+    """Sums of squares over tokens at a projection: of its inputs, (in_features,), and of its outputs' gradients."""
 
     inputs: Tensor
     gradient: Tensor
@@ -39,7 +42,7 @@ def fisher_shares(
     sparsity: float,
     reach: float,
     batch_size: int,
-) -> list[float]:
+) -> tuple[list[float], list[Tensor]]:
     """Each matrix's share of zeros where all matrices lose their weights up to the same expected cost.
 
     Args:
@@ -49,6 +52,9 @@ def fisher_shares(
         sparsity: the share of all of them together.
         reach: how far a matrix's share may be from it.
         batch_size: windows that go through the model at once.
+
+    Returns:
+        The shares, and for each matrix what a row's scores count for in a ranking of all its weights, (rows, 1).
     """
     with _flows(model, [matrix.linear for matrix in matrices]) as flows:
         for batch in track(windows.split(batch_size), "Sensitivity of projections"):
@@ -72,13 +78,21 @@ def fisher_shares(
             most = middle
     found = shares(least)
     # The costs are sampled, so the mean is not yet exact.
-    return (found + sparsity - (found * sizes).sum() / sizes.sum()).tolist()
+    exact = (found + sparsity - (found * sizes).sum() / sizes.sum()).tolist()
+    return exact, [_row_weights(flows[matrix.linear]) for matrix in matrices]
+
+
+def _row_weights(flow: Flow) -> Tensor:
+    """√|g| of each row against their mean, (rows, 1)."""
+    gradient = flow.gradient.sqrt()
+    mean = gradient.mean().clamp_min(torch.finfo(torch.float32).tiny)
+    return (gradient / mean).clamp_min(LEAST_GRADIENT).sqrt()[:, None]
 
 
 @torch.no_grad()
 def _sampled_costs(linear: nn.Linear, flow: Flow) -> Tensor:
     """Logarithms of the costs of evenly spaced weights, in rising order, (samples,)."""
-    costs = (linear.weight.float().square() * flow.inputs * flow.gradient).flatten()
+    costs = (linear.weight.float().square() * flow.inputs * flow.gradient.mean()).flatten()
     sampled = costs[:: max(1, len(costs) // SAMPLED_WEIGHTS)].double().cpu()
     return sampled.clamp_min(torch.finfo(torch.float64).tiny).log().sort().values
 
@@ -88,7 +102,8 @@ def _flows(model: PreTrainedModel, linears: Sequence[nn.Linear]) -> Iterator[dic
     """Gather the flow through projections while the block runs forward and backward passes."""
     flows = {
         linear: Flow(
-            torch.zeros(linear.in_features, device=linear.weight.device), torch.zeros((), device=linear.weight.device)
+            torch.zeros(linear.in_features, device=linear.weight.device),
+            torch.zeros(linear.out_features, device=linear.weight.device),
         )
         for linear in linears
     }
@@ -98,7 +113,7 @@ def _flows(model: PreTrainedModel, linears: Sequence[nn.Linear]) -> Iterator[dic
         output.register_hook(lambda gradient: backward(linear, gradient))
 
     def backward(linear: nn.Linear, gradient: Tensor) -> None:
-        flows[linear].gradient += gradient.float().square().sum() / linear.out_features
+        flows[linear].gradient += gradient.flatten(0, -2).float().square().sum(0)
 
     embedding = model.get_input_embeddings()
     handles = [linear.register_forward_hook(forward) for linear in linears]

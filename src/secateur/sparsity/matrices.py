@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
@@ -60,13 +60,19 @@ def _names(matrix: Matrix) -> set[str]:
     return {matrix.name, f"{matrix.layer}.{matrix.name}"}
 
 
-def quotas(matrices: Sequence[Matrix], config: SparsifyConfig, shares: Sequence[float] | None = None) -> list[Quota]:
+def quotas(
+    matrices: Sequence[Matrix],
+    config: SparsifyConfig,
+    shares: Sequence[float] | None = None,
+    row_weights: Sequence[Tensor] | None = None,
+) -> list[Quota]:
     """How many weights each matrix loses.
 
     Args:
         matrices: those that are cut.
         config: the pattern, or the share of all their weights.
         shares: each matrix's own share, whose mean by size is the share of all; the same for all unless given.
+        row_weights: for each matrix what its rows' scores count for, (rows, 1); unless given all rows lose alike.
 
     Returns:
         Quotas whose zeros add up to exactly the share of all weights, rounded.
@@ -81,10 +87,11 @@ def quotas(matrices: Sequence[Matrix], config: SparsifyConfig, shares: Sequence[
         ]
     wanted = shares or [config.share] * len(matrices)
     found, exact, given = [], 0.0, 0
-    for matrix, share in zip(matrices, wanted, strict=True):
+    weights = row_weights or [None] * len(matrices)
+    for matrix, share, rows in zip(matrices, wanted, weights, strict=True):
         # What rounding one matrix leaves over goes to the next.
         exact += share * matrix.parameters
         zeros = round(exact) - given
         given += zeros
-        found.append(Quota(*matrix.shape, zeros))
+        found.append(Quota(*matrix.shape, zeros, per_row=rows is None, row_weights=rows))
     return found

@@ -43,6 +43,7 @@ class Quota:
         pattern: N:M, where there is one; `zeros` follows from it.
         per_row: whether all rows lose alike (the first ones one more, where that does not come out even), or the
             whole matrix is one ranking.
+        row_weights: in one ranking, what a row's scores count for, (rows, 1); alike where None.
     """
 
     rows: int
@@ -50,6 +51,7 @@ class Quota:
     zeros: int
     pattern: Pattern | None = None
     per_row: bool = True
+    row_weights: Tensor | None = None
 
     @classmethod
     def of_pattern(cls, rows: int, columns: int, pattern: Pattern, where: str = "the matrix") -> "Quota":
@@ -89,7 +91,8 @@ class Quota:
             groups = scores.reshape(-1, self.pattern.group)
             return _keep_highest(groups, self.pattern.group - self.pattern.kept).view(scores.shape)
         if not self.per_row:
-            return _keep_highest(scores.reshape(1, -1), self.zeros).view(scores.shape)
+            ranked = scores if self.row_weights is None else scores * self.row_weights.to(scores.device)
+            return _keep_highest(ranked.reshape(1, -1), self.zeros).view(scores.shape)
         lost, more = divmod(self.zeros, self.rows)
         return torch.cat([_keep_highest(scores[:more], lost + 1), _keep_highest(scores[more:], lost)])
 

@@ -12,8 +12,8 @@ from secateur.sparsity.quota import Quota
 def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 128) -> Tensor:
     """Prune a matrix by optimal brain surgeon with the inverse Hessian shared by all rows.
 
-    The mask is chosen a block of columns at a time by w² / [H⁻¹]_cc², all rows of the block in one ranking; with a
-    pattern, a group at a time, row by row.
+    The mask is chosen a block of columns at a time by |w| / U_cc, H⁻¹ = UᵀU, all rows of the block in one
+    ranking; with a pattern, a group at a time, row by row.
 
     Args:
         weight: W, (out_features, in_features).
@@ -39,8 +39,8 @@ def sparsegpt(weight: Tensor, hessian: Tensor, quota: Quota, block_size: int = 1
         zeros_before += zeros
         keep = may_stay = allowed[:, start:end].clone()
         if quota.pattern is None:
-            whole = Quota(quota.rows, end - start, zeros, per_row=False)
-            keep = whole.keep(block.square() / factor.diagonal().square(), may_stay)
+            whole = Quota(quota.rows, end - start, zeros, per_row=False, row_weights=quota.row_weights)
+            keep = whole.keep(block.abs() / factor.diagonal(), may_stay)
         for column in range(end - start):
             if quota.pattern is not None and column % group == 0:
                 place = slice(column, column + group)

@@ -119,7 +119,7 @@ def sparsify(
                 calibration = calibrate(model, tokenizer, config)
         if config.spread != "uniform" and calibration is not None:
             with timed(seconds, "allocation"):
-                planned = quotas(matrices, config, _shares(model, matrices, calibration, config))
+                planned = _allocated(model, matrices, calibration, config)
         with timed(seconds, "cut"), _solvable(config):
             _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
     return SparsifyResult(
@@ -159,21 +159,22 @@ def _cut(
         cut_streamed(stream, planned, config)
 
 
-def _shares(
+def _allocated(
     model: PreTrainedModel, matrices: Sequence[Matrix], calibration: Calibration, config: SparsifyConfig
-) -> list[float]:
-    """Each matrix's share of zeros, by owl the same within a layer."""
+) -> list[Quota]:
+    """Zeros of each matrix, by owl the same share within a layer."""
     if config.spread == "fisher":
         few = calibration.windows[:: max(1, len(calibration.windows) // FISHER_WINDOWS)][:FISHER_WINDOWS]
         batch_size = max(1, config.batch_size // 4)
-        return fisher_shares(model, few, matrices, config.share, config.fisher_range, batch_size)
+        found = fisher_shares(model, few, matrices, config.share, config.fisher_range, batch_size)
+        return quotas(matrices, config, *found)
     stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
     outliers = outlier_shares(model, stream, config.owl_outlier)
     layers = sorted({matrix.layer for matrix in matrices})
     sizes = [sum(matrix.parameters for matrix in matrices if matrix.layer == layer) for layer in layers]
     shares = layer_sparsities([outliers[layer] for layer in layers], sizes, config.share, config.owl_range)
     by_layer = dict(zip(layers, shares, strict=True))
-    return [by_layer[matrix.layer] for matrix in matrices]
+    return quotas(matrices, config, [by_layer[matrix.layer] for matrix in matrices])
 
 
 def _described(matrix: Matrix, pattern: str | None) -> CutMatrix:
