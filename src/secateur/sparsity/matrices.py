@@ -87,7 +87,7 @@ def quotas(
         ]
     wanted = shares or [config.share] * len(matrices)
     found, exact, given = [], 0.0, 0
-    weights = row_weights or [None] * len(matrices)
+    weights: Sequence[Tensor | None] = row_weights or [None] * len(matrices)
     for matrix, share, rows in zip(matrices, wanted, weights, strict=True):
         # What rounding one matrix leaves over goes to the next.
         exact += share * matrix.parameters
