@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
-from secateur.cli.command import ARGUMENTS, Command
+from secateur.cli.attention import attention
+from secateur.cli.command import Command
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
+from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
 from secateur.cli.prune import prune
@@ -24,21 +25,13 @@ from secateur.cli.report import report
 from secateur.cli.run import run
 from secateur.cli.sparsify import sparsify
 
-COMMANDS: dict[str, Command] = {
-    command.name: command for command in (run, prune, sparsify, recover, merge, evaluate, diagnose, report)
+COMMANDS: dict[str, Command | Group] = {
+    command.name: command for command in (run, prune, sparsify, attention, recover, merge, evaluate, diagnose, report)
 }
 
 
-class CommandGroup(TyperGroup):
-    """Lists all commands and builds only the one that is called."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        ctx.meta[ARGUMENTS] = list(args)
-        return super().parse_args(ctx, args or ["--help"])
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
-        name, _, rest = super().resolve_command(ctx, args)
-        return name, COMMANDS[str(name)].build(), rest
+class CommandGroup(LazyGroup):
+    """All commands, and the exit status."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         try:
@@ -49,7 +42,7 @@ class CommandGroup(TyperGroup):
         sys.exit(status or 0)
 
 
-app = typer.Typer(cls=CommandGroup, add_completion=False, rich_markup_mode=None)
+app = listing(COMMANDS, CommandGroup)
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,15 +63,6 @@ def secateur(
     .gguf file, smollm2-135m) and writes one, so that each step can be run alone. `secateur COMMAND --help` lists its
     options.
     """
-
-
-def _listed(command: Command) -> None:
-    """Name a command in the group; `CommandGroup.resolve_command` puts the built one in its place."""
-    app.command(command.name, help=command.summary)(lambda: None)
-
-
-for _command in COMMANDS.values():
-    _listed(_command)
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -4,7 +4,7 @@ import re
 from typing import NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,24 +14,12 @@ from secateur.models.options import LARGEST_SEED, LoadOptions, no_number
 from secateur.models.own_text import own_text
 
 
-class CalibratedConfig(LoadOptions):
-    """What all cuts that are fitted to a text can be told."""
+class LayerRange(BaseModel):
+    """Which layers."""
 
     layers: str | None = Field(
-        default=None, description="Cut only these layers: FIRST:END, END not included. In YAML write it in quotes."
+        default=None, description="Only these layers: FIRST:END, END not included. In YAML write it in quotes."
     )
-    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
-    samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
-    own_text: float = Field(
-        default=0.5,
-        ge=0,
-        le=0.9,
-        description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
-        "text does not show.",
-    )
-    seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
-    batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -57,6 +45,23 @@ class CalibratedConfig(LoadOptions):
                 f"so the widest range is 0:{num_layers}"
             )
         return chosen
+
+
+class CalibratedConfig(LayerRange, LoadOptions):
+    """What all cuts that are fitted to a text can be told."""
+
+    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
+    samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
+    own_text: float = Field(
+        default=0.5,
+        ge=0,
+        le=0.9,
+        description="Share of those windows that the model writes itself, so that the cut spares what the calibration "
+        "text does not show.",
+    )
+    seqlen: int = Field(default=512, ge=2, description="Tokens in a window.")
+    batch_size: int = Field(default=8, ge=1, description="Windows that go through the model at once.")
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
 
 
 class Calibration(NamedTuple):

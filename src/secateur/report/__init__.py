@@ -2,9 +2,10 @@
 
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.page import comparison_rows, run_page, source_warnings
-from secateur.report.plots import loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
 from secateur.report.tables import (
     Column,
+    attention_table,
     comparison_columns,
     comparison_markdown,
     comparison_table,
@@ -21,6 +22,8 @@ __all__ = [
     "Picture",
     "Sample",
     "Table",
+    "attention_map",
+    "attention_table",
     "comparison_columns",
     "comparison_markdown",
     "comparison_rows",

@@ -251,6 +251,36 @@ def sparsity_map(zeros: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+def attention_map(profile: Mapping[str, Any]) -> bytes:
+    """A heat map of the blocks that each head leaves out: layers across, heads down. Untuned layers are left white.
+
+    Args:
+        profile: the figures of `AttentionProfile.to_dict`.
+
+    Returns:
+        A PNG image.
+    """
+    layers = profile["layers"]
+    first, last = layers[0]["layer"], layers[-1]["layer"]
+    heads = max(len(layer["sparsity"]) for layer in layers)
+    shares = [[math.nan] * (last - first + 1) for _ in range(heads)]
+    for layer in layers:
+        for head, sparsity in enumerate(layer["sparsity"]):
+            shares[head][layer["layer"] - first] = sparsity
+    figure = Figure(figsize=(max(6.0, 2.5 + 0.22 * len(shares[0])), 1.8 + 0.22 * heads), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("query head")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + first:.0f}"))
+    axes.set_title(f"{profile['mean_sparsity']:.1%} of the blocks left out, mean over heads", fontsize=10)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0))
+    bar.set_label("left out (share of blocks)")
+    return _png(figure)
+
+
 def _finite(rows: Sequence[Row], text: str) -> list[float | None]:
     values = [perplexities(row).get(text) for row in rows]
     return [value if value is not None and math.isfinite(value) else None for value in values]

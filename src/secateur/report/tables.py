@@ -83,6 +83,26 @@ def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = 
     return _table(_with_names(rows, columns), title)
 
 
+def attention_table(figures: Mapping[str, Any]) -> Table:
+    """Dense against sparse attention.
+
+    Args:
+        figures: of `Comparison.to_dict`.
+    """
+    rows = [
+        ("perplexity", f"{figures['perplexity']:.3f}", f"{figures['sparse_perplexity']:.3f}"),
+        ("seconds to the first token", f"{figures['seconds']:.2f}", f"{figures['sparse_seconds']:.2f}"),
+        ("blocks computed", "100.0%", f"{figures['density']:.1%}"),
+        ("left out in sparse layers", "", f"{figures['sparsity']:.1%}"),
+        ("cosine of logits", "", f"{figures['logits_cosine']:.4f}"),
+        ("same greedy token", "", f"{figures['greedy_agreement']:.1%}"),
+    ]
+    names, dense, sparse = (list(column) for column in zip(*rows, strict=True))
+    title = f"{figures['windows']} windows of {figures['seqlen']:,} tokens"
+    columns = [Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)]
+    return _table(columns, title)
+
+
 def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
     """The problems of a model (`HealthReport.to_dict()`), errors first, for the terminal."""
     table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)

@@ -1,0 +1,18 @@
+"""Sparse attention without training: which blocks matter, thresholds per head, and the hook into models."""
+
+from secateur.attention.config import SparseOptions, TuneConfig
+from secateur.attention.hook import Applied, apply, remove
+from secateur.attention.kernels import block_sparse_attention
+from secateur.attention.profile import AttentionProfile
+from secateur.attention.tuning import tune
+
+__all__ = [
+    "Applied",
+    "AttentionProfile",
+    "SparseOptions",
+    "TuneConfig",
+    "apply",
+    "block_sparse_attention",
+    "remove",
+    "tune",
+]

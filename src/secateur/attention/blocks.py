@@ -1,0 +1,148 @@
+"""Which blocks of the attention matrix matter: predictors of their softmax mass, and the choice by it.
+
+Zhang et al. 2025, "SpargeAttention: Accurate and Training-free Sparse Attention Accelerating Any Model Inference",
+for `mean_similarity` and the choice by covered mass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.attention.grid import BlockGrid, grouped_scores
+
+PredictorName = Literal["sampled", "mean-similarity"]
+Predictor = Callable[[Tensor, Tensor, BlockGrid, float], "Prediction"]
+
+SAMPLED_SCORES_AT_ONCE = 2**25
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predictor says of each block.
+
+    Attributes:
+        mass: predicted share of a query block's softmax mass, (batch, heads, rows, columns), 0 where not visible.
+        required: blocks that stay whatever their mass, broadcast to the same shape, within the visible ones.
+    """
+
+    mass: Tensor
+    required: Tensor
+
+    def order(self, grid: BlockGrid) -> tuple[Tensor, Tensor]:
+        """Key blocks of each query block in the order in which they are taken, and the mass of each.
+
+        Required ones come first, then the others by falling mass, then those that are not visible.
+
+        Returns:
+            Indices of key blocks and their mass, both (batch, heads, rows, columns).
+        """
+        rank = self.mass + 2 * self.required
+        rank = rank.masked_fill(~grid.visible(rank.device), -1)
+        order = rank.argsort(dim=-1, descending=True, stable=True)
+        return order, self.mass.gather(-1, order)
+
+
+def choose(
+    prediction: Prediction, grid: BlockGrid, cdfthreshd: Tensor | float | None = None, topk: float | None = None
+) -> Tensor:
+    """The blocks that are computed.
+
+    Args:
+        prediction: mass of each block.
+        grid: the blocks.
+        cdfthreshd: blocks are taken until so much mass is covered; one number, or one for each head, (heads,).
+            Above 1 all are taken.
+        topk: share of the visible blocks of a query block that are taken, rounded up. With both, taking ends at what
+            comes first; required blocks stay in any case.
+
+    Returns:
+        Booleans, (batch, heads, rows, columns).
+    """
+    order, mass = prediction.order(grid)
+    visible = grid.visible(mass.device)
+    taken = torch.ones_like(mass, dtype=torch.bool)
+    if cdfthreshd is not None:
+        threshold = torch.as_tensor(cdfthreshd, dtype=mass.dtype, device=mass.device).reshape(-1, 1, 1)
+        taken &= mass.cumsum(-1) - mass < threshold
+    if topk is not None:
+        count = (visible.sum(-1, keepdim=True) * topk).ceil()  # (rows, 1)
+        taken &= torch.arange(grid.columns, device=mass.device) < count
+    chosen = torch.zeros_like(taken).scatter(-1, order, taken)
+    return (chosen | prediction.required) & visible
+
+
+def sampled(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, stride: int = 16) -> Prediction:
+    """Softmax mass of key blocks for every `stride`-th query of a block, averaged.
+
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key: (batch, kv_heads, keys, head_dim), where kv_heads divides heads.
+        grid: the blocks.
+        scale: factor of the scores.
+        stride: one query in so many is looked at, spread evenly over its block.
+    """
+    batch, heads, _, _ = query.shape
+    positions = sampled_queries(grid, stride, query.device)  # (rows, samples)
+    samples = positions.shape[1]
+    mass = torch.zeros(batch, heads, grid.rows, grid.columns, device=query.device)
+    step = max(1, SAMPLED_SCORES_AT_ONCE // (batch * heads * samples * grid.keys))
+    for first in range(0, grid.rows, step):
+        rows = slice(first, first + step)
+        picked = query[:, :, positions[rows].flatten()]
+        last = int(positions[rows][-1, -1]) + grid.offset + 1 if grid.causal else grid.keys
+        columns = -(-last // grid.key_block)
+        scores = grouped_scores(picked, key[:, :, :last]).float().mul_(scale)  # (batch, heads, rows · samples, last)
+        if grid.causal:
+            hidden = torch.arange(last, device=query.device) > positions[rows].flatten()[:, None] + grid.offset
+            scores.masked_fill_(hidden, -torch.inf)
+        shares = torch.nn.functional.pad(scores.softmax(-1), (0, columns * grid.key_block - last))
+        by_block = shares.view(batch, heads, -1, samples, columns, grid.key_block).sum(-1)
+        mass[:, :, rows, :columns] = by_block.mean(3)
+    return Prediction(mass, grid.fixed(query.device) & grid.visible(query.device))
+
+
+def sampled_queries(grid: BlockGrid, stride: int, device: torch.device) -> Tensor:
+    """Indices of queries spread evenly over each query block, (rows, samples)."""
+    samples = max(1, grid.query_block // stride)
+    starts = torch.arange(grid.rows, device=device) * grid.query_block
+    sizes = (grid.queries - starts).clamp_max(grid.query_block)
+    middles = (torch.arange(samples, device=device) + 0.5) / samples  # (samples,)
+    return starts[:, None] + (middles * sizes[:, None]).long()
+
+
+def mean_similarity(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, simthreshd: float = 0.6) -> Prediction:
+    """SpargeAttention's rule: softmax of the products of mean queries and mean keys.
+
+    Blocks whose tokens are unlike each other, mean cosine below `simthreshd`, are not judged by their mean: they are
+    kept. Arguments as `sampled`.
+    """
+    queries, alike_queries = _means(query, grid.query_block)  # (batch, heads, rows, head_dim), (batch, heads, rows)
+    keys, alike_keys = _means(key, grid.key_block)
+    groups = query.shape[1] // key.shape[1]
+    unlike_keys = (alike_keys < simthreshd).repeat_interleave(groups, 1)[:, :, None]  # (batch, heads, 1, columns)
+    unlike_queries = (alike_queries < simthreshd)[..., None]
+    visible = grid.visible(query.device)
+    scores = grouped_scores(queries, keys).mul_(scale)
+    mass = scores.masked_fill_(~visible | unlike_keys, -torch.inf).softmax(-1).nan_to_num()
+    return Prediction(mass, (grid.fixed(query.device) | unlike_keys | unlike_queries) & visible)
+
+
+def _means(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    """Mean of each block of tokens, and the mean cosine of its pairs: the squared norm of its mean unit vector."""
+    sums, counts = _block_sums(tokens.float(), block)
+    units, _ = _block_sums(torch.nn.functional.normalize(tokens.float(), dim=-1), block)
+    return sums / counts, (units / counts).square().sum(-1)
+
+
+def _block_sums(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
+    length = tokens.shape[2]
+    padded = torch.nn.functional.pad(tokens, (0, 0, 0, -length % block))
+    starts = torch.arange(0, length, block, device=tokens.device)
+    counts = (length - starts).clamp_max(block)[:, None]
+    return padded.unflatten(2, (-1, block)).sum(3), counts
+
+
+PREDICTORS: dict[PredictorName, Predictor] = {"sampled": sampled, "mean-similarity": mean_similarity}

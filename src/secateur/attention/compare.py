@@ -1,0 +1,176 @@
+"""A model's sparse attention against its dense one, on the same text."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.attention.config import CompareConfig
+from secateur.attention.hook import Applied, apply, remove
+from secateur.attention.profile import AttentionProfile
+from secateur.console import track
+from secateur.data import load_corpus, token_windows
+from secateur.models.adapters import adapter_of
+from secateur.models.checks import warn_of_long_windows
+from secateur.models.losses import CHUNK_TOKENS
+
+Apply = Callable[[], Applied]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What sparse attention changes.
+
+    Attributes:
+        logits_cosine: of a token's logits, mean over tokens.
+        greedy_agreement: share of tokens after which both would write the same next one.
+        perplexity: of the dense model.
+        sparse_perplexity: of the sparse one.
+        seconds: from a prompt of `seqlen` tokens to the first new one, dense.
+        sparse_seconds: the same, sparse.
+        sparsity: share of blocks left out, mean over the heads of layers that are sparse.
+        density: share of all blocks that is computed, dense layers included.
+        seqlen: tokens in a window.
+        windows: how many.
+    """
+
+    logits_cosine: float
+    greedy_agreement: float
+    perplexity: float
+    sparse_perplexity: float
+    seconds: float
+    sparse_seconds: float
+    sparsity: float
+    density: float
+    seqlen: int
+    windows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for `--json`."""
+        ratios = {"ppl_ratio": self.sparse_perplexity / self.perplexity, "speedup": self.seconds / self.sparse_seconds}
+        return {**asdict(self), **ratios}
+
+
+def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CompareConfig) -> Comparison:
+    """Read the same windows densely and sparsely.
+
+    Args:
+        model: a model of a supported family; it is left as it was.
+        tokenizer: its tokenizer.
+        config: the profile or rule, and the text.
+
+    Raises:
+        InputError: the profile is another model's.
+        DataError: the text is shorter than one window.
+        ModelError: the family is not supported.
+    """
+    profile = AttentionProfile.load(config.profile) if config.profile else None
+    warn_of_long_windows(model, config.seqlen)
+    corpus = load_corpus(config.data, "test")
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
+
+    def start() -> Applied:
+        return apply(model, profile, backend=config.backend, **config.rule())
+
+    try:
+        return compare_windows(model, windows, start, config.batch_size, config.repeats)
+    finally:
+        remove(model)
+
+
+@torch.no_grad()
+def compare_windows(
+    model: PreTrainedModel, windows: Tensor, start: Apply, batch_size: int = 1, repeats: int = 3
+) -> Comparison:
+    """As `compare`, for token windows (windows, seq) and a function that applies sparse attention."""
+    sums = Agreement()
+    for batch in track(windows.split(batch_size), "Comparing"):
+        tokens = batch.to(model.device)
+        remove(model)
+        dense = _hidden(model, tokens)
+        applied = start()
+        sparse = _hidden(model, tokens)
+        sums.add(model, dense, sparse, tokens, applied)
+    remove(model)
+    seconds = first_token_seconds(model, windows[:1], repeats)
+    start()
+    sparse_seconds = first_token_seconds(model, windows[:1], repeats)
+    remove(model)
+    tokens = sums.tokens
+    return Comparison(
+        logits_cosine=sums.cosine / tokens,
+        greedy_agreement=sums.same / tokens,
+        perplexity=math.exp(sums.loss / tokens),
+        sparse_perplexity=math.exp(sums.sparse_loss / tokens),
+        seconds=seconds,
+        sparse_seconds=sparse_seconds,
+        sparsity=sums.sparsity / sums.batches,
+        density=1 - sums.left_out / sums.batches,
+        seqlen=windows.shape[1],
+        windows=len(windows),
+    )
+
+
+@dataclass
+class Agreement:
+    """Sums over the tokens of several batches."""
+
+    cosine: float = 0.0
+    same: float = 0.0
+    loss: float = 0.0
+    sparse_loss: float = 0.0
+    tokens: int = 0
+    sparsity: float = 0.0
+    left_out: float = 0.0
+    batches: int = 0
+
+    def add(self, model: PreTrainedModel, dense: Tensor, sparse: Tensor, tokens: Tensor, applied: Applied) -> None:
+        """Add a batch: last hidden states of both kinds, (batch, seq, hidden_size), and tokens, (batch, seq)."""
+        head = model.get_output_embeddings()
+        targets = tokens[:, 1:].flatten()
+        pairs = zip(
+            dense[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),
+            sparse[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),
+            targets.split(CHUNK_TOKENS),
+            strict=True,
+        )
+        for one, other, target in pairs:
+            logits, others = head(one).float(), head(other).float()  # (tokens, vocabulary)
+            self.cosine += float(functional.cosine_similarity(logits, others).sum())
+            self.same += float((logits.argmax(-1) == others.argmax(-1)).sum())
+            self.loss += float(functional.cross_entropy(logits, target, reduction="sum"))
+            self.sparse_loss += float(functional.cross_entropy(others, target, reduction="sum"))
+        self.tokens += len(targets)
+        self.sparsity += applied.sparsity
+        layers = len(adapter_of(model).layers(model))
+        self.left_out += sum(float(share.mean()) for calls in applied.left_out.values() for share in calls) / layers
+        self.batches += 1
+
+
+def first_token_seconds(model: PreTrainedModel, prompt: Tensor, repeats: int) -> float:
+    """Median seconds to read a prompt (1, tokens) and have the first new token's logits, after one warm-up."""
+    prompt = prompt.to(model.device)
+    times = []
+    for _ in range(repeats + 1):
+        _wait(model)
+        start = time.perf_counter()
+        model(prompt, use_cache=True, logits_to_keep=1)
+        _wait(model)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def _hidden(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+    return adapter_of(model).body(model)(tokens, use_cache=False).last_hidden_state
+
+
+def _wait(model: PreTrainedModel) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)

@@ -1,0 +1,104 @@
+"""A prompt read with sparse attention, and what the model writes after it."""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.attention.config import GenerateConfig
+from secateur.attention.hook import apply, remove
+from secateur.attention.profile import AttentionProfile
+from secateur.errors import DataError, InputError
+
+
+@dataclass(frozen=True)
+class Written:
+    """The model's greedy continuation, and how long it took.
+
+    Attributes:
+        text: what it wrote.
+        prompt_tokens: how many were read.
+        new_tokens: how many were written.
+        prefill_seconds: until the first new token.
+        decode_seconds: for the others.
+        sparsity: share of the blocks that reading left out, in layers that are sparse.
+    """
+
+    text: str
+    prompt_tokens: int
+    new_tokens: int
+    prefill_seconds: float
+    decode_seconds: float
+    sparsity: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> Written:
+    """Write on after a prompt.
+
+    Args:
+        model: a model of a supported family; it is left as it was.
+        tokenizer: its tokenizer.
+        config: the prompt, and what is left out.
+
+    Raises:
+        InputError: the profile is another model's, or there is no chat template.
+        DataError: the prompt cannot be read, or is empty.
+    """
+    prompt = _encoded(tokenizer, config).to(model.device)
+    profile = AttentionProfile.load(config.profile) if config.profile else None
+    applied = apply(model, profile, backend=config.backend, **config.rule())
+    generator: Any = model
+    settings = GenerationConfig(
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        cache_implementation="static" if config.compile else None,
+        disable_compile=not config.compile,
+    )
+    try:
+        start = time.perf_counter()
+        generator.generate(prompt, generation_config=settings, max_new_tokens=1)
+        first = time.perf_counter()
+        applied.reset()
+        tokens = generator.generate(prompt, generation_config=settings, max_new_tokens=config.max_new_tokens)[0]
+        end = time.perf_counter()
+        sparsity = applied.sparsity
+    finally:
+        remove(model)
+    new = tokens[prompt.shape[1] :]
+    return Written(
+        text=str(tokenizer.decode(new, skip_special_tokens=True)),
+        prompt_tokens=prompt.shape[1],
+        new_tokens=len(new),
+        prefill_seconds=first - start,
+        decode_seconds=max(0.0, (end - first) - (first - start)),
+        sparsity=sparsity,
+    )
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torch.Tensor:
+    """The prompt's tokens, (1, tokens)."""
+    if config.prompt is not None:
+        text = config.prompt
+    else:
+        try:
+            text = config.prompt_file.expanduser().read_text(encoding="utf-8")  # type: ignore[union-attr]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{config.prompt_file} cannot be read as text ({error}); give a UTF-8 text file") from error
+    if not text.strip():
+        raise DataError("the prompt is empty; give some text with --prompt or --prompt-file")
+    if not config.chat:
+        return tokenizer(text, return_tensors="pt").input_ids
+    if tokenizer.chat_template is None:
+        raise InputError("this model's tokenizer has no chat template; leave out --chat")
+    messages = [{"role": "user", "content": text}]
+    encoded: Any = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    return encoded["input_ids"]

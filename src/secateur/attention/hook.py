@@ -1,0 +1,201 @@
+"""Sparse attention in Transformers' models, through their `AttentionInterface`."""
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from secateur.attention.config import BlockOptions, SparseOptions, require_rule
+from secateur.attention.kernels import Backend
+from secateur.attention.profile import AttentionProfile
+from secateur.attention.sparse import Rule, Span, spans_of, sparse_attention
+from secateur.errors import InputError
+from secateur.models.adapters import adapter_of
+from secateur.models.options import configured
+
+Seen = Callable[[int, Tensor, Tensor, Tensor, float], None]
+
+_numbers = itertools.count()
+_applied: "weakref.WeakKeyDictionary[PreTrainedModel, Applied]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(eq=False)
+class Applied:
+    """Sparse attention at work in a model.
+
+    Attributes:
+        rules: what each layer leaves out; layers that are not there are dense.
+        name: of the attention implementation.
+        before: the implementation that the model had.
+        left_out: for each layer the share of blocks left out, of every sparse call, (batch · heads,) each.
+    """
+
+    rules: dict[int, Rule]
+    name: str
+    before: str
+    left_out: dict[int, list[Tensor]] = field(default_factory=dict)
+    _mask: tuple[weakref.ref[Tensor], list[Span] | None] | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Mean share of blocks left out since the last `reset`, over heads and sparse calls; 0 where there was none."""
+        shares = [share for calls in self.left_out.values() for share in calls]
+        return float(torch.cat([share.cpu() for share in shares]).mean()) if shares else 0.0
+
+    def reset(self) -> None:
+        """Forget the shares."""
+        self.left_out.clear()
+
+    def forward(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        **arguments: Any,
+    ) -> tuple[Tensor, None]:
+        """A function of the interface: tensors (batch, heads, tokens, head_dim), output (batch, tokens, heads, …)."""
+        rule = self._rule(module, query, dropout)
+        spans = self._spans(attention_mask, query, key) if rule else None
+        if rule is None or spans is None:
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **arguments
+            )
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        output = torch.zeros_like(query)
+        for span in spans:
+            whole = len(span.rows) == len(query)
+            rows: Any = slice(None) if whole else span.rows
+            # Queries stand at the span's end; those before its first key are padding.
+            queries = min(query.shape[2], span.end - span.first)
+            part, shares = sparse_attention(
+                query[rows, :, -queries:],
+                key[rows, :, span.first : span.end],
+                value[rows, :, span.first : span.end],
+                rule,
+                True,
+                scale,
+            )
+            output[rows, :, -queries:] = part
+            self.left_out.setdefault(int(module.layer_idx), []).append(shares.flatten())  # type: ignore[arg-type]
+        return output.transpose(1, 2).contiguous(), None
+
+    def _rule(self, module: nn.Module, query: Tensor, dropout: float) -> Rule | None:
+        """The layer's rule where the call is a prefill that it can serve."""
+        rule = self.rules.get(int(module.layer_idx))  # type: ignore[arg-type]
+        if rule is None or query.shape[2] < rule.blocks.query_block or dropout:
+            return None
+        return None if getattr(module, "sliding_window", None) else rule
+
+    def _spans(self, mask: Tensor | None, query: Tensor, key: Tensor) -> list[Span] | None:
+        """The batch's spans; the mask is the same in every layer, so it is looked at once."""
+        if mask is None:
+            return [Span(list(range(len(query))), 0, key.shape[2])]
+        if self._mask is None or self._mask[0]() is not mask:
+            self._mask = weakref.ref(mask), spans_of(mask)
+        return self._mask[1]
+
+
+def apply(
+    model: PreTrainedModel,
+    profile: AttentionProfile | None = None,
+    *,
+    backend: Backend = "auto",
+    **options: Any,
+) -> Applied:
+    """Make a model's prefill sparse; decoding with a cache stays dense. `remove` undoes it.
+
+    Prefills of fewer queries than a block, layers with a sliding window, and masks that are not causal over one run
+    of tokens per sequence are computed densely.
+
+    Args:
+        model: a model of a supported family. Its modules stay as they are.
+        profile: tuned thresholds of its heads.
+        backend: of the kernel.
+        options: fields of `SparseOptions` instead of a profile: `apply(model, topk=0.5)`.
+
+    Returns:
+        What is at work: its `sparsity` is the share of blocks left out since it was applied.
+
+    Raises:
+        InputError: the profile is another model's, or nothing says what to leave out.
+        ModelError: the family is not supported.
+    """
+    layers = len(adapter_of(model).layers(model))
+    if profile is not None and options:
+        raise InputError("give a profile or a rule, not both")
+    if profile is None:
+        chosen = configured(SparseOptions, None, options)
+        try:
+            require_rule(chosen)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        blocks = BlockOptions(**{name: getattr(chosen, name) for name in BlockOptions.model_fields})
+        rule = Rule(blocks, chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend)
+        rules = dict.fromkeys(range(layers), rule)
+    else:
+        profile.require_model(model)
+        rules = {
+            index: Rule(profile.blocks, layer.cdfthreshd, None, layer.pvthreshd, backend)
+            for index, layer in profile.layers.items()
+            if bool((layer.sparsity > 0).any())
+        }
+    remove(model)
+    applied = Applied(rules, f"secateur_sparse_{next(_numbers)}", model.config._attn_implementation)
+    AttentionInterface.register(applied.name, applied.forward)
+    AttentionMaskInterface.register(applied.name, sdpa_mask)
+    model.set_attn_implementation(applied.name)
+    _applied[model] = applied
+    return applied
+
+
+def remove(model: PreTrainedModel) -> None:
+    """Give a model back the attention it had before `apply`; nothing happens where there is none."""
+    applied = _applied.pop(model, None)
+    if applied is not None:
+        model.set_attn_implementation(applied.before)
+        _forget(applied.name)
+
+
+@contextmanager
+def watching(model: PreTrainedModel, seen: Seen) -> Iterator[None]:
+    """Hand each layer's queries, keys and values to a function while the block runs; attention itself is dense.
+
+    Args:
+        model: a model of a supported family.
+        seen: takes the layer's index, query (batch, heads, tokens, head_dim), key and value (batch, kv_heads, tokens,
+            head_dim), and the factor of the scores.
+    """
+    name, before = f"secateur_watch_{next(_numbers)}", model.config._attn_implementation
+
+    def forward(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
+    ) -> tuple[Tensor, None]:
+        scaling = arguments.get("scaling") or query.shape[-1] ** -0.5
+        seen(int(module.layer_idx), query, key, value, scaling)  # type: ignore[arg-type]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+
+    AttentionInterface.register(name, forward)
+    AttentionMaskInterface.register(name, sdpa_mask)
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        _forget(name)
+
+
+def _forget(name: str) -> None:
+    for interface in (AttentionInterface, AttentionMaskInterface):
+        interface._global_mapping.pop(name, None)

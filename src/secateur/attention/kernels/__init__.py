@@ -1,0 +1,82 @@
+"""Attention over a list of kept blocks: one function, three backends that agree."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from secateur.attention.grid import BlockGrid
+from secateur.attention.kernels.flex import flex_is_fast, flex_sparse_attention
+from secateur.attention.kernels.reference import reference_attention
+from secateur.attention.kernels.triton import triton_is_fast, triton_sparse_attention
+from secateur.errors import InputError
+
+Backend = Literal["auto", "reference", "flex", "triton"]
+__all__ = ["Backend", "block_sparse_attention", "fastest_backend"]
+
+
+def block_sparse_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_mask: Tensor,
+    causal: bool,
+    scale: float | None = None,
+    pv_threshold: Tensor | float | None = None,
+    *,
+    query_block: int = 128,
+    key_block: int = 64,
+    backend: Backend = "auto",
+    int8: bool = False,
+) -> Tensor:
+    """Softmax attention over the kept blocks of the attention matrix.
+
+    Args:
+        query: (batch, heads, queries, head_dim).
+        key: (batch, kv_heads, keys, head_dim), where kv_heads divides heads.
+        value: as `key`.
+        block_mask: blocks that are computed, broadcast to (batch, heads, query blocks, key blocks). Inside them a
+            causal mask holds as well. A query that sees no key gives zeros.
+        causal: whether query i, the last of them at the last key, sees only keys up to its own position.
+        scale: factor of the scores, 1 / √head_dim unless given.
+        pv_threshold: inside kept blocks the product of P and V is left out for 64 queries whose scores in the block
+            all lie more than this below their running maximum, going through the keys in order; their row sums still
+            count it. One number, or one for each head, (heads,). `flex` has no such skipping and computes it.
+        query_block: queries in a block.
+        key_block: keys in a block.
+        backend: reference, flex, triton, or the fastest for these tensors.
+        int8: with triton, products of queries and keys in eight bits; the others compute them as they are.
+
+    Returns:
+        (batch, heads, queries, head_dim), of the query's type.
+
+    Raises:
+        InputError: shapes do not fit each other, or the backend is not there.
+    """
+    batch, heads, queries, width = query.shape
+    if key.shape != value.shape or key.shape[0] != batch or key.shape[3] != width or heads % key.shape[1]:
+        raise InputError(
+            f"queries of shape {tuple(query.shape)} do not go with keys of {tuple(key.shape)} and values of "
+            f"{tuple(value.shape)}: batch and head size must be equal, and the heads a multiple of the keys' heads"
+        )
+    if causal and queries > key.shape[2]:
+        raise InputError(f"with a causal mask {queries} queries cannot be the last of {key.shape[2]} keys")
+    grid = BlockGrid(queries, key.shape[2], causal, query_block, key_block)
+    if block_mask.shape[-2:] != (grid.rows, grid.columns):
+        raise InputError(f"a mask of {tuple(block_mask.shape)} blocks does not fit {grid.rows} by {grid.columns}")
+    blocks = (block_mask & grid.visible(query.device)).expand(batch, heads, -1, -1)
+    if pv_threshold is not None:
+        pv_threshold = torch.as_tensor(pv_threshold, dtype=torch.float32, device=query.device).expand(heads)
+    scale = width**-0.5 if scale is None else scale
+    chosen = fastest_backend(query, grid) if backend == "auto" else backend
+    if chosen == "triton":
+        return triton_sparse_attention(query, key, value, blocks, grid, scale, pv_threshold, int8)
+    kernel = flex_sparse_attention if chosen == "flex" else reference_attention
+    return kernel(query, key, value, blocks, grid, scale, pv_threshold)
+
+
+def fastest_backend(query: Tensor, grid: BlockGrid) -> Backend:
+    """Triton on a CUDA device, flex for bfloat16 on the CPU, else the reference."""
+    if triton_is_fast(query, grid):
+        return "triton"
+    return "flex" if flex_is_fast(query) else "reference"

@@ -1,0 +1,149 @@
+"""Tuned thresholds of a model's heads in one safetensors file."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from secateur.attention.config import BlockOptions
+from secateur.errors import InputError, OutputError
+from secateur.files import write_bytes
+from secateur.models.fingerprint import same_weights, sampled_weights
+
+FORMAT = "secateur attention profile 1"
+DENSE = 2.0
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """One layer's heads, each tensor (heads,).
+
+    Attributes:
+        cdfthreshd: mass that is covered; `DENSE` where all blocks are computed.
+        pvthreshd: distance below the running maximum from which P·V is left out; infinite for never.
+        sparsity: share of the blocks that tuning left out.
+        pv_sparsity: share of P·V in the others that it left out.
+        error: what both made of the head's output.
+    """
+
+    cdfthreshd: Tensor
+    pvthreshd: Tensor
+    sparsity: Tensor
+    pv_sparsity: Tensor
+    error: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionProfile:
+    """Thresholds of the layers that were tuned.
+
+    Attributes:
+        layers: by index; layers that are not there stay dense.
+        blocks: how blocks are laid out and judged.
+        fingerprint: of the model.
+        tuning: what the thresholds were tuned to, and on.
+    """
+
+    layers: dict[int, LayerProfile]
+    blocks: BlockOptions
+    fingerprint: Tensor
+    tuning: dict[str, Any]
+
+    @property
+    def sparsity(self) -> float:
+        """Mean share of blocks left out, over all heads that were tuned."""
+        return float(torch.cat([layer.sparsity for layer in self.layers.values()]).mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for `--json`."""
+        layers = [
+            {
+                "layer": index,
+                "mean_sparsity": float(layer.sparsity.mean()),
+                # JSON has no infinity.
+                **{
+                    name: [value if torch.isfinite(torch.tensor(value)) else None for value in values.tolist()]
+                    for name, values in asdict(layer).items()
+                },
+            }
+            for index, layer in sorted(self.layers.items())
+        ]
+        return {"mean_sparsity": self.sparsity, "layers": layers, "blocks": self.blocks.model_dump(), **self.tuning}
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile. Raises `OutputError` where that fails."""
+        tensors = {
+            f"layers.{index}.{name}": value.contiguous()
+            for index, layer in self.layers.items()
+            for name, value in asdict(layer).items()
+        }
+        metadata = {
+            "format": FORMAT,
+            "blocks": self.blocks.model_dump_json(),
+            "tuning": json.dumps(self.tuning),
+        }
+        write_bytes(path, save({**tensors, "fingerprint": self.fingerprint}, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttentionProfile":
+        """Read a profile. Raises `InputError` where the file is none."""
+        if not Path(path).is_file():
+            raise InputError(f"{path} is not there; secateur attention tune MODEL -o {path} writes a profile")
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path} is no attention profile ({error}); tune it anew") from error
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path} is no attention profile; secateur attention tune MODEL -o FILE writes one")
+        numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
+        fields = LayerProfile.__dataclass_fields__
+        try:
+            return cls(
+                layers={
+                    index: LayerProfile(**{name: tensors[f"layers.{index}.{name}"] for name in fields})
+                    for index in numbers
+                },
+                blocks=BlockOptions.model_validate_json(metadata["blocks"]),
+                fingerprint=tensors["fingerprint"],
+                tuning=json.loads(metadata["tuning"]),
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path} is a damaged attention profile; tune it anew") from error
+
+    def require_model(self, model: PreTrainedModel) -> None:
+        """Raise `InputError` unless the profile was tuned on this model, in whatever number format."""
+        if not same_weights(self.fingerprint, sampled_weights(model)):
+            raise InputError(
+                f"the profile was tuned on another model ({self.tuning.get('model', 'unknown')}); its thresholds say "
+                "nothing of this one: run secateur attention tune on it"
+            )
+
+
+def require_new(path: Path, overwrite: bool) -> None:
+    """Check, before the work is done, where a profile will go.
+
+    Raises:
+        OutputError: it is a directory, cannot be written, or is there already and `overwrite` is off, or is something
+            else than a profile.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory; name a file for the profile, {path / 'profile.safetensors'}")
+    if path.is_file() and not overwrite:
+        raise OutputError(f"{path} is there already; name another file or pass --overwrite")
+    if path.is_file():
+        try:
+            AttentionProfile.load(path)
+        except InputError as error:
+            raise OutputError(f"{path} is not a profile, and so is not replaced; name another file") from error
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"{path} cannot be written; name a file in a directory that can")

@@ -1,0 +1,175 @@
+"""Thresholds for every head, in one pass of the text through the model."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.attention.blocks import choose
+from secateur.attention.config import BlockOptions, TuneConfig
+from secateur.attention.curve import Curve, pv_curve, threshold_curve
+from secateur.attention.grid import BlockGrid
+from secateur.attention.hook import watching
+from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
+from secateur.attention.sparse import predict
+from secateur.console import track
+from secateur.data import load_corpus, token_windows
+from secateur.models.adapters import adapter_of
+from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.fingerprint import sampled_weights
+from secateur.models.memory import timed
+from secateur.models.options import configured
+from secateur.models.streaming import LayerStream
+
+logger = logging.getLogger(__name__)
+
+LEAST_GAIN = 0.1
+# From nothing but the blocks that always stay to nearly all mass; steps are even in the logarithm of what is left.
+CDF_THRESHOLDS = torch.cat([torch.zeros(1), 1 - torch.logspace(-0.1, -3.5, 35)])
+PV_THRESHOLDS = torch.cat([torch.arange(1.0, 12.0, 0.5), torch.tensor([torch.inf])])
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What one layer's attention works on: (samples, heads, tokens, head_dim), and the factor of the scores."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+
+
+def tune(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TuneConfig | None = None, **options: Any
+) -> AttentionProfile:
+    """Find for each head the threshold that leaves out most while its output's error stays within a bound.
+
+    The text goes through the dense model a layer at a time. In each, one pass over the blocks gives the error of every
+    threshold (`threshold_curve`), another that of every threshold for P·V (`pv_curve`). With several processes
+    (torchrun) each takes its share of the heads; all return the same profile.
+
+    Args:
+        model: a model of a supported family; it is not changed.
+        tokenizer: its tokenizer.
+        config: text, bounds and layers.
+        options: fields of `TuneConfig`, instead of `config` or over it.
+
+    Raises:
+        InputError: the layers are outside the model.
+        DataError: the text is shorter than one window.
+        ModelError: the family is not supported, or weights are not finite.
+    """
+    config = configured(TuneConfig, config, options)
+    layers = adapter_of(model).layers(model)
+    chosen = config.layer_range(len(layers))
+    require_finite(model, "the model")
+    warn_of_long_windows(model, config.seqlen)
+    windows = token_windows(
+        tokenizer, load_corpus(config.data, "train"), config.seqlen, limit=config.samples, seed=config.seed
+    )
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+    profiles: dict[int, LayerProfile] = {}
+    stream = LayerStream.start(model, windows, batch_size=1)
+    for index in track(range(chosen.stop), "Tuning attention"):
+        with timed(seconds, "dense forward"):
+            inputs = _attended(model, stream, index)
+            stream.advance(index, stream.mlp_half(index))
+        if index in chosen:
+            with timed(seconds, "thresholds"):
+                profiles[index] = tune_layer(inputs, config)
+    logger.debug("tuned in %.1f s: %s", time.perf_counter() - start, seconds)
+    return AttentionProfile(
+        layers=profiles,
+        blocks=BlockOptions(**{name: getattr(config, name) for name in BlockOptions.model_fields}),
+        fingerprint=sampled_weights(model),
+        tuning={
+            "model": model.name_or_path,
+            "data": config.data,
+            "samples": len(windows),
+            "seqlen": config.seqlen,
+            "seed": config.seed,
+            "metric": config.metric,
+            "l1": config.l1,
+            "pv_l1": config.pv_l1,
+        },
+    )
+
+
+def _attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerInputs:
+    """Run a layer's attention over all samples, and what it worked on."""
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    scales: list[float] = []
+
+    def keep(_: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> None:
+        seen.append((query, key, value))
+        scales.append(scale)
+
+    with watching(model, keep):
+        stream.advance(index, stream.attention_half(index))
+    query, key, value = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return LayerInputs(query, key, value, scales[0])
+
+
+def tune_layer(inputs: LayerInputs, config: TuneConfig, causal: bool = True) -> LayerProfile:
+    """Thresholds of all heads of a layer, the groups of heads shared out over processes."""
+    kv_heads = inputs.key.shape[1]
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    found = {group: tune_group(inputs, group, config, causal) for group in range(rank, kv_heads, processes)}
+    if processes > 1:
+        everyone: list[Any] = [None] * processes
+        dist.all_gather_object(everyone, found)
+        found = {group: profile for part in everyone for group, profile in part.items()}
+    return _joined([found[group] for group in range(kv_heads)])
+
+
+def tune_group(inputs: LayerInputs, group: int, config: TuneConfig, causal: bool) -> LayerProfile:
+    """Thresholds of the heads that share one key/value head."""
+    queries_per_group = inputs.query.shape[1] // inputs.key.shape[1]
+    query = inputs.query[:, group * queries_per_group : (group + 1) * queries_per_group]
+    key, value = inputs.key[:, group : group + 1], inputs.value[:, group : group + 1]
+    grid = BlockGrid(query.shape[2], key.shape[2], causal, config.query_block, config.key_block)
+    prediction = predict(query, key, grid, inputs.scale, config)
+    curve = threshold_curve(query, key, value, prediction, grid, inputs.scale, CDF_THRESHOLDS)
+    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, config, nothing=DENSE)
+    dense = sparsity < LEAST_GAIN
+    thresholds = thresholds.masked_fill(dense, DENSE)
+    pv, pv_sparsity = torch.full_like(thresholds, torch.inf), torch.zeros_like(sparsity)
+    if not bool(dense.all()):
+        chosen = choose(prediction, grid, thresholds)
+        second = pv_curve(query, key, value, chosen, grid, inputs.scale, PV_THRESHOLDS)
+        pv, pv_sparsity, error = _largest_cut(second, PV_THRESHOLDS, config.pv_l1, config, nothing=torch.inf)
+    return LayerProfile(
+        cdfthreshd=thresholds.cpu(),
+        pvthreshd=pv.masked_fill(dense, torch.inf).cpu(),
+        sparsity=sparsity.masked_fill(dense, 0).cpu(),
+        pv_sparsity=pv_sparsity.masked_fill(dense, 0).cpu(),
+        error=error.masked_fill(dense, 0).cpu(),
+    )
+
+
+def _largest_cut(
+    curve: Curve, thresholds: Tensor, bound: float, config: TuneConfig, nothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """For each head the lowest threshold from which on all errors are within the bound: it, its sparsity, its error."""
+    errors = curve.error(config.metric)
+    # The last column stands for leaving nothing out, should no threshold do.
+    fine = torch.nn.functional.pad(errors <= bound, (0, 1), value=True)
+    first = fine.flip(-1).cumprod(-1).flip(-1).to(torch.int8).argmax(-1, keepdim=True)
+    padded = torch.nn.functional.pad(thresholds.to(errors.device, torch.float32), (0, 1), value=nothing)
+    none = (0, 1)
+    sparsity, error = (
+        torch.nn.functional.pad(values, none).gather(-1, first)[:, 0].float() for values in (curve.sparsity, errors)
+    )
+    return padded[first[:, 0]], sparsity, error
+
+
+def _joined(groups: Sequence[LayerProfile]) -> LayerProfile:
+    names = [field.name for field in fields(LayerProfile)]
+    return LayerProfile(**{name: torch.cat([getattr(group, name) for group in groups]) for name in names})

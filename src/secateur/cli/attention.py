@@ -1,0 +1,126 @@
+"""`secateur attention`: sparse attention without training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.command import command
+from secateur.cli.group import Group
+from secateur.cli.options import Json, Model
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.files import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from secateur.attention.config import CompareConfig, GenerateConfig, TuneConfig
+
+BLOCKS = ("predictor", "query_block", "key_block", "simthreshd")
+RULE = ("profile", "topk", "cdfthreshd", "pvthreshd", "backend")
+
+Profile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Where the profile goes: FILE.safetensors.")
+]
+
+
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Also draw layers by heads as a PNG.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile that is there.")]
+
+
+@command(
+    "secateur.attention.config:TuneConfig",
+    {
+        "Error bounds": ("l1", "pv_l1", "metric"),
+        "Text": ("data", "samples", "seqlen", "seed"),
+        "Blocks": ("layers", *BLOCKS),
+    },
+)
+def tune(
+    model: Model,
+    config: "TuneConfig",
+    output: Profile,
+    overwrite: Overwrite = False,
+    json: Json = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw layers by heads as a PNG.")
+    ] = None,
+) -> None:
+    """Find thresholds for every head, within an error bound.
+
+    One pass of a few windows through the model. The profile is a safetensors file for attention generate, attention
+    compare and secateur.attention.apply. With torchrun --nproc-per-node N -m secateur the heads are shared out.
+    """
+    from secateur.attention.processes import is_first, several_processes
+    from secateur.attention.profile import require_new
+    from secateur.attention.tuning import tune
+    from secateur.models import load
+    from secateur.report import attention_map
+
+    require_new(output, overwrite)
+    with several_processes():
+        loaded, tokenizer = load(model, **config.load_arguments())
+        profile = tune(loaded, tokenizer, config)
+        if not is_first():
+            return
+    profile.save(output)
+    figures = profile.to_dict()
+    if json is not None:
+        write_json(json, figures)
+    if plot is not None:
+        write_bytes(plot, attention_map(figures))
+    say(f"{profile.sparsity:.1%} of the blocks left out, mean over {len(profile.layers)} layers' heads")
+    say(f"tuned on {profile.tuning['samples']} windows of {config.seqlen:,} tokens of {config.data}")
+    say(str(output))
+
+
+@command(
+    "secateur.attention.config:GenerateConfig",
+    {
+        "Prompt": ("prompt", "prompt_file", "max_new_tokens", "chat", "compile"),
+        "What is left out": RULE,
+        "Blocks": BLOCKS,
+    },
+)
+def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
+    """Read a prompt with sparse attention and write on, greedily."""
+    from secateur.attention.generate import generate
+    from secateur.models import load
+
+    loaded, tokenizer = load(model, **config.load_arguments())
+    written = generate(loaded, tokenizer, config)
+    if json is not None:
+        write_json(json, written.to_dict())
+    say(written.text)
+    say("")
+    say(
+        f"{written.prompt_tokens:,} tokens read in {written.prefill_seconds:.2f} s, {written.sparsity:.1%} of the "
+        f"blocks left out; {written.new_tokens:,} written in {written.decode_seconds:.2f} s"
+    )
+
+
+@command(
+    "secateur.attention.config:CompareConfig",
+    {
+        "Text": ("data", "windows", "seqlen", "batch_size", "repeats", "seed"),
+        "What is left out": RULE,
+        "Blocks": BLOCKS,
+    },
+)
+def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
+    """Hold a model with sparse attention against itself with dense attention."""
+    from secateur.attention.compare import compare
+    from secateur.models import load
+    from secateur.report import attention_table
+
+    loaded, tokenizer = load(model, **config.load_arguments())
+    figures = compare(loaded, tokenizer, config).to_dict()
+    stdout.print(attention_table(figures))
+    if json is not None:
+        write_json(json, figures)
+
+
+attention = Group(
+    "attention",
+    "Sparse attention without training: tune thresholds, generate, compare.",
+    {each.name: each for each in (tune, generate, compare)},
+)
