@@ -1,6 +1,7 @@
 """Sparse attention without training: which blocks matter, thresholds per head, and the hook into models."""
 
 from secateur.attention.config import SparseOptions, TuneConfig
+from secateur.attention.heldout import heldout_errors
 from secateur.attention.hook import Applied, apply, remove
 from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.profile import AttentionProfile
@@ -13,6 +14,7 @@ __all__ = [
     "TuneConfig",
     "apply",
     "block_sparse_attention",
+    "heldout_errors",
     "remove",
     "tune",
 ]

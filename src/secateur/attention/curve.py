@@ -5,7 +5,7 @@ blocks, so the output for every set of blocks follows from each block's own part
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal, Self
 
 import torch
@@ -76,6 +76,9 @@ class Curve:
         self.dense_norm[heads] += dense.square().sum(over)
         self.kept[heads] += kept.sum(0)
         self.all[heads] += counted.sum(0)[:, None]
+
+    def __add__(self, other: Self) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     def error(self, metric: Metric) -> Tensor:
         """Relative error of the heads' outputs, (heads, thresholds): of l1 or rmse, or one less their cosine."""

@@ -13,13 +13,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from secateur.attention.config import BlockOptions, SparseOptions, require_rule
 from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
-from secateur.attention.sparse import Rule, Span, spans_of, sparse_attention
-from secateur.errors import InputError
+from secateur.attention.rules import Rule, rules_of
+from secateur.attention.sparse import Span, spans_of, sparse_attention
 from secateur.models.adapters import adapter_of
-from secateur.models.options import configured
+from secateur.models.fingerprint import sampled_weights
 
 Seen = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
@@ -133,24 +132,9 @@ def apply(
         ModelError: the family is not supported.
     """
     layers = len(adapter_of(model).layers(model))
-    if profile is not None and options:
-        raise InputError("give a profile or a rule, not both")
-    if profile is None:
-        chosen = configured(SparseOptions, None, options)
-        try:
-            require_rule(chosen)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-        blocks = BlockOptions(**{name: getattr(chosen, name) for name in BlockOptions.model_fields})
-        rule = Rule(blocks, chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend)
-        rules = dict.fromkeys(range(layers), rule)
-    else:
-        profile.require_model(model)
-        rules = {
-            index: Rule(profile.blocks, layer.cdfthreshd, None, layer.pvthreshd, backend)
-            for index, layer in profile.layers.items()
-            if bool((layer.sparsity > 0).any())
-        }
+    if profile is not None:
+        profile.require_model(sampled_weights(model))
+    rules = rules_of(profile, layers, backend, options)
     remove(model)
     applied = Applied(rules, f"secateur_sparse_{next(_numbers)}", model.config._attn_implementation)
     AttentionInterface.register(applied.name, applied.forward)

@@ -10,12 +10,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from secateur.attention.config import BlockOptions
+from secateur.attention.grid import BlockGrid
 from secateur.errors import InputError, OutputError
 from secateur.files import write_bytes
-from secateur.models.fingerprint import same_weights, sampled_weights
+from secateur.models.fingerprint import same_weights
 
 FORMAT = "secateur attention profile 1"
 DENSE = 2.0
@@ -55,6 +55,10 @@ class AttentionProfile:
     blocks: BlockOptions
     fingerprint: Tensor
     tuning: dict[str, Any]
+
+    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
+        """The blocks of an attention matrix."""
+        return BlockGrid(queries, keys, causal, self.blocks.query_block, self.blocks.key_block)
 
     @property
     def sparsity(self) -> float:
@@ -119,12 +123,12 @@ class AttentionProfile:
         except (KeyError, ValueError) as error:
             raise InputError(f"{path} is a damaged attention profile; tune it anew") from error
 
-    def require_model(self, model: PreTrainedModel) -> None:
-        """Raise `InputError` unless the profile was tuned on this model, in whatever number format."""
-        if not same_weights(self.fingerprint, sampled_weights(model)):
+    def require_model(self, fingerprint: Tensor) -> None:
+        """Raise `InputError` unless the profile was tuned on the model of this fingerprint, in any number format."""
+        if not same_weights(self.fingerprint, fingerprint):
             raise InputError(
                 f"the profile was tuned on another model ({self.tuning.get('model', 'unknown')}); its thresholds say "
-                "nothing of this one: run secateur attention tune on it"
+                "nothing of this one: tune it anew"
             )
 
 

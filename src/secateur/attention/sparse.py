@@ -8,29 +8,8 @@ from torch import Tensor
 from secateur.attention.blocks import Prediction, choose, mean_similarity, sampled
 from secateur.attention.config import BlockOptions
 from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels import Backend, block_sparse_attention
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What one layer leaves out.
-
-    Attributes:
-        blocks: how blocks are laid out and judged.
-        cdfthreshd: mass that is covered, one number or one for each head, (heads,).
-        topk: share of the blocks.
-        pvthreshd: as `block_sparse_attention`'s pv_threshold.
-        backend: of the kernel.
-    """
-
-    blocks: BlockOptions
-    cdfthreshd: Tensor | float | None = None
-    topk: float | None = None
-    pvthreshd: Tensor | float | None = None
-    backend: Backend = "auto"
-
-    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
-        return BlockGrid(queries, keys, causal, self.blocks.query_block, self.blocks.key_block)
+from secateur.attention.kernels import block_sparse_attention
+from secateur.attention.rules import Rule
 
 
 def predict(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, blocks: BlockOptions) -> Prediction:

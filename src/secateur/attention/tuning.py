@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.attention.blocks import choose
 from secateur.attention.config import BlockOptions, TuneConfig
-from secateur.attention.curve import Curve, pv_curve, threshold_curve
+from secateur.attention.curve import Curve, Metric, pv_curve, threshold_curve
 from secateur.attention.grid import BlockGrid
 from secateur.attention.hook import watching
 from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
@@ -79,7 +78,7 @@ def tune(
     stream = LayerStream.start(model, windows, batch_size=1)
     for index in track(range(chosen.stop), "Tuning attention"):
         with timed(seconds, "dense forward"):
-            inputs = _attended(model, stream, index)
+            inputs = attended(model, stream, index)
             stream.advance(index, stream.mlp_half(index))
         if index in chosen:
             with timed(seconds, "thresholds"):
@@ -102,7 +101,7 @@ def tune(
     )
 
 
-def _attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerInputs:
+def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerInputs:
     """Run a layer's attention over all samples, and what it worked on."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     scales: list[float] = []
@@ -121,12 +120,14 @@ def tune_layer(inputs: LayerInputs, config: TuneConfig, causal: bool = True) -> 
     """Thresholds of all heads of a layer, the groups of heads shared out over processes."""
     kv_heads = inputs.key.shape[1]
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    found = {group: tune_group(inputs, group, config, causal) for group in range(rank, kv_heads, processes)}
+    names = [field.name for field in fields(LayerProfile)]
+    found = torch.zeros(len(names), kv_heads, inputs.query.shape[1] // kv_heads, device=inputs.query.device)
+    for group in range(rank, kv_heads, processes):
+        profile = tune_group(inputs, group, config, causal)
+        found[:, group] = torch.stack([getattr(profile, name) for name in names]).to(found)
     if processes > 1:
-        everyone: list[Any] = [None] * processes
-        dist.all_gather_object(everyone, found)
-        found = {group: profile for part in everyone for group, profile in part.items()}
-    return _joined([found[group] for group in range(kv_heads)])
+        dist.all_reduce(found)
+    return LayerProfile(**dict(zip(names, found.flatten(1).cpu().unbind(), strict=True)))
 
 
 def tune_group(inputs: LayerInputs, group: int, config: TuneConfig, causal: bool) -> LayerProfile:
@@ -136,29 +137,43 @@ def tune_group(inputs: LayerInputs, group: int, config: TuneConfig, causal: bool
     key, value = inputs.key[:, group : group + 1], inputs.value[:, group : group + 1]
     grid = BlockGrid(query.shape[2], key.shape[2], causal, config.query_block, config.key_block)
     prediction = predict(query, key, grid, inputs.scale, config)
-    curve = threshold_curve(query, key, value, prediction, grid, inputs.scale, CDF_THRESHOLDS)
-    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, config, nothing=DENSE)
+    profile = with_cdf(threshold_curve(query, key, value, prediction, grid, inputs.scale, CDF_THRESHOLDS), config)
+    if bool((profile.cdfthreshd == DENSE).all()):
+        return profile
+    chosen = choose(prediction, grid, profile.cdfthreshd)
+    return with_pv(profile, pv_curve(query, key, value, chosen, grid, inputs.scale, PV_THRESHOLDS), config)
+
+
+def with_cdf(curve: Curve, config: TuneConfig) -> LayerProfile:
+    """The thresholds of mass that an error curve allows, P·V left whole."""
+    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, config.metric, nothing=DENSE)
     dense = sparsity < LEAST_GAIN
-    thresholds = thresholds.masked_fill(dense, DENSE)
-    pv, pv_sparsity = torch.full_like(thresholds, torch.inf), torch.zeros_like(sparsity)
-    if not bool(dense.all()):
-        chosen = choose(prediction, grid, thresholds)
-        second = pv_curve(query, key, value, chosen, grid, inputs.scale, PV_THRESHOLDS)
-        pv, pv_sparsity, error = _largest_cut(second, PV_THRESHOLDS, config.pv_l1, config, nothing=torch.inf)
     return LayerProfile(
-        cdfthreshd=thresholds.cpu(),
-        pvthreshd=pv.masked_fill(dense, torch.inf).cpu(),
-        sparsity=sparsity.masked_fill(dense, 0).cpu(),
-        pv_sparsity=pv_sparsity.masked_fill(dense, 0).cpu(),
-        error=error.masked_fill(dense, 0).cpu(),
+        cdfthreshd=thresholds.masked_fill(dense, DENSE),
+        pvthreshd=torch.full_like(thresholds, torch.inf),
+        sparsity=sparsity.masked_fill(dense, 0),
+        pv_sparsity=torch.zeros_like(sparsity),
+        error=error.masked_fill(dense, 0),
+    )
+
+
+def with_pv(profile: LayerProfile, curve: Curve, config: TuneConfig) -> LayerProfile:
+    """The profile with the thresholds of P·V that an error curve allows."""
+    thresholds, sparsity, error = _largest_cut(curve, PV_THRESHOLDS, config.pv_l1, config.metric, nothing=torch.inf)
+    dense = profile.cdfthreshd == DENSE
+    return replace(
+        profile,
+        pvthreshd=thresholds.masked_fill(dense, torch.inf),
+        pv_sparsity=sparsity.masked_fill(dense, 0),
+        error=error.masked_fill(dense, 0),
     )
 
 
 def _largest_cut(
-    curve: Curve, thresholds: Tensor, bound: float, config: TuneConfig, nothing: float
+    curve: Curve, thresholds: Tensor, bound: float, metric: Metric, nothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each head the lowest threshold from which on all errors are within the bound: it, its sparsity, its error."""
-    errors = curve.error(config.metric)
+    errors = curve.error(metric)
     # The last column stands for leaving nothing out, should no threshold do.
     fine = torch.nn.functional.pad(errors <= bound, (0, 1), value=True)
     first = fine.flip(-1).cumprod(-1).flip(-1).to(torch.int8).argmax(-1, keepdim=True)
@@ -168,8 +183,3 @@ def _largest_cut(
         torch.nn.functional.pad(values, none).gather(-1, first)[:, 0].float() for values in (curve.sparsity, errors)
     )
     return padded[first[:, 0]], sparsity, error
-
-
-def _joined(groups: Sequence[LayerProfile]) -> LayerProfile:
-    names = [field.name for field in fields(LayerProfile)]
-    return LayerProfile(**{name: torch.cat([getattr(group, name) for group in groups]) for name in names})

@@ -1,6 +1,7 @@
 """Telling whether two models have the same weights without reading all of them."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 
 def sampled_weights(model: PreTrainedModel) -> Tensor:
-    """A few weights of every projection, evenly spaced, after all their shapes: float32, on the CPU.
+    """The shapes of all projections and a few weights of each, evenly spaced: float32, on the CPU.
 
     Unlike a digest it can be compared between number formats, by `same_weights`.
 
@@ -32,9 +33,13 @@ def sampled_weights(model: PreTrainedModel) -> Tensor:
     """
     adapter = adapter_of(model)
     linears = [linear for layer in adapter.layers(model) for linear in adapter.projections(layer).values()]
-    shapes = torch.tensor([size for linear in linears for size in linear.weight.shape], dtype=torch.float32)
-    embeddings = [parameter.detach() for parameter in model.get_input_embeddings().parameters()]
-    return torch.cat([shapes, *(_spaced(weight) for weight in [*(linear.weight for linear in linears), *embeddings])])
+    return sampled_values([*(linear.weight for linear in linears), *model.get_input_embeddings().parameters()])
+
+
+def sampled_values(weights: Sequence[Tensor]) -> Tensor:
+    """The shapes of some weights and a few values of each, as `sampled_weights`."""
+    shapes = torch.tensor([size for weight in weights for size in weight.shape], dtype=torch.float32)
+    return torch.cat([shapes, *(_spaced(weight) for weight in weights)])
 
 
 def same_weights(one: Tensor, other: Tensor) -> bool:

@@ -1,0 +1,67 @@
+"""What each layer leaves out, by a profile or by one rule for all heads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from secateur.attention.config import BlockOptions, SparseOptions, require_rule
+from secateur.attention.grid import BlockGrid
+from secateur.attention.kernels import Backend
+from secateur.attention.profile import AttentionProfile
+from secateur.errors import InputError
+from secateur.models.options import configured
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What one layer leaves out.
+
+    Attributes:
+        blocks: how blocks are laid out and judged.
+        cdfthreshd: mass that is covered, one number or one for each head, (heads,).
+        topk: share of the blocks.
+        pvthreshd: as `block_sparse_attention`'s pv_threshold.
+        backend: of the kernel.
+    """
+
+    blocks: BlockOptions
+    cdfthreshd: Tensor | float | None = None
+    topk: float | None = None
+    pvthreshd: Tensor | float | None = None
+    backend: Backend = "auto"
+
+    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
+        return BlockGrid(queries, keys, causal, self.blocks.query_block, self.blocks.key_block)
+
+
+def rules_of(
+    profile: AttentionProfile | None, layers: int, backend: Backend, options: Mapping[str, Any]
+) -> dict[int, Rule]:
+    """Rules by layer; layers that are not there stay dense.
+
+    Args:
+        profile: tuned thresholds, or None.
+        layers: how many the model has.
+        backend: of the kernel.
+        options: fields of `SparseOptions`, instead of a profile.
+
+    Raises:
+        InputError: there are both, or neither says what to leave out.
+    """
+    if profile is not None and options:
+        raise InputError("give a profile or a rule, not both")
+    if profile is not None:
+        return {
+            index: Rule(profile.blocks, layer.cdfthreshd, None, layer.pvthreshd, backend)
+            for index, layer in profile.layers.items()
+            if bool((layer.sparsity > 0).any())
+        }
+    chosen = configured(SparseOptions, None, options)
+    try:
+        require_rule(chosen)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    blocks = BlockOptions(**{name: getattr(chosen, name) for name in BlockOptions.model_fields})
+    return dict.fromkeys(range(layers), Rule(blocks, chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend))
