@@ -7,6 +7,7 @@ kernels are also timed against PyTorch's attention, head size 128, four query he
 is one JSON object.
 """
 
+import functools
 import json
 import logging
 import time
@@ -105,17 +106,11 @@ def tuning_cost(
     corpus = load_corpus(f"{options.data}[:80%]", "train")
     windows = token_windows(tokenizer, corpus, options.seqlen, limit=options.samples, seed=options.seed)
     body = adapter_of(model).body(model)
-    prefill = sum(best_of(lambda window=window: body(window[None].to(model.device)), 1) for window in windows)
-    attention = sum(
-        best_of(lambda parts=parts: dense(*parts), 1) for window in windows for parts in captured(model, window[None])
-    )
+    prefill = sum(best_of(1, body, window[None].to(model.device)) for window in windows)
+    attention = sum(best_of(1, dense, *parts) for window in windows for parts in captured(model, window[None]))
     ratio = seconds / prefill
     bisection = BISECTION_CALLS * attention
-    show(
-        "tuning",
-        f"{ratio:.2f}",
-        f"dense prefills ({prefill:.1f} s); bisection would run {bisection:,.0f} s of attention",
-    )
+    show("tuning", f"{ratio:.2f}", f"dense prefills of {prefill:.1f} s; attention by bisection {bisection:,.0f} s")
     return {
         "tuning_over_dense_prefill": ratio,
         "tuning_seconds": seconds,
@@ -130,14 +125,14 @@ def long_prefill(model: PreTrainedModel, window: Tensor, profile: AttentionProfi
     rules = rules_of(profile, len(adapter_of(model).layers(model)), "auto", {})
     dense_seconds, sparse_seconds, densities = 0.0, 0.0, []
     for index, parts in enumerate(captured(model, window)):
-        seconds = best_of(lambda parts=parts: dense(*parts), 3)
+        seconds = best_of(3, dense, *parts)
         dense_seconds += seconds
         if index not in rules:
             sparse_seconds += seconds
             densities.append(1.0)
             continue
-        sparse_seconds += best_of(lambda parts=parts, rule=rules[index]: sparse(parts, rule), 3)
-        densities.append(1 - float(sparse(parts, rules[index])[1].mean()))
+        sparse_seconds += best_of(3, sparse, *parts, rules[index])
+        densities.append(1 - float(sparse(*parts, rules[index])[1].mean()))
     density = sum(densities) / len(densities)
     before = first_token_seconds(model, window, 3)
     apply(model, profile)
@@ -168,8 +163,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
 
 
-def sparse(parts: tuple[Tensor, Tensor, Tensor, float], rule: Rule) -> tuple[Tensor, Tensor]:
-    query, key, value, scale = parts
+def sparse(query: Tensor, key: Tensor, value: Tensor, scale: float, rule: Rule) -> tuple[Tensor, Tensor]:
     return sparse_attention(query, key, value, rule, True, scale)
 
 
@@ -179,43 +173,36 @@ def kernel_table(device: torch.device) -> list[dict[str, Any]]:
     rows = []
     for length in (8192, 32768, 131072):
         query, key, value = (torch.randn(1, heads, length, 128, device=device).bfloat16() for heads in (32, 8, 8))
+        parts = (query, key, value)
         base = {}
         for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
             with sdpa_kernel(backend):
-                base[name] = best_of(lambda: dense(query, key, value, 128**-0.5), 5)
+                base[name] = best_of(5, dense, *parts, 128**-0.5)
         grid = BlockGrid(length, length, True)
         for share in (0.5, 0.25, 0.1):
             drawn = torch.rand(1, 32, grid.rows, grid.columns, device=device) < share
             blocks = (drawn | grid.fixed(device)) & grid.visible(device)
             density = 1 - float(grid.sparsity(blocks).mean())
             row: dict[str, Any] = {"tokens": length, "density": density, **base}
-            for backend, int8 in (("flex", False), ("triton", False), ("triton", True)):
-                run = kernel_run(query, key, value, blocks, backend, int8)
-                row[f"{backend}{'-int8' if int8 else ''}"] = best_of(run, 5)
+            for kernel, int8 in (("flex", False), ("triton", False), ("triton", True)):
+                run = functools.partial(block_sparse_attention, backend=kernel, int8=int8)
+                row[kernel + "-int8" * int8] = best_of(5, run, *parts, blocks, True)
             fastest = base["flash"] / min(row["triton"], row["flex"])
-            show(
-                f"{length} tokens",
-                f"{fastest:.2f}×",
-                f"density {density:.3f}: {fastest * density:.2f} / density; {row}",
-            )
+            show(f"{length} tokens", f"{fastest:.2f}×", f"density {density:.3f}: {fastest * density:.2f} / density")
+            show("", "", str(row))
             rows.append(row)
     return rows
 
 
-def kernel_run(
-    query: Tensor, key: Tensor, value: Tensor, blocks: Tensor, backend: Any, int8: bool
-) -> Callable[[], Any]:
-    return lambda: block_sparse_attention(query, key, value, blocks, True, backend=backend, int8=int8)
-
-
-def best_of(run: Callable[[], Any], repeats: int) -> float:
+def best_of(repeats: int, run: Callable[..., Any], *arguments: Any) -> float:
     """The least seconds of several runs, after one to warm up."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     seconds = []
     for _ in range(repeats + 1):
-        wait(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        wait(device)
         start = time.perf_counter()
-        run()
-        wait(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        run(*arguments)
+        wait(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
 
