@@ -7,6 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from secateur.cli.group import Group
 from secateur.cli.main import COMMANDS, app
 
 QUICK_PRUNE = ["--ratio", "0.2", "--samples", "4", "--seqlen", "32", "--device", "cpu"]
@@ -47,16 +48,35 @@ def test_the_list_of_commands() -> None:
         assert command.summary in text, "the short help must fit on its line"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_the_terminal_and_panels_name_real_fields(name: str) -> None:
-    command = COMMANDS[name]
-    text = done(secateur(name, "--help")).output
+LEAVES = {
+    words: leaf
+    for name, command in COMMANDS.items()
+    for words, leaf in (
+        {f"{name} {each}": leaf for each, leaf in command.commands.items()}
+        if isinstance(command, Group)
+        else {name: command}
+    ).items()
+}
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_help_fits_the_terminal_and_panels_name_real_fields(words: str) -> None:
+    command = LEAVES[words]
+    text = done(secateur(*words.split(), "--help")).output
     assert max(map(len, text.splitlines())) <= 80
     assert "{" not in text
     options = {parameter.name for parameter in command.build().params}
     listed = [field for fields in command.panels.values() for field in fields]
     assert set(listed) <= options
     assert len(listed) == len(set(listed))
+
+
+def test_a_group_lists_its_commands() -> None:
+    for arguments in (("attention",), ("attention", "--help")):
+        text = done(secateur(*arguments)).output
+        for name in ("tune", "generate", "compare"):
+            assert f"  {name}" in text
+            assert COMMANDS["attention"].commands[name].summary in text
 
 
 def test_version() -> None:

@@ -78,6 +78,19 @@ def test_bfloat16_keeps_zeros_and_format(train: Train, tiny_model: TinyModel, me
     assert zero_masks(loaded).keys() == masks.keys()
 
 
+def test_a_weight_that_training_brings_to_zero_is_no_new_zero(tiny_model: TinyModel) -> None:
+    model = sparse(tiny_model())
+    masks = zero_masks(model)
+    masked_module.add_masks(model, masks)
+    linear = model.model.layers[0].mlp.down_proj
+    with torch.no_grad():
+        linear.parametrizations.weight.original.zero_()
+    masked_module.bake_in(model)
+    after = zero_masks(model)
+    assert after.keys() == masks.keys()
+    assert all(torch.equal(after[name], masks[name]) for name in masks)
+
+
 def test_a_masked_update_is_the_paper_s_formula() -> None:
     mask = torch.rand(6, 5) > 0.5
     update = MaskedUpdate(mask, r=2, alpha=3)

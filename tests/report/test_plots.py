@@ -6,7 +6,15 @@ import math
 import pytest
 from matplotlib import image
 
-from secateur.report import loss_curve, perplexity_plot, plots, pruning_strategy, sparsity_map, stage_plot
+from secateur.report import (
+    attention_map,
+    loss_curve,
+    perplexity_plot,
+    plots,
+    pruning_strategy,
+    sparsity_map,
+    stage_plot,
+)
 
 
 @pytest.fixture
@@ -159,3 +167,17 @@ def test_the_map_of_zeros_has_layers_across_and_projections_down(figures):
     assert (axes.get_xlabel(), bar.get_ylabel()) == ("layer", "zeros (share of weights)")
     assert axes.get_title() == "12,345 zeros, 47.3% of these weights"
     assert size(png)[0] >= 600
+
+
+def test_attention_map_has_a_row_for_each_head(figures):
+    layers = [{"layer": layer, "sparsity": [0.1 * layer] * (4 if layer == 3 else 6)} for layer in (2, 3, 5)]
+    png = attention_map({"layers": layers, "mean_sparsity": 0.3})
+    (figure,) = figures
+    drawn = figure.axes[0].images[0].get_array().filled(math.nan)
+    assert drawn.shape == (6, 4)
+    assert drawn[0, 1] == pytest.approx(0.3)
+    assert math.isnan(drawn[5, 1])
+    assert math.isnan(drawn[0, 2])
+    assert figure.axes[0].get_xlabel() == "layer"
+    assert figure.axes[0].get_ylabel() == "query head"
+    assert size(png)[0] > 500

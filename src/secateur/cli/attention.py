@@ -107,7 +107,7 @@ def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
     },
 )
 def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
-    """Hold a model with sparse attention against itself with dense attention."""
+    """Sparse attention against dense: quality, time, sparsity."""
     from secateur.attention.compare import compare
     from secateur.models import load
     from secateur.report import attention_table
@@ -121,6 +121,6 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
 
 attention = Group(
     "attention",
-    "Sparse attention without training: tune thresholds, generate, compare.",
+    "Sparse attention without training: tune, generate, compare.",
     {each.name: each for each in (tune, generate, compare)},
 )

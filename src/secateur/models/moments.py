@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+TOKENS_AT_ONCE = 512
+
 
 @dataclass
 class Norms:
@@ -16,7 +18,11 @@ class Norms:
     @classmethod
     def of(cls, batches: Iterable[Tensor]) -> "Norms":
         """Sum over batches of inputs (..., in_features)."""
-        total = sum((batch.flatten(0, -2).float().square().sum(0) for batch in batches), torch.zeros(()))
+        total = torch.zeros(())
+        for batch in batches:
+            # Some tokens at a time stay in the processor's cache.
+            for part in batch.flatten(0, -2).split(TOKENS_AT_ONCE):
+                total = total.to(part.device) + part.to(torch.float32, copy=True).square_().sum(0)
         return cls(total)
 
     @property

@@ -1,6 +1,7 @@
 """Training that keeps a sparse model's zeros: masks that are part of the weights while they are trained."""
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,9 @@ def bake_in(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, nn.Linear) and parametrize.is_parametrized(module, "weight"):
             weight = module.weight.detach().clone()
+            mask: Tensor = cast(Any, module.parametrizations)["weight"][0].mask
+            # A weight that training has brought to zero stays one of those that are not.
+            weight.masked_fill_(mask & (weight == 0), torch.finfo(weight.dtype).tiny)
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
             module.weight.copy_(weight)
 
