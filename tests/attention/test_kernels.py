@@ -11,7 +11,8 @@ from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.kernels.triton import installed, quantised
 from secateur.errors import InputError
 
-BACKENDS = ["reference", pytest.param("triton", marks=pytest.mark.skipif(not installed(), reason="needs Triton"))]
+needs_triton = pytest.mark.skipif(not installed(), reason="needs Triton")
+BACKENDS = ["reference", "gathered", pytest.param("triton", marks=needs_triton)]
 
 
 def tensors(seed: int, batch: int, heads: int, kv_heads: int, queries: int, keys: int, width: int) -> list[Tensor]:
@@ -70,7 +71,7 @@ def test_flex_equals_plain_attention(queries: int, keys: int, causal: bool) -> N
     torch.testing.assert_close(found, plain(*parts, blocks, grid), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.skipif(not installed(), reason="needs Triton")
+@needs_triton
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99), threshold=st.floats(0.1, 6), causal=st.booleans(), queries=st.integers(1, 200))
 def test_triton_skips_what_the_reference_skips(seed: int, threshold: float, causal: bool, queries: int) -> None:
@@ -87,6 +88,18 @@ def test_triton_skips_what_the_reference_skips(seed: int, threshold: float, caus
     torch.testing.assert_close(kernel, reference, rtol=1e-4, atol=1e-4)
     whole = block_sparse_attention(query, key, value, blocks, causal, key_block=32, backend="reference")
     torch.testing.assert_close(reference[:, 1], whole[:, 1])
+
+
+def test_gathered_in_bfloat16_rounds_little() -> None:
+    """Scores of 100 and more, which bfloat16 alone would round by half."""
+    query, key, value = tensors(0, 2, 4, 2, 300, 300, 64)
+    query, key = 4 * query, 4 * key
+    blocks = blocks_of(0, BlockGrid(300, 300, True), 2, 4, 0.5)
+    half = [part.bfloat16() for part in (query, key, value)]
+    exact = block_sparse_attention(*(part.float() for part in half), blocks, True, backend="reference")
+    rounded = block_sparse_attention(*half, blocks, True, backend="gathered")
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded.float() - exact).abs().sum() < 0.02 * exact.abs().sum()
 
 
 def falling(blocks: int) -> list[Tensor]:
@@ -107,7 +120,7 @@ def test_skipping_adds_less_than_the_threshold_allows() -> None:
         assert 0 < difference <= 256 * torch.e**-threshold * parts[2].abs().max()
 
 
-@pytest.mark.skipif(not installed(), reason="needs Triton")
+@needs_triton
 def test_int8_stays_close() -> None:
     query, key, value = tensors(0, 1, 4, 2, 200, 200, 64)
     blocks = blocks_of(0, BlockGrid(200, 200, True), 1, 4, 0.5)

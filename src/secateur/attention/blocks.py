@@ -16,7 +16,7 @@ from secateur.attention.grid import BlockGrid, grouped_scores
 PredictorName = Literal["sampled", "mean-similarity"]
 Predictor = Callable[[Tensor, Tensor, BlockGrid, float], "Prediction"]
 
-SAMPLED_SCORES_AT_ONCE = 2**25
+SAMPLED_SCORES_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,22 @@ def sampled(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, stride: i
     positions = sampled_queries(grid, stride, query.device)  # (rows, samples)
     samples = positions.shape[1]
     mass = torch.zeros(batch, heads, grid.rows, grid.columns, device=query.device)
+    # Which keys are whose block's, so that a product sums over blocks.
+    blocks = torch.arange(grid.keys, device=query.device)[:, None] // grid.key_block
+    members = (blocks == torch.arange(grid.columns, device=query.device)).to(query.dtype)  # (keys, columns)
     step = max(1, SAMPLED_SCORES_AT_ONCE // (batch * heads * samples * grid.keys))
     for first in range(0, grid.rows, step):
         rows = slice(first, first + step)
-        picked = query[:, :, positions[rows].flatten()]
-        last = int(positions[rows][-1, -1]) + grid.offset + 1 if grid.causal else grid.keys
+        places = positions[rows].flatten()
+        last = int(places[-1]) + grid.offset + 1 if grid.causal else grid.keys
         columns = -(-last // grid.key_block)
-        scores = grouped_scores(picked, key[:, :, :last]).float().mul_(scale)  # (batch, heads, rows · samples, last)
+        scores = grouped_scores(query[:, :, places] * scale, key[:, :, :last])  # (batch, heads, rows · samples, last)
         if grid.causal:
-            hidden = torch.arange(last, device=query.device) > positions[rows].flatten()[:, None] + grid.offset
-            scores.masked_fill_(hidden, -torch.inf)
-        shares = torch.nn.functional.pad(scores.softmax(-1), (0, columns * grid.key_block - last))
-        by_block = shares.view(batch, heads, -1, samples, columns, grid.key_block).sum(-1)
-        mass[:, :, rows, :columns] = by_block.mean(3)
+            seen_by_all = int(places[0]) + grid.offset + 1
+            later = torch.arange(seen_by_all, last, device=query.device) > places[:, None] + grid.offset
+            scores[..., seen_by_all:].masked_fill_(later, -torch.inf)
+        by_block = scores.softmax(-1) @ members[:last, :columns]
+        mass[:, :, rows, :columns] = by_block.unflatten(2, (-1, samples)).float().mean(3)
     return Prediction(mass, grid.fixed(query.device) & grid.visible(query.device))
 
 

@@ -1,4 +1,4 @@
-"""Attention over a list of kept blocks: one function, three backends that agree."""
+"""Attention over a list of kept blocks: one function, four backends that agree."""
 
 from typing import Literal
 
@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels.flex import flex_is_fast, flex_sparse_attention
+from secateur.attention.kernels.flex import flex_sparse_attention
+from secateur.attention.kernels.gathered import gathered_attention
 from secateur.attention.kernels.reference import reference_attention
 from secateur.attention.kernels.triton import triton_is_fast, triton_sparse_attention
 from secateur.errors import InputError
 
-Backend = Literal["auto", "reference", "flex", "triton"]
+Backend = Literal["auto", "reference", "gathered", "flex", "triton"]
 __all__ = ["Backend", "block_sparse_attention", "fastest_backend"]
 
 
@@ -41,10 +42,11 @@ def block_sparse_attention(
         scale: factor of the scores, 1 / √head_dim unless given.
         pv_threshold: inside kept blocks the product of P and V is left out for 64 queries whose scores in the block
             all lie more than this below their running maximum, going through the keys in order; their row sums still
-            count it. One number, or one for each head, (heads,). `flex` has no such skipping and computes it.
+            count it. One number, or one for each head, (heads,). `gathered` and `flex` have no such skipping and
+            compute it.
         query_block: queries in a block.
         key_block: keys in a block.
-        backend: reference, flex, triton, or the fastest for these tensors.
+        backend: reference, gathered, flex, triton, or the fastest for these tensors.
         int8: with triton, products of queries and keys in eight bits; the others compute them as they are.
 
     Returns:
@@ -71,12 +73,12 @@ def block_sparse_attention(
     chosen = fastest_backend(query, grid) if backend == "auto" else backend
     if chosen == "triton":
         return triton_sparse_attention(query, key, value, blocks, grid, scale, pv_threshold, int8)
-    kernel = flex_sparse_attention if chosen == "flex" else reference_attention
-    return kernel(query, key, value, blocks, grid, scale, pv_threshold)
+    kernels = {"reference": reference_attention, "gathered": gathered_attention, "flex": flex_sparse_attention}
+    return kernels[chosen](query, key, value, blocks, grid, scale, pv_threshold)
 
 
 def fastest_backend(query: Tensor, grid: BlockGrid) -> Backend:
-    """Triton on a CUDA device, flex for bfloat16 on the CPU, else the reference."""
+    """On a CUDA device Triton where it can run these blocks, else flex; gathered elsewhere."""
     if triton_is_fast(query, grid):
         return "triton"
-    return "flex" if flex_is_fast(query) else "reference"
+    return "flex" if query.is_cuda else "gathered"

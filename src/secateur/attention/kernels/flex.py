@@ -25,11 +25,6 @@ def flex_sparse_attention(
     return _compiled()(query, key, value, block_mask=blocks, scale=scale, enable_gqa=grouped)
 
 
-def flex_is_fast(query: Tensor) -> bool:
-    """Whether it beats dense attention at half the blocks."""
-    return query.is_cuda or query.dtype == torch.bfloat16
-
-
 def listed_blocks(block_mask: Tensor, grid: BlockGrid) -> BlockMask:
     """Lists of kept blocks: those that need the causal mask, and those that every query sees whole."""
     whole = grid.whole(block_mask.device)
