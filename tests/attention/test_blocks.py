@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from secateur.attention.blocks import PREDICTORS, Prediction, choose, mean_similarity, sampled, sampled_queries
-from secateur.attention.curve import pv_curve, threshold_curve
+from secateur.attention.curve import Metric, pv_curve, threshold_curve
 from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import block_sparse_attention
 
 CPU = torch.device("cpu")
+METRICS: tuple[Metric, ...] = ("l1", "rmse", "cosine")
 
 
 def tensors(seed: int, queries: int, keys: int, batch: int = 1, heads: int = 4, kv_heads: int = 2) -> list[Tensor]:
@@ -149,7 +150,9 @@ def test_the_curve_is_what_brute_force_finds(grid: BlockGrid, seed: int, name: s
             patch.setattr("secateur.attention.curve.PARTS_AT_ONCE", 1)
         thresholds = torch.tensor([0.0, 0.3, 0.6, 0.9, 0.99, 2.0])
         prediction = PREDICTORS[name](query, key, grid, 0.5)  # type: ignore[index]
-        curve = threshold_curve(query, key, value, prediction, grid, 0.5, thresholds)
+        curves = {
+            metric: threshold_curve(query, key, value, prediction, grid, 0.5, thresholds, metric) for metric in METRICS
+        }
     options = {"query_block": 64, "key_block": 32, "backend": "reference"}
     everything = torch.ones(grid.rows, grid.columns, dtype=torch.bool)
     dense = block_sparse_attention(query, key, value, everything, grid.causal, 0.5, **options)  # type: ignore[arg-type]
@@ -157,9 +160,9 @@ def test_the_curve_is_what_brute_force_finds(grid: BlockGrid, seed: int, name: s
         blocks = choose(prediction, grid, cdfthreshd=float(threshold))
         output = block_sparse_attention(query, key, value, blocks, grid.causal, 0.5, **options)  # type: ignore[arg-type]
         for metric, expected in relative_errors(output, dense).items():
-            torch.testing.assert_close(curve.error(metric)[:, index], expected, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
+            torch.testing.assert_close(curves[metric].error[:, index], expected, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
         torch.testing.assert_close(
-            curve.sparsity[:, index], grid.sparsity(blocks).mean(0).double(), rtol=1e-5, atol=1e-6
+            curves["l1"].sparsity[:, index], grid.sparsity(blocks).mean(0).double(), rtol=1e-5, atol=1e-6
         )
 
 
@@ -171,7 +174,7 @@ def test_the_curve_of_pv_is_what_brute_force_finds(grid: BlockGrid, seed: int) -
     key = 0.3 * key - 0.75 * (torch.arange(grid.keys) // 32)[:, None]
     thresholds = torch.tensor([0.5, 2.0, 5.0, torch.inf])
     blocks = choose(sampled(query, key, grid, 0.5), grid, cdfthreshd=0.9)
-    curve = pv_curve(query, key, value, blocks, grid, 0.5, thresholds)
+    curves = {metric: pv_curve(query, key, value, blocks, grid, 0.5, thresholds, metric) for metric in METRICS}
     options = {"query_block": 64, "key_block": 32, "backend": "reference"}
     everything = torch.ones(grid.rows, grid.columns, dtype=torch.bool)
     dense = block_sparse_attention(query, key, value, everything, grid.causal, 0.5, **options)  # type: ignore[arg-type]
@@ -187,7 +190,7 @@ def test_the_curve_of_pv_is_what_brute_force_finds(grid: BlockGrid, seed: int) -
             **options,  # type: ignore[arg-type]
         )
         for metric, expected in relative_errors(output, dense).items():
-            torch.testing.assert_close(curve.error(metric)[:, index], expected, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
+            torch.testing.assert_close(curves[metric].error[:, index], expected, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
 
 
 def test_an_oracle_leaves_the_least_mass_out() -> None:

@@ -25,68 +25,60 @@ class Curve:
     """Sums over queries by head and threshold; sums of several texts add.
 
     Attributes:
-        absolute: of |O − O_dense|, (heads, thresholds).
-        square: of (O − O_dense)².
-        product: of O · O_dense.
-        norm: of O².
-        dense_absolute: of |O_dense|, (heads, 1).
-        dense_norm: of O_dense², (heads, 1).
+        metric: what the error is.
+        difference: of |O − O_dense| for l1, of its square for rmse, of O · O_dense for cosine, (heads, thresholds).
+        norm: of O² for cosine, else zero.
+        dense: of |O_dense| for l1, else of its square, (heads, 1).
         kept: blocks that are computed; for thresholds of P·V, groups of queries in them.
         all: blocks that are visible, or groups in kept blocks, (heads, 1).
     """
 
-    absolute: Tensor
-    square: Tensor
-    product: Tensor
+    metric: Metric
+    difference: Tensor
     norm: Tensor
-    dense_absolute: Tensor
-    dense_norm: Tensor
+    dense: Tensor
     kept: Tensor
     all: Tensor
 
     @classmethod
-    def zeros(cls, heads: int, thresholds: int, device: torch.device) -> Self:
+    def zeros(cls, metric: Metric, heads: int, thresholds: int, device: torch.device) -> Self:
         """A curve of no text."""
-        shapes = {"dense_absolute": 1, "dense_norm": 1, "all": 1}
-        return cls(
-            **{
-                field.name: torch.zeros(heads, shapes.get(field.name, thresholds), dtype=torch.float64, device=device)
-                for field in fields(cls)
-            }
-        )
+        widths = (thresholds, thresholds, 1, thresholds, 1)
+        return cls(metric, *(torch.zeros(heads, width, dtype=torch.float64, device=device) for width in widths))
 
     def add(self, heads: slice, output: Tensor, dense: Tensor, kept: Tensor, counted: Tensor) -> None:
         """Add queries.
 
         Args:
             heads: which.
-            output: (batch, heads, thresholds, queries, head_dim).
+            output: (batch, heads, thresholds, queries, head_dim); it is overwritten.
             dense: (batch, heads, queries, head_dim).
             kept: (batch, heads, thresholds).
             counted: (batch, heads).
         """
-        dense = dense[:, :, None]
-        difference = output - dense
-        over = (0, 3, 4)
-        self.absolute[heads] += difference.abs().sum(over)
-        self.square[heads] += difference.square().sum(over)
-        self.product[heads] += (output * dense).sum(over)
-        self.norm[heads] += output.square().sum(over)
-        self.dense_absolute[heads] += dense.abs().sum(over)
-        self.dense_norm[heads] += dense.square().sum(over)
+        over, place = (0, 3, 4), dense[:, :, None]
+        order = 1 if self.metric == "l1" else 2
+        if self.metric == "cosine":
+            self.norm[heads] += torch.linalg.vector_norm(output, dim=over).square()
+            self.difference[heads] += output.mul_(place).sum(over)
+        else:
+            self.difference[heads] += torch.linalg.vector_norm(output.sub_(place), order, dim=over) ** order
+        self.dense[heads] += torch.linalg.vector_norm(place, order, dim=over) ** order
         self.kept[heads] += kept.sum(0)
         self.all[heads] += counted.sum(0)[:, None]
 
     def __add__(self, other: Self) -> Self:
-        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "metric"}
+        return replace(self, **sums)
 
-    def error(self, metric: Metric) -> Tensor:
+    @property
+    def error(self) -> Tensor:
         """Relative error of the heads' outputs, (heads, thresholds): of l1 or rmse, or one less their cosine."""
-        if metric == "l1":
-            return self.absolute / self.dense_absolute
-        if metric == "rmse":
-            return (self.square / self.dense_norm).sqrt()
-        return 1 - self.product / (self.norm * self.dense_norm).sqrt()
+        if self.metric == "l1":
+            return self.difference / self.dense
+        if self.metric == "rmse":
+            return (self.difference / self.dense).sqrt()
+        return 1 - self.difference / (self.norm * self.dense).sqrt()
 
     @property
     def sparsity(self) -> Tensor:
@@ -137,6 +129,7 @@ def threshold_curve(
     grid: BlockGrid,
     scale: float,
     thresholds: Tensor,
+    metric: Metric = "l1",
 ) -> Curve:
     """Errors and sparsity when blocks are taken until a threshold's mass is covered.
 
@@ -148,24 +141,32 @@ def threshold_curve(
         grid: the blocks.
         scale: factor of the scores.
         thresholds: values of `cdfthreshd`, (thresholds,).
+        metric: of the error.
     """
     order, mass = prediction.order(grid)
     before = torch.zeros_like(mass).scatter(-1, order, mass.cumsum(-1) - mass)
     before = before.masked_fill(prediction.required, -1)  # (batch, heads, rows, columns)
     thresholds = thresholds.to(mass)
-    curve = Curve.zeros(query.shape[1], len(thresholds), query.device)
+    curve = Curve.zeros(metric, query.shape[1], len(thresholds), query.device)
     for parts in block_parts(query, key, value, grid, scale):
         blocks = parts.products.shape[2]
         kept = (before[:, parts.heads, parts.row, None, :blocks] < thresholds[:, None]).float()
         total = kept @ parts.sums  # (batch, heads, thresholds, queries)
-        output = parts.weighted(kept) / total[..., None]
+        output = parts.weighted(kept).div_(total[..., None])
         counted = torch.full(kept.shape[:2], blocks, device=kept.device)
         curve.add(parts.heads, output, parts.dense, kept.sum(-1), counted)
     return curve
 
 
 def pv_curve(
-    query: Tensor, key: Tensor, value: Tensor, block_mask: Tensor, grid: BlockGrid, scale: float, thresholds: Tensor
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    block_mask: Tensor,
+    grid: BlockGrid,
+    scale: float,
+    thresholds: Tensor,
+    metric: Metric = "l1",
 ) -> Curve:
     """Errors against dense attention when only kept blocks are computed, and P·V in them by a threshold.
 
@@ -175,8 +176,9 @@ def pv_curve(
         grid: the blocks.
         scale: factor of the scores.
         thresholds: values of `pvthreshd`, (thresholds,).
+        metric: of the error.
     """
-    curve = Curve.zeros(query.shape[1], len(thresholds), query.device)
+    curve = Curve.zeros(metric, query.shape[1], len(thresholds), query.device)
     for parts in block_parts(query, key, value, grid, scale):
         blocks, dense = parts.products.shape[2], parts.dense
         chosen = block_mask[:, parts.heads, parts.row, :blocks]  # (batch, heads, blocks)
@@ -187,7 +189,7 @@ def pv_curve(
             there = gaps[:, :, group].isfinite()  # (batch, heads, blocks)
             kept = ((gaps[:, :, group, None] <= thresholds.to(gaps)[:, None]) & there[:, :, None]).float()
             some = BlockParts(parts.row, parts.heads, parts.products[:, :, :, queries], parts.sums, parts.maxima)
-            output = some.weighted(kept) / total[:, :, None, queries, None]
+            output = some.weighted(kept).div_(total[:, :, None, queries, None])
             curve.add(parts.heads, output, dense[:, :, queries], kept.sum(-1), there.sum(-1))
     return curve
 
@@ -196,7 +198,7 @@ def block_parts(query: Tensor, key: Tensor, value: Tensor, grid: BlockGrid, scal
     """Each query block's parts, some heads at a time where they would not fit in memory."""
     batch, heads, _, width = query.shape
     groups = heads // key.shape[1]
-    value = torch.nn.functional.pad(value.float(), (0, 0, 0, -grid.keys % grid.key_block))
+    value = torch.nn.functional.pad(value, (0, 0, 0, -grid.keys % grid.key_block))
     value = value.unflatten(2, (-1, grid.key_block))  # (batch, kv_heads, columns, key_block, head_dim)
     for row in range(grid.rows):
         first, end = grid.row_range(row)
@@ -204,14 +206,16 @@ def block_parts(query: Tensor, key: Tensor, value: Tensor, grid: BlockGrid, scal
         blocks = -(-seen // grid.key_block)
         size = batch * groups * blocks * (end - first) * width
         step = max(1, PARTS_AT_ONCE // size)
-        mask = grid.sees(first, end, query.device)[:, :seen]
+        later = ~grid.sees(first, end, query.device)[:, first + grid.offset : seen]
         for kv in range(0, key.shape[1], step):
             kv_heads, chosen = slice(kv, kv + step), slice(kv * groups, (kv + step) * groups)
-            scores = grouped_scores(query[:, chosen, first:end], key[:, kv_heads, :seen]).float() * scale
-            scores = scores.masked_fill(~mask, -torch.inf)
+            scores = grouped_scores(query[:, chosen, first:end], key[:, kv_heads, :seen]).float().mul_(scale)
+            if grid.causal:
+                scores[..., first + grid.offset :].masked_fill_(later, -torch.inf)
             maxima = block_maxima(scores, grid)
-            shares = torch.exp(scores - maxima.amax(-1, keepdim=True))
+            shares = scores.sub_(maxima.amax(-1, keepdim=True)).exp_()
             padded = torch.nn.functional.pad(shares, (0, blocks * grid.key_block - seen))
             by_block = padded.unflatten(-1, (blocks, -1)).transpose(2, 3)  # (batch, heads, blocks, queries, key_block)
             values = value[:, kv_heads, :blocks].repeat_interleave(groups, 1)
-            yield BlockParts(row, chosen, by_block @ values, by_block.sum(-1), maxima)
+            products = (by_block.to(value.dtype) @ values).float()
+            yield BlockParts(row, chosen, products, by_block.sum(-1), maxima)

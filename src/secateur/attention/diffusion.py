@@ -217,11 +217,11 @@ class Meter:
 
     def _measured(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Curve:
         grid = BlockGrid(query.shape[2], key.shape[2], False, self.config.query_block, self.config.key_block)
-        prediction = predict(query, key, grid, scale, self.config)
+        prediction, metric = predict(query, key, grid, scale, self.config), self.config.metric
         if self.profile is None:
-            return threshold_curve(query, key, value, prediction, grid, scale, CDF_THRESHOLDS)
+            return threshold_curve(query, key, value, prediction, grid, scale, CDF_THRESHOLDS, metric)
         chosen = choose(prediction, grid, self.profile.cdfthreshd)
-        return pv_curve(query, key, value, chosen, grid, scale, PV_THRESHOLDS)
+        return pv_curve(query, key, value, chosen, grid, scale, PV_THRESHOLDS, metric)
 
 
 def transformer_of(model: Any) -> nn.Module:

@@ -59,7 +59,7 @@ def _head_errors(
     grid = profile.grid(query.shape[2], key.shape[2], causal=True)
     prediction = predict(query, key, grid, inputs.scale, profile.blocks)
     threshold = layer.cdfthreshd[head, None]
-    curve = threshold_curve(query, key, value, prediction, grid, inputs.scale, threshold)
+    curve = threshold_curve(query, key, value, prediction, grid, inputs.scale, threshold, metric)
     chosen = choose(prediction, grid, threshold)
-    second = pv_curve(query, key, value, chosen, grid, inputs.scale, layer.pvthreshd[head, None])
-    return curve.sparsity[0, 0].cpu(), curve.error(metric)[0, 0].cpu(), second.error(metric)[0, 0].cpu()
+    second = pv_curve(query, key, value, chosen, grid, inputs.scale, layer.pvthreshd[head, None], metric)
+    return curve.sparsity[0, 0].cpu(), curve.error[0, 0].cpu(), second.error[0, 0].cpu()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.attention.blocks import choose
 from secateur.attention.config import BlockOptions, TuneConfig
-from secateur.attention.curve import Curve, Metric, pv_curve, threshold_curve
+from secateur.attention.curve import Curve, pv_curve, threshold_curve
 from secateur.attention.grid import BlockGrid
 from secateur.attention.hook import watching
 from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 0.1
 # From nothing but the blocks that always stay to nearly all mass; steps are even in the logarithm of what is left.
-CDF_THRESHOLDS = torch.cat([torch.zeros(1), 1 - torch.logspace(-0.1, -3.5, 35)])
-PV_THRESHOLDS = torch.cat([torch.arange(1.0, 12.0, 0.5), torch.tensor([torch.inf])])
+CDF_THRESHOLDS = torch.cat([torch.zeros(1), 1 - torch.logspace(-0.1, -3, 23)])
+PV_THRESHOLDS = torch.tensor([1.0, 2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, torch.inf])
 
 
 @dataclass(frozen=True)
@@ -137,16 +137,18 @@ def tune_group(inputs: LayerInputs, group: int, config: TuneConfig, causal: bool
     key, value = inputs.key[:, group : group + 1], inputs.value[:, group : group + 1]
     grid = BlockGrid(query.shape[2], key.shape[2], causal, config.query_block, config.key_block)
     prediction = predict(query, key, grid, inputs.scale, config)
-    profile = with_cdf(threshold_curve(query, key, value, prediction, grid, inputs.scale, CDF_THRESHOLDS), config)
+    tensors = (query, key, value)
+    curve = threshold_curve(*tensors, prediction, grid, inputs.scale, CDF_THRESHOLDS, config.metric)
+    profile = with_cdf(curve, config)
     if bool((profile.cdfthreshd == DENSE).all()):
         return profile
     chosen = choose(prediction, grid, profile.cdfthreshd)
-    return with_pv(profile, pv_curve(query, key, value, chosen, grid, inputs.scale, PV_THRESHOLDS), config)
+    return with_pv(profile, pv_curve(*tensors, chosen, grid, inputs.scale, PV_THRESHOLDS, config.metric), config)
 
 
 def with_cdf(curve: Curve, config: TuneConfig) -> LayerProfile:
     """The thresholds of mass that an error curve allows, P·V left whole."""
-    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, config.metric, nothing=DENSE)
+    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, nothing=DENSE)
     dense = sparsity < LEAST_GAIN
     return LayerProfile(
         cdfthreshd=thresholds.masked_fill(dense, DENSE),
@@ -159,7 +161,7 @@ def with_cdf(curve: Curve, config: TuneConfig) -> LayerProfile:
 
 def with_pv(profile: LayerProfile, curve: Curve, config: TuneConfig) -> LayerProfile:
     """The profile with the thresholds of P·V that an error curve allows."""
-    thresholds, sparsity, error = _largest_cut(curve, PV_THRESHOLDS, config.pv_l1, config.metric, nothing=torch.inf)
+    thresholds, sparsity, error = _largest_cut(curve, PV_THRESHOLDS, config.pv_l1, nothing=torch.inf)
     dense = profile.cdfthreshd == DENSE
     return replace(
         profile,
@@ -169,11 +171,9 @@ def with_pv(profile: LayerProfile, curve: Curve, config: TuneConfig) -> LayerPro
     )
 
 
-def _largest_cut(
-    curve: Curve, thresholds: Tensor, bound: float, metric: Metric, nothing: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _largest_cut(curve: Curve, thresholds: Tensor, bound: float, nothing: float) -> tuple[Tensor, Tensor, Tensor]:
     """For each head the lowest threshold from which on all errors are within the bound: it, its sparsity, its error."""
-    errors = curve.error(metric)
+    errors = curve.error
     # The last column stands for leaving nothing out, should no threshold do.
     fine = torch.nn.functional.pad(errors <= bound, (0, 1), value=True)
     first = fine.flip(-1).cumprod(-1).flip(-1).to(torch.int8).argmax(-1, keepdim=True)
