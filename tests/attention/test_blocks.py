@@ -86,6 +86,7 @@ def test_sampled_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mean_similarity_keeps_blocks_of_unlike_tokens(grid: BlockGrid, seed: int, threshold: float) -> None:
     query, key, _ = tensors(seed, grid.queries, grid.keys)
     prediction = mean_similarity(query, key, grid, 0.3, simthreshd=threshold)
+    key = key - key.mean(2, keepdim=True)
     for head in range(4):
         for column in range(grid.columns):
             block = torch.nn.functional.normalize(key[0, head // 2, column * 32 : (column + 1) * 32], dim=-1)
@@ -201,3 +202,15 @@ def test_an_oracle_leaves_the_least_mass_out() -> None:
     guess = sampled(query, key, grid, 1.0)
     best, found = (choose(prediction, grid, topk=0.5) for prediction in (oracle, guess))
     assert (oracle.mass * best).sum() >= (oracle.mass * found).sum()
+
+
+def test_without_its_ends_a_row_is_what_the_predictor_says() -> None:
+    query, key, value = tensors(0, 256, 256)
+    grid = BlockGrid(256, 256, True, 64, 32)
+    for name in PREDICTORS:
+        prediction = PREDICTORS[name](query, key, grid, 1.0, False)
+        chosen = choose(prediction, grid, cdfthreshd=0.3)
+        assert not prediction.required.any() or name == "mean-similarity"
+        assert chosen.any(-1).all()
+    curve = threshold_curve(query, key, value, sampled(query, key, grid, 1.0, False), grid, 1.0, torch.tensor([0.3]))
+    assert curve.error.isfinite().all()

@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.attention.grid import BlockGrid, grouped_scores
 
 PredictorName = Literal["sampled", "mean-similarity"]
-Predictor = Callable[[Tensor, Tensor, BlockGrid, float], "Prediction"]
+Predictor = Callable[..., "Prediction"]
 
 SAMPLED_SCORES_AT_ONCE = 2**22
 
@@ -74,7 +74,9 @@ def choose(
     return (chosen | prediction.required) & visible
 
 
-def sampled(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, stride: int = 16) -> Prediction:
+def sampled(
+    query: Tensor, key: Tensor, grid: BlockGrid, scale: float, keep_ends: bool = True, stride: int = 16
+) -> Prediction:
     """Softmax mass of key blocks for every `stride`-th query of a block, averaged.
 
     Args:
@@ -82,6 +84,7 @@ def sampled(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, stride: i
         key: (batch, kv_heads, keys, head_dim), where kv_heads divides heads.
         grid: the blocks.
         scale: factor of the scores.
+        keep_ends: whether the first key block and the diagonal always stay.
         stride: one query in so many is looked at, spread evenly over its block.
     """
     batch, heads, _, _ = query.shape
@@ -104,7 +107,12 @@ def sampled(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, stride: i
             scores[..., seen_by_all:].masked_fill_(later, -torch.inf)
         by_block = scores.softmax(-1) @ members[:last, :columns]
         mass[:, :, rows, :columns] = by_block.unflatten(2, (-1, samples)).float().mean(3)
-    return Prediction(mass, grid.fixed(query.device) & grid.visible(query.device))
+    return Prediction(mass, ends(grid, keep_ends, query.device))
+
+
+def ends(grid: BlockGrid, kept: bool, device: torch.device) -> Tensor:
+    """The first key block and the diagonal where they are to be kept, else nothing, (rows, columns)."""
+    return grid.fixed(device) & grid.visible(device) & kept
 
 
 def sampled_queries(grid: BlockGrid, stride: int, device: torch.device) -> Tensor:
@@ -116,21 +124,25 @@ def sampled_queries(grid: BlockGrid, stride: int, device: torch.device) -> Tenso
     return starts[:, None] + (middles * sizes[:, None]).long()
 
 
-def mean_similarity(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, simthreshd: float = 0.6) -> Prediction:
+def mean_similarity(
+    query: Tensor, key: Tensor, grid: BlockGrid, scale: float, keep_ends: bool = True, simthreshd: float = 0.1
+) -> Prediction:
     """SpargeAttention's rule: softmax of the products of mean queries and mean keys.
 
     Blocks whose tokens are unlike each other, mean cosine below `simthreshd`, are not judged by their mean: they are
-    kept. Arguments as `sampled`.
+    kept. Keys are taken less their mean, as in the published kernel. As published no block is fixed, which is
+    `keep_ends` off. Arguments as `sampled`.
     """
+    key = key.float() - key.float().mean(2, keepdim=True)
     queries, alike_queries = _means(query, grid.query_block)  # (batch, heads, rows, head_dim), (batch, heads, rows)
     keys, alike_keys = _means(key, grid.key_block)
     groups = query.shape[1] // key.shape[1]
     unlike_keys = (alike_keys < simthreshd).repeat_interleave(groups, 1)[:, :, None]  # (batch, heads, 1, columns)
     unlike_queries = (alike_queries < simthreshd)[..., None]
     visible = grid.visible(query.device)
-    scores = grouped_scores(queries, keys).mul_(scale)
+    scores = grouped_scores(queries, keys).mul_(scale)  # (batch, heads, rows, columns)
     mass = scores.masked_fill_(~visible | unlike_keys, -torch.inf).softmax(-1).nan_to_num()
-    return Prediction(mass, (grid.fixed(query.device) | unlike_keys | unlike_queries) & visible)
+    return Prediction(mass, ends(grid, keep_ends, query.device) | ((unlike_keys | unlike_queries) & visible))
 
 
 def _means(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:

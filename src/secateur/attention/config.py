@@ -28,8 +28,9 @@ class BlockOptions(BaseModel):
     query_block: int = Field(default=128, ge=16, description="Queries in a block.")
     key_block: int = Field(default=64, ge=16, description="Keys in a block.")
     simthreshd: float = Field(
-        default=0.6, ge=-1, le=1, description="mean-similarity keeps blocks whose tokens are less alike than this."
+        default=0.1, ge=-1, le=1, description="mean-similarity keeps blocks whose tokens are less alike than this."
     )
+    keep_ends: bool = Field(default=True, description="The first key block and the diagonal always stay.")
 
 
 class SparseOptions(BlockOptions):

@@ -18,6 +18,8 @@ from secateur.attention.kernels.reference import PV_ROWS, block_maxima, group_ga
 Metric = Literal["l1", "cosine", "rmse"]
 
 PARTS_AT_ONCE = 2**26
+# A query that sees nothing of what is kept has an output of zeros.
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass
@@ -152,7 +154,7 @@ def threshold_curve(
         blocks = parts.products.shape[2]
         kept = (before[:, parts.heads, parts.row, None, :blocks] < thresholds[:, None]).float()
         total = kept @ parts.sums  # (batch, heads, thresholds, queries)
-        output = parts.weighted(kept).div_(total[..., None])
+        output = parts.weighted(kept).div_(total[..., None].clamp_min(TINY))
         counted = torch.full(kept.shape[:2], blocks, device=kept.device)
         curve.add(parts.heads, output, parts.dense, kept.sum(-1), counted)
     return curve
@@ -189,7 +191,7 @@ def pv_curve(
             there = gaps[:, :, group].isfinite()  # (batch, heads, blocks)
             kept = ((gaps[:, :, group, None] <= thresholds.to(gaps)[:, None]) & there[:, :, None]).float()
             some = BlockParts(parts.row, parts.heads, parts.products[:, :, :, queries], parts.sums, parts.maxima)
-            output = some.weighted(kept).div_(total[:, :, None, queries, None])
+            output = some.weighted(kept).div_(total[:, :, None, queries, None].clamp_min(TINY))
             curve.add(parts.heads, output, dense[:, :, queries], kept.sum(-1), there.sum(-1))
     return curve
 

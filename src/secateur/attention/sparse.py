@@ -15,8 +15,8 @@ from secateur.attention.rules import Rule
 def predict(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, blocks: BlockOptions) -> Prediction:
     """By the predictor that the options name. Shapes as there."""
     if blocks.predictor == "sampled":
-        return sampled(query, key, grid, scale)
-    return mean_similarity(query, key, grid, scale, blocks.simthreshd)
+        return sampled(query, key, grid, scale, blocks.keep_ends)
+    return mean_similarity(query, key, grid, scale, blocks.keep_ends, blocks.simthreshd)
 
 
 def sparse_attention(

@@ -15,7 +15,7 @@ from secateur.files import write_bytes, write_json
 if TYPE_CHECKING:
     from secateur.attention.config import CompareConfig, GenerateConfig, TuneConfig
 
-BLOCKS = ("predictor", "query_block", "key_block", "simthreshd")
+BLOCKS = ("predictor", "query_block", "key_block", "simthreshd", "keep_ends")
 RULE = ("profile", "topk", "cdfthreshd", "pvthreshd", "backend")
 
 Profile = Annotated[
