@@ -43,14 +43,14 @@ def attended(seed: int, samples: int = 2, length: int = 160) -> LayerInputs:
 
 
 def errors_of(inputs: LayerInputs, cdf: torch.Tensor, pv: torch.Tensor | None, grid: BlockGrid) -> torch.Tensor:
-    """The relative l1 error of each head over all samples, by computing it."""
+    """The relative l1 error of each head in the worst sample, by computing it."""
     prediction = sampled(inputs.query, inputs.key, grid, inputs.scale)
     tensors = (inputs.query, inputs.key, inputs.value)
     options: dict[str, Any] = {"query_block": 16, "key_block": 16, "backend": "reference"}
     blocks = choose(prediction, grid, cdf)
     sparse = block_sparse_attention(*tensors, blocks, True, inputs.scale, pv, **options)
     dense = block_sparse_attention(*tensors, grid.visible(cdf.device), True, inputs.scale, **options)
-    return (sparse - dense).abs().sum((0, 2, 3)) / dense.abs().sum((0, 2, 3))
+    return ((sparse - dense).abs().sum((2, 3)) / dense.abs().sum((2, 3))).amax(0)
 
 
 @pytest.mark.parametrize("seed", range(3))

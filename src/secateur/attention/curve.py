@@ -24,15 +24,15 @@ TINY = torch.finfo(torch.float32).tiny
 
 @dataclass
 class Curve:
-    """Sums over queries by head and threshold; sums of several texts add.
+    """Sums over queries by sample, head and threshold, (samples, heads, thresholds) unless it says otherwise.
 
     Attributes:
         metric: what the error is.
-        difference: of |O − O_dense| for l1, of its square for rmse, of O · O_dense for cosine, (heads, thresholds).
+        difference: of |O − O_dense| for l1, of its square for rmse, of O · O_dense for cosine.
         norm: of O² for cosine, else zero.
-        dense: of |O_dense| for l1, else of its square, (heads, 1).
+        dense: of |O_dense| for l1, else of its square, (samples, heads, 1).
         kept: blocks that are computed; for thresholds of P·V, groups of queries in them.
-        all: blocks that are visible, or groups in kept blocks, (heads, 1).
+        all: blocks that are visible, or groups in kept blocks, (samples, heads, 1).
     """
 
     metric: Metric
@@ -43,10 +43,12 @@ class Curve:
     all: Tensor
 
     @classmethod
-    def zeros(cls, metric: Metric, heads: int, thresholds: int, device: torch.device) -> Self:
+    def zeros(cls, metric: Metric, samples: int, heads: int, thresholds: int, device: torch.device) -> Self:
         """A curve of no text."""
         widths = (thresholds, thresholds, 1, thresholds, 1)
-        return cls(metric, *(torch.zeros(heads, width, dtype=torch.float64, device=device) for width in widths))
+        return cls(
+            metric, *(torch.zeros(samples, heads, width, dtype=torch.float64, device=device) for width in widths)
+        )
 
     def add(self, heads: slice, output: Tensor, dense: Tensor, kept: Tensor, counted: Tensor) -> None:
         """Add queries.
@@ -58,34 +60,41 @@ class Curve:
             kept: (batch, heads, thresholds).
             counted: (batch, heads).
         """
-        over, place = (0, 3, 4), dense[:, :, None]
+        over, place = (3, 4), dense[:, :, None]
         order = 1 if self.metric == "l1" else 2
         if self.metric == "cosine":
-            self.norm[heads] += torch.linalg.vector_norm(output, dim=over).square()
-            self.difference[heads] += output.mul_(place).sum(over)
+            self.norm[:, heads] += torch.linalg.vector_norm(output, dim=over).square()
+            self.difference[:, heads] += output.mul_(place).sum(over)
         else:
-            self.difference[heads] += torch.linalg.vector_norm(output.sub_(place), order, dim=over) ** order
-        self.dense[heads] += torch.linalg.vector_norm(place, order, dim=over) ** order
-        self.kept[heads] += kept.sum(0)
-        self.all[heads] += counted.sum(0)[:, None]
+            self.difference[:, heads] += torch.linalg.vector_norm(output.sub_(place), order, dim=over) ** order
+        self.dense[:, heads] += torch.linalg.vector_norm(place, order, dim=over) ** order
+        self.kept[:, heads] += kept
+        self.all[:, heads] += counted[..., None]
 
-    def __add__(self, other: Self) -> Self:
-        sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "metric"}
-        return replace(self, **sums)
+    def beside(self, other: Self) -> Self:
+        """The curve of this one's samples and another's."""
+        names = [field.name for field in fields(self) if field.name != "metric"]
+        return replace(self, **{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names})
 
     @property
     def error(self) -> Tensor:
-        """Relative error of the heads' outputs, (heads, thresholds): of l1 or rmse, or one less their cosine."""
+        """Relative error of the heads' outputs in the worst sample: l1, rmse, or one less the cosine.
+
+        Returns:
+            (heads, thresholds).
+        """
         if self.metric == "l1":
-            return self.difference / self.dense
-        if self.metric == "rmse":
-            return (self.difference / self.dense).sqrt()
-        return 1 - self.difference / (self.norm * self.dense).sqrt()
+            errors = self.difference / self.dense
+        elif self.metric == "rmse":
+            errors = (self.difference / self.dense).sqrt()
+        else:
+            errors = 1 - self.difference / (self.norm * self.dense).sqrt()
+        return errors.amax(0)
 
     @property
     def sparsity(self) -> Tensor:
-        """Share that is left out, (heads, thresholds)."""
-        return 1 - self.kept / self.all
+        """Share that is left out of all samples, (heads, thresholds)."""
+        return 1 - self.kept.sum(0) / self.all.sum(0)
 
 
 @dataclass(frozen=True)
@@ -149,7 +158,7 @@ def threshold_curve(
     before = torch.zeros_like(mass).scatter(-1, order, mass.cumsum(-1) - mass)
     before = before.masked_fill(prediction.required, -1)  # (batch, heads, rows, columns)
     thresholds = thresholds.to(mass)
-    curve = Curve.zeros(metric, query.shape[1], len(thresholds), query.device)
+    curve = Curve.zeros(metric, query.shape[0], query.shape[1], len(thresholds), query.device)
     for parts in block_parts(query, key, value, grid, scale):
         blocks = parts.products.shape[2]
         kept = (before[:, parts.heads, parts.row, None, :blocks] < thresholds[:, None]).float()
@@ -180,7 +189,7 @@ def pv_curve(
         thresholds: values of `pvthreshd`, (thresholds,).
         metric: of the error.
     """
-    curve = Curve.zeros(metric, query.shape[1], len(thresholds), query.device)
+    curve = Curve.zeros(metric, query.shape[0], query.shape[1], len(thresholds), query.device)
     for parts in block_parts(query, key, value, grid, scale):
         blocks, dense = parts.products.shape[2], parts.dense
         chosen = block_mask[:, parts.heads, parts.row, :blocks]  # (batch, heads, blocks)

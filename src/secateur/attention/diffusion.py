@@ -211,7 +211,7 @@ class Meter:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self.calls % self.every == 0:
             measured = self._measured(query, key, value, scale)
-            self.curve = measured if self.curve is None else self.curve + measured
+            self.curve = measured if self.curve is None else self.curve.beside(measured)
         self.calls += 1
         return functional.scaled_dot_product_attention(query, key, value, scale=scale)
 
