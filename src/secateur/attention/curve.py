@@ -5,7 +5,7 @@ blocks, so the output for every set of blocks follows from each block's own part
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal, Self
 
 import torch
@@ -74,7 +74,7 @@ class Curve:
     def beside(self, other: Self) -> Self:
         """The curve of this one's samples and another's."""
         names = [field.name for field in fields(self) if field.name != "metric"]
-        return replace(self, **{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names})
+        return type(self)(self.metric, *(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
 
     @property
     def error(self) -> Tensor:
