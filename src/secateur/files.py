@@ -70,6 +70,8 @@ def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
     existing = next(parent for parent in (file, *file.absolute().parents) if parent.exists())
     if file.is_dir() or (existing != file and not existing.is_dir()) or not os.access(existing, os.W_OK):
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
+    if file.exists() and not file.is_file():
+        raise OutputError(f"{file} is no ordinary file, and so is not replaced; name another file")
     if file.is_file() and file.suffix not in FIGURE_FILES:
         raise OutputError(f"{file} is there already and is not named like figures; name a new file, or a .json or .png")
     if file.is_file() and (file.parent / "config.json").is_file():

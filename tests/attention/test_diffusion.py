@@ -171,9 +171,25 @@ def test_a_pipeline_is_taken_by_its_transformer() -> None:
     model, inputs = wan()
     pipeline = type("Pipeline", (), {"transformer": model})()
     applied = diffusion.apply(pipeline, topk=0.5, **SMALL)
-    output(model, inputs(4))
-    assert applied.sparsity > 0
+    for _ in range(2):
+        output(model, inputs(4))
+        assert applied.sparsity > 0
+        applied.reset()
+        assert applied.sparsity == 0
     diffusion.remove(pipeline)
+
+
+def test_both_sequences_of_a_guided_batch_are_measured() -> None:
+    model, inputs = wan()
+    single = inputs(4)
+    guided = {name: torch.cat([value, 3 * value]) if value.dim() > 1 else value for name, value in single.items()}
+    guided["timestep"] = torch.tensor([3, 3])
+    meters = []
+    original = diffusion.Meter
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "Meter", lambda *arguments: meters.append(original(*arguments)) or meters[-1])
+        diffusion.tune(model, [lambda: output(model, guided)], **SMALL)
+    assert {len(meter.curve.difference) for meter in meters if meter.curve is not None} == {2}
 
 
 def test_what_cannot_be_made_sparse(tiny_model: Callable[..., nn.Module]) -> None:

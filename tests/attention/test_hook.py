@@ -42,9 +42,9 @@ def test_with_all_blocks_it_is_the_dense_model(tiny_model: Models, family: str, 
 
 def test_a_padded_batch_is_each_sequence_alone(tiny_model: Models, small_blocks: Blocks) -> None:
     model = tiny_model()
-    apply(model, cdfthreshd=0.6, **small_blocks)
-    lengths = (90, 61, 90, 33)
-    ids, mask = torch.zeros(4, 90, dtype=torch.long), torch.zeros(4, 90, dtype=torch.long)
+    apply(model, cdfthreshd=0.6, keep_ends=False, **small_blocks)
+    lengths = (90, 61, 90, 33, 9)
+    ids, mask = torch.zeros(5, 90, dtype=torch.long), torch.zeros(5, 90, dtype=torch.long)
     for row, length in enumerate(lengths):
         ids[row, -length:], mask[row, -length:] = tokens(1, length, row), 1
     positions = (mask.cumsum(1) - 1).clamp_min(0)
@@ -77,6 +77,14 @@ def test_generation_with_a_static_cache_is_the_same(tiny_model: Models, small_bl
         made.append(model.generate(ids, max_new_tokens=6, do_sample=False, cache_implementation=cache, pad_token_id=0))
         assert {len(calls) for calls in applied.left_out.values()} == {1}
     assert torch.equal(*made)
+
+
+def test_what_is_differentiated_is_dense(tiny_model: Models, small_blocks: Blocks) -> None:
+    model, ids = tiny_model(), tokens(1, 90)
+    applied = apply(model, topk=0.3, **small_blocks)
+    model(ids, labels=ids).loss.backward()
+    assert not applied.left_out
+    assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
 
 
 def test_sliding_windows_stay_dense(tiny_model: Models, small_blocks: Blocks) -> None:

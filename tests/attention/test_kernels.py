@@ -102,6 +102,17 @@ def test_gathered_in_bfloat16_rounds_little() -> None:
     assert (rounded.float() - exact).abs().sum() < 0.02 * exact.abs().sum()
 
 
+def test_gathered_in_bfloat16_with_a_dominant_block_in_the_middle() -> None:
+    query, key, value = tensors(0, 1, 2, 1, 512, 512, 64)
+    query, key = query + 1, key.clone()
+    key[:, :, 192:256] += 8.75  # scores higher by about 70
+    half = [part.bfloat16() for part in (query, key, value)]
+    blocks = BlockGrid(512, 512, True).visible(torch.device("cpu"))
+    exact = block_sparse_attention(*(part.float() for part in half), blocks, True, backend="reference")
+    rounded = block_sparse_attention(*half, blocks, True, backend="gathered")
+    assert (rounded.float() - exact).abs().sum() < 0.01 * exact.abs().sum()
+
+
 def falling(blocks: int) -> list[Tensor]:
     """Tensors whose scores fall by about 3 from one key block of 64 to the next."""
     query, key, value = tensors(3, 1, 2, 1, 64 * blocks, 64 * blocks, 16)

@@ -153,6 +153,13 @@ def test_bad_input(
         tune(tiny_model(), tiny_tokenizer, data=str(text), **options)
 
 
+def test_layers_with_a_sliding_window_are_not_tuned(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, text: Path
+) -> None:
+    with pytest.raises(InputError, match="all of these layers have a sliding window"):
+        tune(tiny_model("mistral", sliding_window=64), tiny_tokenizer, data=str(text), seqlen=256)
+
+
 def test_two_processes_find_what_one_finds(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, text: Path, tmp_path: Path
 ) -> None:

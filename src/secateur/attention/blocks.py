@@ -17,6 +17,7 @@ PredictorName = Literal["sampled", "mean-similarity"]
 Predictor = Callable[..., "Prediction"]
 
 SAMPLED_SCORES_AT_ONCE = 2**22
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def choose(
         threshold = torch.as_tensor(cdfthreshd, dtype=mass.dtype, device=mass.device).reshape(-1, 1, 1)
         taken &= mass.cumsum(-1) - mass < threshold
     if topk is not None:
-        count = (visible.sum(-1, keepdim=True) * topk).ceil()  # (rows, 1)
+        count = (visible.sum(-1, keepdim=True).double() * topk - ROUNDING).ceil()  # (rows, 1)
         taken &= torch.arange(grid.columns, device=mass.device) < count
     chosen = torch.zeros_like(taken).scatter(-1, order, taken)
     return (chosen | prediction.required) & visible

@@ -18,7 +18,7 @@ from secateur.attention.profile import AttentionProfile
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import warn_of_long_windows
+from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.losses import CHUNK_TOKENS
 
 Apply = Callable[[], Applied]
@@ -62,7 +62,7 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: 
     """Read the same windows densely and sparsely.
 
     Args:
-        model: a model of a supported family; it is left as it was.
+        model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
         config: the profile or rule, and the text.
 
@@ -71,7 +71,8 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: 
         DataError: the text is shorter than one window.
         ModelError: the family is not supported.
     """
-    profile = AttentionProfile.load(config.profile) if config.profile else None
+    profile = AttentionProfile.load(config.profile.expanduser()) if config.profile else None
+    require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     corpus = load_corpus(config.data, "test")
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
@@ -134,7 +135,7 @@ class Agreement:
     def add(self, model: PreTrainedModel, dense: Tensor, sparse: Tensor, tokens: Tensor, applied: Applied) -> None:
         """Add a batch: last hidden states of both kinds, (batch, seq, hidden_size), and tokens, (batch, seq)."""
         head = model.get_output_embeddings()
-        targets = tokens[:, 1:].flatten()
+        targets = tokens[:, 1:].flatten().to(dense.device)
         pairs = zip(
             dense[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),
             sparse[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),

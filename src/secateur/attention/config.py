@@ -13,6 +13,7 @@ from secateur.models.calibration import LayerRange
 from secateur.models.options import LARGEST_SEED, LoadOptions
 
 SHORTEST = 256
+LARGEST_BLOCK = 4096
 
 
 class BlockOptions(BaseModel):
@@ -25,8 +26,8 @@ class BlockOptions(BaseModel):
         description="Where a block's weight comes from: every 16th query (sampled), or mean queries and keys, as "
         "SpargeAttention (mean-similarity).",
     )
-    query_block: int = Field(default=128, ge=16, description="Queries in a block.")
-    key_block: int = Field(default=64, ge=16, description="Keys in a block.")
+    query_block: int = Field(default=128, ge=16, le=LARGEST_BLOCK, description="Queries in a block.")
+    key_block: int = Field(default=64, ge=16, le=LARGEST_BLOCK, description="Keys in a block.")
     simthreshd: float = Field(
         default=0.1, ge=-1, le=1, description="mean-similarity keeps blocks whose tokens are less alike than this."
     )
@@ -118,7 +119,9 @@ class GenerateConfig(UseConfig):
 
     prompt: str | None = Field(default=None, description="The prompt.")
     prompt_file: Path | None = Field(default=None, description="A text file that holds it.")
-    max_new_tokens: int = Field(default=100, ge=1, description="Length of the answer unless it ends earlier.")
+    max_new_tokens: int = Field(
+        default=100, ge=1, le=1_000_000, description="Length of the answer unless it ends earlier."
+    )
     chat: bool = Field(default=False, description="Put the tokenizer's chat template around the prompt.")
     compile: bool = Field(default=False, description="Compile decoding (torch.compile, static cache).")
 

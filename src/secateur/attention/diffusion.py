@@ -10,7 +10,7 @@ import functools
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,20 @@ from secateur.errors import InputError, ModelError
 from secateur.models.fingerprint import sampled_values
 from secateur.models.options import configured
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-
 FEWEST_BLOCKS = 2
 ORIGINAL = "_secateur_original"
 
 _applied: "weakref.WeakKeyDictionary[nn.Module, AppliedToDiffusion]" = weakref.WeakKeyDictionary()
+
+
+class Attend(Protocol):
+    """What self-attention goes to: a call for each group of sequences of a length, after `begin`."""
+
+    def begin(self) -> None:
+        """A module's attention is called."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Queries (batch, heads, tokens, head_dim), keys and values (batch, kv_heads, seen tokens, head_dim)."""
 
 
 @dataclass(eq=False)
@@ -78,11 +86,12 @@ class TakenOver(TorchFunctionMode):
         if query.shape[2] != key.shape[2] or query.shape[2] < self.fewest or causal or dropout or seen is None:
             return function(*args, **options)
         factor = query.shape[-1] ** -0.5 if scale is None else scale
-        parts = [
-            self.attend(query[row : row + 1], key[row : row + 1, :, :end], value[row : row + 1, :, :end], factor)
-            for row, end in enumerate(seen)
-        ]
-        return torch.cat(parts)
+        self.attend.begin()
+        output = torch.empty_like(query)
+        for end in dict.fromkeys(seen):
+            rows = [row for row, other in enumerate(seen) if other == end]
+            output[rows] = self.attend(query[rows], key[rows, :, :end], value[rows, :, :end], factor)
+        return output
 
 
 def taken_over(processor: Any, attend: Attend, fewest: int) -> Any:
@@ -90,7 +99,7 @@ def taken_over(processor: Any, attend: Attend, fewest: int) -> Any:
 
     Args:
         processor: of a module; its signature stays, which diffusers looks at.
-        attend: takes queries, keys and values, (1, heads, tokens, head_dim), and the factor of the scores.
+        attend: what it goes to.
         fewest: tokens below which attention is left alone.
     """
     original, mode = type(processor).__call__, TakenOver(attend, fewest)
@@ -122,15 +131,16 @@ def apply(
         ModelError: the model has no attention processors.
     """
     transformer = transformer_of(model)
-    remove(transformer)
     modules = attention_modules(transformer)
     if profile is not None:
         profile.require_model(_fingerprint(modules))
     rules = rules_of(profile, len(modules), backend, options)
+    remove(transformer)
     applied = AppliedToDiffusion()
+    for module in modules:
+        _require_native(module)
     for index, rule in rules.items():
-        attend = _sparse(rule, applied.left_out.setdefault(index, []))
-        _wrap(modules[index], attend, FEWEST_BLOCKS * rule.blocks.query_block)
+        _wrap(modules[index], SparseAttend(rule, applied, index), FEWEST_BLOCKS * rule.blocks.query_block)
     _applied[transformer] = applied
     return applied
 
@@ -167,6 +177,8 @@ def tune(
     transformer = transformer_of(model)
     remove(transformer)
     modules = attention_modules(transformer)
+    for module in modules:
+        _require_native(module)
     profiles: dict[int, LayerProfile] = {}
     for second in (False, True):
         meters = [Meter(config, every, profiles.get(index) if second else None) for index in range(len(modules))]
@@ -198,6 +210,23 @@ def tune(
     )
 
 
+class SparseAttend:
+    """Attention over the blocks that a rule chooses."""
+
+    def __init__(self, rule: Rule, applied: AppliedToDiffusion, index: int) -> None:
+        self.rule = rule
+        self.applied = applied
+        self.index = index
+
+    def begin(self) -> None:
+        pass
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        output, shares = sparse_attention(query, key, value, self.rule, False, scale)
+        self.applied.left_out.setdefault(self.index, []).append(shares.flatten())
+        return output
+
+
 class Meter:
     """Dense attention that adds up, for one call in so many, what leaving blocks out would cost."""
 
@@ -205,15 +234,18 @@ class Meter:
         self.config = config
         self.every = every
         self.profile = profile
-        self.calls = 0
+        self.calls = -1
         self.curve: Curve | None = None
+
+    def begin(self) -> None:
+        self.calls += 1
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         if self.calls % self.every == 0:
             measured = self._measured(query, key, value, scale)
             self.curve = measured if self.curve is None else self.curve.beside(measured)
-        self.calls += 1
-        return functional.scaled_dot_product_attention(query, key, value, scale=scale)
+        grouped = query.shape[1] != key.shape[1]
+        return functional.scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=grouped)
 
     def _measured(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Curve:
         grid = BlockGrid(query.shape[2], key.shape[2], False, self.config.query_block, self.config.key_block)
@@ -243,22 +275,16 @@ def attention_modules(transformer: nn.Module) -> list[Any]:
     return modules
 
 
-def _sparse(rule: Rule, left_out: list[Tensor]) -> Attend:
-    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        output, shares = sparse_attention(query, key, value, rule, False, scale)
-        left_out.append(shares.flatten())
-        return output
-
-    return attend
-
-
-def _wrap(module: Any, attend: Attend, fewest: int) -> None:
+def _require_native(module: Any) -> None:
     backend = getattr(module.processor, "_attention_backend", None)
     if backend is not None and str(getattr(backend, "value", backend)) != "native":
         raise InputError(
             f"the transformer's attention backend is {backend}; call its reset_attention_backend() first, so that "
             "attention goes through PyTorch, where it is made sparse"
         )
+
+
+def _wrap(module: Any, attend: Attend, fewest: int) -> None:
     module.processor = taken_over(module.processor, attend, fewest)
 
 

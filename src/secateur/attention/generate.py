@@ -1,16 +1,20 @@
 """A prompt read with sparse attention, and what the model writes after it."""
 
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import DataError, InputError
+from secateur.models.checks import require_finite, warn_of_long_windows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,23 @@ class Written:
         return asdict(self)
 
 
+class Clock(StoppingCriteria):
+    """Notes when the first new token is there; it stops nothing."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **options: Any) -> Any:
+        self.first = self.first or time.perf_counter()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 @torch.no_grad()
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> Written:
     """Write on after a prompt.
 
     Args:
-        model: a model of a supported family; it is left as it was.
+        model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
         config: the prompt, and what is left out.
 
@@ -50,8 +65,10 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
         InputError: the profile is another model's, or there is no chat template.
         DataError: the prompt cannot be read, or is empty.
     """
+    require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)
-    profile = AttentionProfile.load(config.profile) if config.profile else None
+    warn_of_long_windows(model, prompt.shape[1] + config.max_new_tokens)
+    profile = AttentionProfile.load(config.profile.expanduser()) if config.profile else None
     applied = apply(model, profile, backend=config.backend, **config.rule())
     generator: Any = model
     settings = GenerationConfig(
@@ -60,25 +77,30 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         cache_implementation="static" if config.compile else None,
         disable_compile=not config.compile,
+        max_new_tokens=config.max_new_tokens,
     )
+    clock = Clock()
     try:
         start = time.perf_counter()
-        generator.generate(prompt, generation_config=settings, max_new_tokens=1)
-        first = time.perf_counter()
-        applied.reset()
-        tokens = generator.generate(prompt, generation_config=settings, max_new_tokens=config.max_new_tokens)[0]
+        tokens = generator.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            generation_config=settings,
+            stopping_criteria=[clock],
+        )[0]
         end = time.perf_counter()
-        sparsity = applied.sparsity
     finally:
         remove(model)
+    if not applied.left_out:
+        logger.warning("The prompt is too short for sparse attention, and was read densely")
     new = tokens[prompt.shape[1] :]
     return Written(
         text=str(tokenizer.decode(new, skip_special_tokens=True)),
         prompt_tokens=prompt.shape[1],
         new_tokens=len(new),
-        prefill_seconds=first - start,
-        decode_seconds=max(0.0, (end - first) - (first - start)),
-        sparsity=sparsity,
+        prefill_seconds=clock.first - start,
+        decode_seconds=end - clock.first,
+        sparsity=applied.sparsity,
     )
 
 

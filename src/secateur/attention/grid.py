@@ -44,7 +44,7 @@ class BlockGrid:
     @property
     def offset(self) -> int:
         """Position of the first query among the keys."""
-        return self.keys - self.queries
+        return self.keys - self.queries if self.causal else 0
 
     def first_position(self, device: torch.device) -> Tensor:
         """Position of each query block's first query, (rows,)."""
@@ -52,7 +52,7 @@ class BlockGrid:
 
     def last_position(self, device: torch.device) -> Tensor:
         """Position of each query block's last query, (rows,)."""
-        return (self.first_position(device) + self.query_block).clamp_max(self.keys) - 1
+        return (self.first_position(device) + self.query_block).clamp_max(self.queries + self.offset) - 1
 
     def visible(self, device: torch.device) -> Tensor:
         """Blocks in which a query sees a key, (rows, columns)."""
@@ -71,7 +71,7 @@ class BlockGrid:
         """Blocks that always stay, (rows, columns): the first key block, and those where a query meets itself."""
         starts = torch.arange(self.columns, device=device) * self.key_block
         fixed = (starts == 0).expand(self.rows, -1)
-        if self.causal or self.queries == self.keys:
+        if self.causal or self.queries >= self.keys:  # keys at the end that are padding may be cut off
             ends = starts + self.key_block
             diagonal = (starts <= self.last_position(device)[:, None]) & (ends > self.first_position(device)[:, None])
             fixed = fixed | diagonal

@@ -16,9 +16,10 @@ from transformers.masking_utils import sdpa_mask
 from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.rules import Rule, rules_of
-from secateur.attention.sparse import Span, spans_of, sparse_attention
+from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
+from secateur.models.widths import layer_widths
 
 Seen = Callable[[int, Tensor, Tensor, Tensor, float], None]
 
@@ -65,7 +66,8 @@ class Applied:
         **arguments: Any,
     ) -> tuple[Tensor, None]:
         """A function of the interface: tensors (batch, heads, tokens, head_dim), output (batch, tokens, heads, …)."""
-        rule = self._rule(module, query, dropout)
+        causal = arguments.get("is_causal")
+        rule = None if causal is False else self._rule(module, query, dropout)
         spans = self._spans(attention_mask, query, key) if rule else None
         if rule is None or spans is None:
             return sdpa_attention_forward(
@@ -78,14 +80,12 @@ class Applied:
             rows: Any = slice(None) if whole else span.rows
             # Queries stand at the span's end; those before its first key are padding.
             queries = min(query.shape[2], span.end - span.first)
-            part, shares = sparse_attention(
-                query[rows, :, -queries:],
-                key[rows, :, span.first : span.end],
-                value[rows, :, span.first : span.end],
-                rule,
-                True,
-                scale,
-            )
+            some_queries = query[rows, :, -queries:]
+            keys, values = (part[rows, :, span.first : span.end] for part in (key, value))
+            if queries < rule.blocks.query_block:
+                output[rows, :, -queries:] = dense_attention(some_queries, keys, values, scale)
+                continue
+            part, shares = sparse_attention(some_queries, keys, values, rule, True, scale)
             output[rows, :, -queries:] = part
             self.left_out.setdefault(int(module.layer_idx), []).append(shares.flatten())  # type: ignore[arg-type]
         return output.transpose(1, 2).contiguous(), None
@@ -93,16 +93,17 @@ class Applied:
     def _rule(self, module: nn.Module, query: Tensor, dropout: float) -> Rule | None:
         """The layer's rule where the call is a prefill that it can serve."""
         rule = self.rules.get(int(module.layer_idx))  # type: ignore[arg-type]
-        if rule is None or query.shape[2] < rule.blocks.query_block or dropout:
+        if rule is None or query.shape[2] < rule.blocks.query_block or dropout or query.requires_grad:
             return None
         return None if getattr(module, "sliding_window", None) else rule
 
     def _spans(self, mask: Tensor | None, query: Tensor, key: Tensor) -> list[Span] | None:
         """The batch's spans; the mask is the same in every layer, so it is looked at once."""
         if mask is None:
-            return [Span(list(range(len(query))), 0, key.shape[2])]
+            # Without a mask query i sees the keys up to i; a static cache has room for more behind them.
+            return [Span(list(range(len(query))), 0, query.shape[2])]
         if self._mask is None or self._mask[0]() is not mask:
-            self._mask = weakref.ref(mask), spans_of(mask)
+            self._mask = weakref.ref(mask), spans_of(mask) if mask.shape[:2] == (len(query), 1) else None
         return self._mask[1]
 
 
@@ -115,8 +116,8 @@ def apply(
 ) -> Applied:
     """Make a model's prefill sparse; decoding with a cache stays dense. `remove` undoes it.
 
-    Prefills of fewer queries than a block, layers with a sliding window, and masks that are not causal over one run
-    of tokens per sequence are computed densely.
+    Prefills of fewer queries than a block, layers with a sliding window, masks that are not causal over one run of
+    tokens per sequence, and calls that are differentiated are computed densely.
 
     Args:
         model: a model of a supported family. Its modules stay as they are.
@@ -134,6 +135,7 @@ def apply(
     layers = len(adapter_of(model).layers(model))
     if profile is not None:
         profile.require_model(sampled_weights(model))
+        profile.require_heads([widths.num_attention_heads for widths in layer_widths(model)])
     rules = rules_of(profile, layers, backend, options)
     remove(model)
     applied = Applied(rules, f"secateur_sparse_{next(_numbers)}", model.config._attn_implementation)
@@ -141,6 +143,7 @@ def apply(
     AttentionMaskInterface.register(applied.name, sdpa_mask)
     model.set_attn_implementation(applied.name)
     _applied[model] = applied
+    weakref.finalize(model, _forget, applied.name)
     return applied
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +109,41 @@ class AttentionProfile:
             raise InputError(f"{path} is no attention profile ({error}); tune it anew") from error
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path} is no attention profile; secateur attention tune MODEL -o FILE writes one")
-        numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
         fields = LayerProfile.__dataclass_fields__
         try:
-            return cls(
+            numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
+            profile = cls(
                 layers={
                     index: LayerProfile(**{name: tensors[f"layers.{index}.{name}"] for name in fields})
                     for index in numbers
                 },
                 blocks=BlockOptions.model_validate_json(metadata["blocks"]),
                 fingerprint=tensors["fingerprint"],
-                tuning=json.loads(metadata["tuning"]),
+                tuning=dict(json.loads(metadata["tuning"])),
             )
-        except (KeyError, ValueError) as error:
+            profile._check()
+            return profile
+        except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path} is a damaged attention profile; tune it anew") from error
+
+    def _check(self) -> None:
+        """Raise `ValueError` where the tensors are not what `tune` writes."""
+        if not self.layers or min(self.layers) < 0:
+            raise ValueError("no layers")
+        if not self.fingerprint.is_floating_point() or self.fingerprint.dim() != 1:
+            raise ValueError("no fingerprint")
+        for layer in self.layers.values():
+            values = [getattr(layer, name) for name in LayerProfile.__dataclass_fields__]
+            if any(value.dtype != torch.float32 or value.dim() != 1 or value.isnan().any() for value in values):
+                raise ValueError("not one number for each head")
+            if len({len(value) for value in values}) > 1 or bool((layer.pvthreshd <= 0).any()):
+                raise ValueError("not one number for each head")
+
+    def require_heads(self, heads: Sequence[int]) -> None:
+        """Raise `InputError` unless the profile's layers have these numbers of heads, given for every layer."""
+        for index, layer in self.layers.items():
+            if index >= len(heads) or len(layer.cdfthreshd) != heads[index]:
+                raise InputError("the profile does not fit the model's layers and heads; tune it anew")
 
     def require_model(self, fingerprint: Tensor) -> None:
         """Raise `InputError` unless the profile was tuned on the model of this fingerprint, in any number format."""
@@ -139,6 +161,8 @@ def require_new(path: Path, overwrite: bool) -> None:
         OutputError: it is a directory, cannot be written, or is there already and `overwrite` is off, or is something
             else than a profile.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OutputError(f"{path} is no ordinary file, and so is not replaced; name another file")
     if path.is_dir():
         raise OutputError(f"{path} is a directory; name a file for the profile, {path / 'profile.safetensors'}")
     if path.is_file() and not overwrite:

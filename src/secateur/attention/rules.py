@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -50,6 +50,8 @@ def rules_of(
     Raises:
         InputError: there are both, or neither says what to leave out.
     """
+    if backend not in get_args(Backend):
+        raise InputError(f"there is no backend '{backend}'; choose {', '.join(get_args(Backend))}")
     if profile is not None and options:
         raise InputError("give a profile or a rule, not both")
     if profile is not None:

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from secateur.attention.blocks import Prediction, choose, mean_similarity, sampled
 from secateur.attention.config import BlockOptions
 from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.rules import Rule
+
+HIDDEN = -1e4
 
 
 def predict(query: Tensor, key: Tensor, grid: BlockGrid, scale: float, blocks: BlockOptions) -> Prediction:
@@ -34,6 +37,14 @@ def sparse_attention(
         The output like `query`, and the share of blocks left out, (batch, heads).
     """
     grid = rule.grid(query.shape[2], key.shape[2], causal)
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        return _sparse_attention(query, key, value, rule, grid, scale)
+
+
+def _sparse_attention(
+    query: Tensor, key: Tensor, value: Tensor, rule: Rule, grid: BlockGrid, scale: float
+) -> tuple[Tensor, Tensor]:
     prediction = predict(query, key, grid, scale, rule.blocks)
     chosen = choose(prediction, grid, rule.cdfthreshd, rule.topk)
     output = block_sparse_attention(
@@ -41,7 +52,7 @@ def sparse_attention(
         key,
         value,
         chosen,
-        causal,
+        grid.causal,
         scale,
         rule.pvthreshd,
         query_block=grid.query_block,
@@ -49,6 +60,14 @@ def sparse_attention(
         backend=rule.backend,
     )
     return output, grid.sparsity(chosen)
+
+
+def dense_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Causal attention of the last queries of a sequence. Shapes as `sparse_attention`."""
+    mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    mask = mask.tril(key.shape[2] - query.shape[2])
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=grouped)
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,8 @@ def spans_of(mask: Tensor) -> list[Span] | None:
     Returns:
         Spans that cover the batch, or None where the mask is of another kind.
     """
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask <= HIDDEN)).all()):
+        return None
     seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]  # (batch, queries, keys)
     queries = seen.shape[1]
     last = seen[:, -1]  # the last query sees all keys of its sequence, (batch, keys)

@@ -19,6 +19,7 @@ from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
 from secateur.attention.sparse import predict
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
+from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.fingerprint import sampled_weights
@@ -60,13 +61,17 @@ def tune(
         options: fields of `TuneConfig`, instead of `config` or over it.
 
     Raises:
-        InputError: the layers are outside the model.
+        InputError: the layers are outside the model, or all have a sliding window.
         DataError: the text is shorter than one window.
         ModelError: the family is not supported, or weights are not finite.
     """
     config = configured(TuneConfig, config, options)
     layers = adapter_of(model).layers(model)
-    chosen = config.layer_range(len(layers))
+    chosen = [index for index in config.layer_range(len(layers)) if not _has_window(model, index, config.seqlen)]
+    if not chosen:
+        raise InputError("all of these layers have a sliding window, which sparse attention leaves as it is")
+    if len(chosen) < len(config.layer_range(len(layers))):
+        logger.warning("Layers with a sliding window stay as they are: %d are tuned", len(chosen))
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     windows = token_windows(
@@ -76,7 +81,7 @@ def tune(
     start = time.perf_counter()
     profiles: dict[int, LayerProfile] = {}
     stream = LayerStream.start(model, windows, batch_size=1)
-    for index in track(range(chosen.stop), "Tuning attention"):
+    for index in track(range(chosen[-1] + 1), "Tuning attention"):
         with timed(seconds, "dense forward"):
             inputs = attended(model, stream, index)
             stream.advance(index, stream.mlp_half(index))
@@ -99,6 +104,13 @@ def tune(
             "pv_l1": config.pv_l1,
         },
     )
+
+
+def _has_window(model: PreTrainedModel, index: int, seqlen: int) -> bool:
+    adapter = adapter_of(model)
+    of_all = getattr(model.config, "sliding_window", None)
+    window = getattr(adapter.attention(adapter.layers(model)[index]), "sliding_window", of_all)
+    return window is not None and window < seqlen
 
 
 def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerInputs:

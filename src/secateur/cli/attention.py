@@ -10,6 +10,7 @@ from secateur.cli.group import Group
 from secateur.cli.options import Json, Model
 from secateur.cli.output import say
 from secateur.console import stdout
+from secateur.errors import InputError
 from secateur.files import write_bytes, write_json
 
 if TYPE_CHECKING:
@@ -56,7 +57,11 @@ def tune(
     from secateur.models import load
     from secateur.report import attention_map
 
+    output = output.expanduser()
     require_new(output, overwrite)
+    files = [path.absolute() for path in (output, json, plot) if path]
+    if len(set(files)) < len(files):
+        raise InputError("--output, --json and --plot must be different files")
     with several_processes():
         loaded, tokenizer = load(model, **config.load_arguments())
         profile = tune(loaded, tokenizer, config)
@@ -69,7 +74,7 @@ def tune(
     if plot is not None:
         write_bytes(plot, attention_map(figures))
     say(f"{profile.sparsity:.1%} of the blocks left out, mean over {len(profile.layers)} layers' heads")
-    say(f"tuned on {profile.tuning['samples']} windows of {config.seqlen:,} tokens of {config.data}")
+    say(f"tuned on {profile.tuning['samples']} window(s) of {config.seqlen:,} tokens of {config.data}")
     say(str(output))
 
 

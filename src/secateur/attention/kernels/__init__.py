@@ -78,7 +78,5 @@ def block_sparse_attention(
 
 
 def fastest_backend(query: Tensor, grid: BlockGrid) -> Backend:
-    """On a CUDA device Triton where it can run these blocks, else flex; gathered elsewhere."""
-    if triton_is_fast(query, grid):
-        return "triton"
-    return "flex" if query.is_cuda else "gathered"
+    """Triton on a CUDA device where it can run these blocks, else gathered."""
+    return "triton" if triton_is_fast(query, grid) else "gathered"

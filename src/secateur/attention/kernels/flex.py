@@ -4,10 +4,13 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from secateur.attention.grid import BlockGrid
+
+SHAPES = 64
 
 
 def flex_sparse_attention(
@@ -51,4 +54,6 @@ def _listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 @cache
 def _compiled() -> Any:
+    # Each length is compiled for itself; past the limit PyTorch would compute all scores at once.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
     return torch.compile(flex_attention, dynamic=False)

@@ -8,6 +8,7 @@ from secateur.attention.grid import BlockGrid
 
 SCORES_AT_ONCE = 2**21
 UNSEEN = -30_000.0
+FAR = 8.0
 
 
 def gathered_attention(
@@ -38,11 +39,9 @@ def gathered_attention(
         length = int(counts[pairs[-1]])
         chosen = blocks[pairs, blocks.shape[1] - length :]  # (pairs, length), empty ones first
         some_keys = keys.index_select(0, chosen.flatten()).view(len(pairs), -1, width + 2)
-        scores = queries[pairs] @ some_keys.transpose(1, 2)  # (pairs, query_block, length · key_block)
-        if masked:
-            zone = min(masked, length)
-            columns = chosen[:, length - zone :] % grid.columns
-            _hide_later_keys(scores[:, :, -zone * grid.key_block :], columns, rows[pairs], grid)
+        zone = min(masked, length)
+        columns = chosen[:, length - zone :] % grid.columns
+        scores = _scores(queries[pairs], some_keys, columns, rows[pairs], grid)  # (pairs, query_block, keys)
         shares = scores.softmax(-1)
         if int(counts[pairs[0]]) <= masked:
             shares = shares.masked_fill(scores.amax(-1, keepdim=True) < UNSEEN / 2, 0)
@@ -94,6 +93,32 @@ def _augmented(queries: Tensor, keys: Tensor, blocks: Tensor, grid: BlockGrid) -
     return queries, torch.cat([keys, ones, hidden], -1)
 
 
+def _scores(queries: Tensor, keys: Tensor, columns: Tensor, rows: Tensor, grid: BlockGrid) -> Tensor:
+    """Products of augmented queries and keys; once more where the constant was far from the highest score seen.
+
+    Args:
+        queries: (pairs, query_block, width + 2).
+        keys: (pairs, keys, width + 2).
+        columns: the last key blocks, which may hold keys behind a query, (pairs, blocks).
+        rows: the query blocks, (pairs,).
+        grid: the blocks.
+    """
+    scores = queries @ keys.transpose(1, 2)
+    _hide_later_keys(scores, columns, rows, grid)
+    if queries.dtype == torch.float32:
+        return scores
+    highest = scores.amax(-1, keepdim=True)
+    off = highest.where(highest > UNSEEN / 2, 0)
+    (far,) = (off.abs() > FAR).flatten(1).any(1).nonzero(as_tuple=True)
+    if len(far):
+        nearer = queries[far]
+        nearer[..., -2:-1] -= off[far]
+        again = nearer @ keys[far].transpose(1, 2)
+        _hide_later_keys(again, columns[far], rows[far], grid)
+        scores[far] = again
+    return scores
+
+
 def _first(blocks: Tensor, empty: int) -> Tensor:
     """The first block of each list that is not empty, or an empty one."""
     return blocks.gather(1, (blocks != empty).to(torch.int8).argmax(-1, keepdim=True))[:, 0]
@@ -113,14 +138,11 @@ def _grouped(counts: Tensor, grid: BlockGrid) -> list[Tensor]:
 
 
 def _hide_later_keys(scores: Tensor, columns: Tensor, rows: Tensor, grid: BlockGrid) -> None:
-    """Set the scores of keys behind their query to −∞, in place.
-
-    Args:
-        scores: (pairs, query_block, blocks · key_block).
-        columns: the key blocks, (pairs, blocks).
-        rows: the query blocks, (pairs,).
-    """
+    """Set the scores of keys behind their query to −∞, in place. Arguments as `_scores`."""
+    if columns.shape[1] == 0:
+        return
     inside = torch.arange(grid.key_block, device=scores.device)
     places = (columns[..., None] * grid.key_block + inside).flatten(1)[:, None]  # (pairs, 1, keys)
     positions = rows[:, None] * grid.query_block + torch.arange(grid.query_block, device=scores.device) + grid.offset
-    scores.masked_fill_(places > positions[..., None], -torch.inf)
+    zone = scores[:, :, -columns.shape[1] * grid.key_block :]
+    zone.masked_fill_(places > positions[..., None], -torch.inf)

@@ -4,6 +4,7 @@ INT8 as in Zhang et al. 2024, "SageAttention: Accurate 8-Bit Attention for Plug-
 """
 
 import importlib.util
+import os
 from functools import cache
 
 import torch
@@ -31,6 +32,8 @@ def triton_sparse_attention(
     """
     if not installed():
         raise InputError("the backend triton needs the package triton; install it, or use flex or reference")
+    if not query.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError("the backend triton needs a CUDA device; use gathered on the CPU")
     if not _fits(query, grid):
         raise InputError(
             f"the backend triton needs query blocks in multiples of {PV_ROWS}, key blocks that are a power of two from "
@@ -49,9 +52,10 @@ def triton_sparse_attention(
         query, query_scales = quantised(query, PV_ROWS)
         key, key_scales = quantised(key - key.mean(2, keepdim=True), grid.key_block)
     output = value.new_empty(query.shape)
-    triton_kernel.launch(
-        query, key, value, output, counts, indices, query_scales, key_scales, pv_threshold, grid, scale, PV_ROWS
-    )
+    with torch.cuda.device_of(query):
+        triton_kernel.launch(
+            query, key, value, output, counts, indices, query_scales, key_scales, pv_threshold, grid, scale, PV_ROWS
+        )
     return output
 
 
