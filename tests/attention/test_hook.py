@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StaticCache
 
 from secateur.attention import AttentionProfile, apply, remove
 from secateur.attention.sparse import spans_of
@@ -85,6 +85,29 @@ def test_what_is_differentiated_is_dense(tiny_model: Models, small_blocks: Block
     model(ids, labels=ids).loss.backward()
     assert not applied.left_out
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_static_cache_with_room_to_spare(tiny_model: Models, small_blocks: Blocks) -> None:
+    model, ids = tiny_model(), tokens(1, 100)
+    dense = logits(model, ids)
+    apply(model, topk=1.0, **small_blocks)
+    cache = StaticCache(config=model.config, max_cache_len=200)
+    torch.testing.assert_close(logits(model, ids, past_key_values=cache), dense, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["per head", "soft", "one for all", "not causal"])
+def test_what_a_caller_says_of_masks_is_kept(tiny_model: Models, small_blocks: Blocks, kind: str) -> None:
+    model, ids = tiny_model(), tokens(2, 64)
+    causal = torch.ones(64, 64, dtype=torch.bool).tril()
+    masks = {
+        "per head": {"attention_mask": torch.stack([causal.tril(-index) for index in range(8)]).expand(2, -1, -1, -1)},
+        "soft": {"attention_mask": torch.where(causal, 0.0, -2.0).expand(2, 1, -1, -1)},
+        "one for all": {"attention_mask": (causal & (torch.arange(64) > 4)).expand(1, 1, -1, -1)},
+        "not causal": {"is_causal": False},
+    }
+    dense = logits(model, ids, **masks[kind])
+    apply(model, topk=1.0, **small_blocks)
+    torch.testing.assert_close(logits(model, ids, **masks[kind]), dense, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_sliding_windows_stay_dense(tiny_model: Models, small_blocks: Blocks) -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,25 @@ def test_the_same_model_in_another_format_is_taken_and_another_refused(
         apply(tiny_model(seed=1), profile)
     with pytest.raises(InputError, match=message):
         apply(tiny_model("qwen2", num_hidden_layers=2), profile)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cdfthreshd": torch.tensor([float("nan")] * 8)},
+        {"pvthreshd": torch.full((8,), -1.0)},
+        {"sparsity": torch.ones(8, dtype=torch.int64)},
+        {"error": torch.ones(3)},
+    ],
+)
+def test_a_damaged_profile(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, text: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    profile = tune(tiny_model(), tiny_tokenizer, data=str(text), samples=1, seqlen=256)
+    layers = {index: replace(layer, **change) for index, layer in profile.layers.items()}
+    replace(profile, layers=layers).save(tmp_path / "damaged")
+    with pytest.raises(InputError, match="is a damaged attention profile; tune it anew"):
+        AttentionProfile.load(tmp_path / "damaged")
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,15 @@ def test_bad_tuning(tiny: Path, text: Path, tmp_path: Path, arguments: list[str]
 def test_a_file_that_is_no_profile_is_not_replaced(tiny: Path, text: Path) -> None:
     result = secateur("attention", "tune", tiny, "-o", text, "--overwrite", "--data", text, *QUICK_TUNE)
     assert "is not a profile, and so is not replaced" in failed(result)
+
+
+def test_files_that_would_lose_something(tiny: Path, text: Path, tmp_path: Path) -> None:
+    output = tmp_path / "profile.safetensors"
+    result = secateur("attention", "tune", tiny, "-o", output, "--data", text, *QUICK_TUNE, "--json", output)
+    assert "--output, --json and --plot must be different files" in failed(result)
+    result = secateur("attention", "tune", tiny, "-o", "/dev/null", "--overwrite", "--data", text, *QUICK_TUNE)
+    assert "/dev/null is no ordinary file, and so is not replaced" in failed(result)
+    result = secateur("attention", "generate", tiny, "--prompt", "text", *RULE, "--json", "/dev/null")
+    assert "/dev/null is no ordinary file, and so is not replaced" in failed(result)
+    result = secateur("attention", "generate", tiny, "--prompt-file", text, *RULE, "--backend", "triton")
+    assert result.exit_code in (0, 1)

@@ -1,4 +1,4 @@
-"""What sparse attention can be told, for the command line, recipes and Python alike."""
+"""What sparse attention can be told, for the command line and Python alike."""
 
 from pathlib import Path
 from typing import Any, Self

@@ -19,11 +19,9 @@ if TYPE_CHECKING:
 BLOCKS = ("predictor", "query_block", "key_block", "simthreshd", "keep_ends")
 RULE = ("profile", "topk", "cdfthreshd", "pvthreshd", "backend")
 
-Profile = Annotated[
+ProfileFile = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="Where the profile goes: FILE.safetensors.")
 ]
-
-
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Also draw layers by heads as a PNG.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile that is there.")]
 
@@ -39,12 +37,10 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile 
 def tune(
     model: Model,
     config: "TuneConfig",
-    output: Profile,
+    output: ProfileFile,
     overwrite: Overwrite = False,
     json: Json = None,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Also draw layers by heads as a PNG.")
-    ] = None,
+    plot: Plot = None,
 ) -> None:
     """Find thresholds for every head, within an error bound.
 
