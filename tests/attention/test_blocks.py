@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.attention.blocks import PREDICTORS, Prediction, choose, mean_similarity, sampled, sampled_queries
+from secateur.attention.blocks import Prediction, choose, mean_similarity, sampled, sampled_queries
 from secateur.attention.curve import Metric, pv_curve, threshold_curve
 from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import block_sparse_attention
 
 CPU = torch.device("cpu")
+PREDICTORS = {"sampled": sampled, "mean-similarity": mean_similarity}
 METRICS: tuple[Metric, ...] = ("l1", "rmse", "cosine")
 
 
@@ -151,7 +152,7 @@ def test_the_curve_is_what_brute_force_finds(grid: BlockGrid, seed: int, name: s
         if small:
             patch.setattr("secateur.attention.curve.PARTS_AT_ONCE", 1)
         thresholds = torch.tensor([0.0, 0.3, 0.6, 0.9, 0.99, 2.0])
-        prediction = PREDICTORS[name](query, key, grid, 0.5)  # type: ignore[index]
+        prediction = PREDICTORS[name](query, key, grid, 0.5)
         curves = {
             metric: threshold_curve(query, key, value, prediction, grid, 0.5, thresholds, metric) for metric in METRICS
         }

@@ -4,7 +4,6 @@ Zhang et al. 2025, "SpargeAttention: Accurate and Training-free Sparse Attention
 for `mean_similarity` and the choice by covered mass.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from secateur.attention.grid import BlockGrid, grouped_scores
 
 PredictorName = Literal["sampled", "mean-similarity"]
-Predictor = Callable[..., "Prediction"]
 
 SAMPLED_SCORES_AT_ONCE = 2**22
 ROUNDING = 1e-9
@@ -159,6 +157,3 @@ def _block_sums(tokens: Tensor, block: int) -> tuple[Tensor, Tensor]:
     starts = torch.arange(0, length, block, device=tokens.device)
     counts = (length - starts).clamp_max(block)[:, None]
     return padded.unflatten(2, (-1, block)).sum(3), counts
-
-
-PREDICTORS: dict[PredictorName, Predictor] = {"sampled": sampled, "mean-similarity": mean_similarity}

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from secateur.attention.blocks import PredictorName
 from secateur.attention.curve import Metric
+from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import Backend
 from secateur.flags import flag
 from secateur.models.calibration import LayerRange
@@ -33,6 +34,14 @@ class BlockOptions(BaseModel):
     )
     keep_ends: bool = Field(default=True, description="The first key block and the diagonal always stay.")
 
+    def blocks(self) -> "BlockOptions":
+        """These options alone, of a configuration that has more."""
+        return BlockOptions(**{name: getattr(self, name) for name in BlockOptions.model_fields})
+
+    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
+        """The blocks of an attention matrix."""
+        return BlockGrid(queries, keys, causal, self.query_block, self.key_block)
+
 
 class SparseOptions(BlockOptions):
     """Sparse attention without a profile: one rule for all heads."""
@@ -44,7 +53,8 @@ class SparseOptions(BlockOptions):
     pvthreshd: float | None = Field(
         default=None,
         gt=0,
-        description="Leave out P·V where all scores lie so far below the running maximum (not by the backend flex).",
+        description="Leave out P·V where all scores lie so far below the running maximum (only by the backends triton "
+        "and reference).",
     )
 
 

@@ -9,7 +9,6 @@ import copy
 import functools
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
@@ -18,12 +17,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from secateur.attention.blocks import choose
-from secateur.attention.config import BlockOptions, TuneConfig
+from secateur.attention.config import TuneConfig
 from secateur.attention.curve import Curve, pv_curve, threshold_curve
-from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile, LayerProfile
-from secateur.attention.rules import Rule, rules_of
+from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import predict, sparse_attention
 from secateur.attention.tuning import CDF_THRESHOLDS, PV_THRESHOLDS, with_cdf, with_pv
 from secateur.errors import InputError, ModelError
@@ -33,7 +31,7 @@ from secateur.models.options import configured
 FEWEST_BLOCKS = 2
 ORIGINAL = "_secateur_original"
 
-_applied: "weakref.WeakKeyDictionary[nn.Module, AppliedToDiffusion]" = weakref.WeakKeyDictionary()
+_applied: "weakref.WeakKeyDictionary[nn.Module, LeftOut]" = weakref.WeakKeyDictionary()
 
 
 class Attend(Protocol):
@@ -44,27 +42,6 @@ class Attend(Protocol):
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Queries (batch, heads, tokens, head_dim), keys and values (batch, kv_heads, seen tokens, head_dim)."""
-
-
-@dataclass(eq=False)
-class AppliedToDiffusion:
-    """Sparse attention at work in a transformer.
-
-    Attributes:
-        left_out: for each attention module the share of blocks left out of every sparse call, (batch · heads,) each.
-    """
-
-    left_out: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    @property
-    def sparsity(self) -> float:
-        """Mean share of blocks left out since the last `reset`."""
-        shares = [share for calls in self.left_out.values() for share in calls]
-        return float(torch.cat([share.cpu() for share in shares]).mean()) if shares else 0.0
-
-    def reset(self) -> None:
-        """Forget the shares."""
-        self.left_out.clear()
 
 
 class TakenOver(TorchFunctionMode):
@@ -115,9 +92,7 @@ def taken_over(processor: Any, attend: Attend, fewest: int) -> Any:
     return made
 
 
-def apply(
-    model: Any, profile: AttentionProfile | None = None, *, backend: Backend = "auto", **options: Any
-) -> AppliedToDiffusion:
+def apply(model: Any, profile: AttentionProfile | None = None, *, backend: Backend = "auto", **options: Any) -> LeftOut:
     """Make a diffusion transformer's self-attention sparse. `remove` undoes it.
 
     Args:
@@ -136,7 +111,7 @@ def apply(
         profile.require_model(_fingerprint(modules))
     rules = rules_of(profile, len(modules), backend, options)
     remove(transformer)
-    applied = AppliedToDiffusion()
+    applied = LeftOut()
     for module in modules:
         _require_native(module)
     for index, rule in rules.items():
@@ -198,7 +173,7 @@ def tune(
         raise InputError(f"no attention in these runs was over {FEWEST_BLOCKS * config.query_block} tokens or more")
     return AttentionProfile(
         layers=profiles,
-        blocks=BlockOptions(**{name: getattr(config, name) for name in BlockOptions.model_fields}),
+        blocks=config.blocks(),
         fingerprint=_fingerprint(modules),
         tuning={
             "model": str(getattr(getattr(transformer, "config", None), "_name_or_path", "")),
@@ -213,7 +188,7 @@ def tune(
 class SparseAttend:
     """Attention over the blocks that a rule chooses."""
 
-    def __init__(self, rule: Rule, applied: AppliedToDiffusion, index: int) -> None:
+    def __init__(self, rule: Rule, applied: LeftOut, index: int) -> None:
         self.rule = rule
         self.applied = applied
         self.index = index
@@ -248,7 +223,7 @@ class Meter:
         return functional.scaled_dot_product_attention(query, key, value, scale=scale, enable_gqa=grouped)
 
     def _measured(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Curve:
-        grid = BlockGrid(query.shape[2], key.shape[2], False, self.config.query_block, self.config.key_block)
+        grid = self.config.grid(query.shape[2], key.shape[2], causal=False)
         prediction, metric = predict(query, key, grid, scale, self.config), self.config.metric
         if self.profile is None:
             return threshold_curve(query, key, value, prediction, grid, scale, CDF_THRESHOLDS, metric)

@@ -56,7 +56,7 @@ def _head_errors(
 ) -> tuple[Tensor, Tensor, Tensor]:
     layer, group = profile.layers[index], head * inputs.key.shape[1] // inputs.query.shape[1]
     query, key, value = inputs.query[:, head, None], inputs.key[:, group, None], inputs.value[:, group, None]
-    grid = profile.grid(query.shape[2], key.shape[2], causal=True)
+    grid = profile.blocks.grid(query.shape[2], key.shape[2], causal=True)
     prediction = predict(query, key, grid, inputs.scale, profile.blocks)
     threshold = layer.cdfthreshd[head, None]
     curve = threshold_curve(query, key, value, prediction, grid, inputs.scale, threshold, metric)

@@ -4,7 +4,7 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
-from secateur.attention.rules import Rule, rules_of
+from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
@@ -28,31 +28,19 @@ _applied: "weakref.WeakKeyDictionary[PreTrainedModel, Applied]" = weakref.WeakKe
 
 
 @dataclass(eq=False)
-class Applied:
+class Applied(LeftOut):
     """Sparse attention at work in a model.
 
     Attributes:
         rules: what each layer leaves out; layers that are not there are dense.
         name: of the attention implementation.
         before: the implementation that the model had.
-        left_out: for each layer the share of blocks left out, of every sparse call, (batch · heads,) each.
     """
 
     rules: dict[int, Rule]
     name: str
     before: str
-    left_out: dict[int, list[Tensor]] = field(default_factory=dict)
     _mask: tuple[weakref.ref[Tensor], list[Span] | None] | None = None
-
-    @property
-    def sparsity(self) -> float:
-        """Mean share of blocks left out since the last `reset`, over heads and sparse calls; 0 where there was none."""
-        shares = [share for calls in self.left_out.values() for share in calls]
-        return float(torch.cat([share.cpu() for share in shares]).mean()) if shares else 0.0
-
-    def reset(self) -> None:
-        """Forget the shares."""
-        self.left_out.clear()
 
     def forward(
         self,

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from secateur.attention.config import BlockOptions
-from secateur.attention.grid import BlockGrid
 from secateur.errors import InputError, OutputError
 from secateur.files import write_bytes
 from secateur.models.fingerprint import same_weights
@@ -56,10 +55,6 @@ class AttentionProfile:
     blocks: BlockOptions
     fingerprint: Tensor
     tuning: dict[str, Any]
-
-    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
-        """The blocks of an attention matrix."""
-        return BlockGrid(queries, keys, causal, self.blocks.query_block, self.blocks.key_block)
 
     @property
     def sparsity(self) -> float:

@@ -1,13 +1,13 @@
 """What each layer leaves out, by a profile or by one rule for all heads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from secateur.attention.config import BlockOptions, SparseOptions, require_rule
-from secateur.attention.grid import BlockGrid
 from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import InputError
@@ -32,8 +32,26 @@ class Rule:
     pvthreshd: Tensor | float | None = None
     backend: Backend = "auto"
 
-    def grid(self, queries: int, keys: int, causal: bool) -> BlockGrid:
-        return BlockGrid(queries, keys, causal, self.blocks.query_block, self.blocks.key_block)
+
+@dataclass(eq=False, kw_only=True)
+class LeftOut:
+    """What sparse attention has left out.
+
+    Attributes:
+        left_out: for each layer the share of blocks left out, of every sparse call, (batch · heads,) each.
+    """
+
+    left_out: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def sparsity(self) -> float:
+        """Mean share of blocks left out since the last `reset`, over heads and sparse calls; 0 where there was none."""
+        shares = [share for calls in self.left_out.values() for share in calls]
+        return float(torch.cat([share.cpu() for share in shares]).mean()) if shares else 0.0
+
+    def reset(self) -> None:
+        """Forget the shares."""
+        self.left_out.clear()
 
 
 def rules_of(
@@ -65,5 +83,6 @@ def rules_of(
         require_rule(chosen)
     except ValueError as error:
         raise InputError(str(error)) from error
-    blocks = BlockOptions(**{name: getattr(chosen, name) for name in BlockOptions.model_fields})
-    return dict.fromkeys(range(layers), Rule(blocks, chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend))
+    return dict.fromkeys(
+        range(layers), Rule(chosen.blocks(), chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend)
+    )

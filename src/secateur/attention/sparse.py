@@ -36,7 +36,7 @@ def sparse_attention(
     Returns:
         The output like `query`, and the share of blocks left out, (batch, heads).
     """
-    grid = rule.grid(query.shape[2], key.shape[2], causal)
+    grid = rule.blocks.grid(query.shape[2], key.shape[2], causal)
     key, value = key.to(query.dtype), value.to(query.dtype)
     with torch.autocast(query.device.type, enabled=False):
         return _sparse_attention(query, key, value, rule, grid, scale)

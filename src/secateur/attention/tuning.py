@@ -11,9 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.attention.blocks import choose
-from secateur.attention.config import BlockOptions, TuneConfig
+from secateur.attention.config import TuneConfig
 from secateur.attention.curve import Curve, pv_curve, threshold_curve
-from secateur.attention.grid import BlockGrid
 from secateur.attention.hook import watching
 from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
 from secateur.attention.sparse import predict
@@ -91,7 +90,7 @@ def tune(
     logger.debug("tuned in %.1f s: %s", time.perf_counter() - start, seconds)
     return AttentionProfile(
         layers=profiles,
-        blocks=BlockOptions(**{name: getattr(config, name) for name in BlockOptions.model_fields}),
+        blocks=config.blocks(),
         fingerprint=sampled_weights(model),
         tuning={
             "model": model.name_or_path,
@@ -128,26 +127,26 @@ def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerIn
     return LayerInputs(query, key, value, scales[0])
 
 
-def tune_layer(inputs: LayerInputs, config: TuneConfig, causal: bool = True) -> LayerProfile:
+def tune_layer(inputs: LayerInputs, config: TuneConfig) -> LayerProfile:
     """Thresholds of all heads of a layer, the groups of heads shared out over processes."""
     kv_heads = inputs.key.shape[1]
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     names = [field.name for field in fields(LayerProfile)]
     found = torch.zeros(len(names), kv_heads, inputs.query.shape[1] // kv_heads, device=inputs.query.device)
     for group in range(rank, kv_heads, processes):
-        profile = tune_group(inputs, group, config, causal)
+        profile = tune_group(inputs, group, config)
         found[:, group] = torch.stack([getattr(profile, name) for name in names]).to(found)
     if processes > 1:
         dist.all_reduce(found)
     return LayerProfile(**dict(zip(names, found.flatten(1).cpu().unbind(), strict=True)))
 
 
-def tune_group(inputs: LayerInputs, group: int, config: TuneConfig, causal: bool) -> LayerProfile:
+def tune_group(inputs: LayerInputs, group: int, config: TuneConfig) -> LayerProfile:
     """Thresholds of the heads that share one key/value head."""
     queries_per_group = inputs.query.shape[1] // inputs.key.shape[1]
     query = inputs.query[:, group * queries_per_group : (group + 1) * queries_per_group]
     key, value = inputs.key[:, group : group + 1], inputs.value[:, group : group + 1]
-    grid = BlockGrid(query.shape[2], key.shape[2], causal, config.query_block, config.key_block)
+    grid = config.grid(query.shape[2], key.shape[2], causal=True)
     prediction = predict(query, key, grid, inputs.scale, config)
     tensors = (query, key, value)
     curve = threshold_curve(*tensors, prediction, grid, inputs.scale, CDF_THRESHOLDS, config.metric)
