@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 Item = TypeVar("Item")
 
-stdout = Console()
-stderr = Console(stderr=True)
+stdout = Console(emoji=False)
+stderr = Console(stderr=True, emoji=False)
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

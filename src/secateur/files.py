@@ -67,6 +67,7 @@ def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
     Raises:
         OutputError: it cannot be written, or would replace something else than figures.
     """
+    file = file.expanduser()
     existing = next(parent for parent in (file, *file.absolute().parents) if parent.exists())
     if file.is_dir() or (existing != file and not existing.is_dir()) or not os.access(existing, os.W_OK):
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
@@ -148,7 +149,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

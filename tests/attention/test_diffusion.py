@@ -143,7 +143,7 @@ def test_with_all_blocks_it_is_the_dense_model(kind: tuple[nn.Module, Inputs], f
     dense = output(model, inputs(frames))
     applied = diffusion.apply(model, topk=1.0, **SMALL)
     torch.testing.assert_close(output(model, inputs(frames)), dense, rtol=1e-4, atol=1e-4)
-    assert applied.left_out
+    assert applied.layers
     assert applied.sparsity == 0
     applied = diffusion.apply(model, topk=0.3, **SMALL)
     sparse = output(model, inputs(frames))

@@ -1,14 +1,17 @@
 """Sparse attention inside models: what stays as it was, and what the sparse part computes."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import PreTrainedModel, StaticCache
 
 from secateur.attention import AttentionProfile, apply, remove
 from secateur.attention.sparse import spans_of
 from secateur.errors import InputError, ModelError
+from secateur.models.lora import wrap
 
 Models = Callable[..., PreTrainedModel]
 Blocks = dict[str, int]
@@ -30,13 +33,34 @@ def test_with_all_blocks_it_is_the_dense_model(tiny_model: Models, family: str, 
     applied = apply(model, topk=1.0, **small_blocks)
     torch.testing.assert_close(logits(model, ids), dense, rtol=1e-4, atol=1e-4)
     assert applied.sparsity == 0
-    assert len(applied.left_out) == 4
+    assert len(applied.layers) == 4
     applied = apply(model, topk=0.3, **small_blocks)
     assert (logits(model, ids) - dense).abs().max() > 1e-2
     assert 0.1 < applied.sparsity < 0.7
     remove(model)
     assert model.config._attn_implementation == before
     assert modules == {name: type(module) for name, module in model.named_modules()}
+    assert torch.equal(logits(model, ids), dense)
+
+
+def test_copies_of_a_model_live_on(tiny_model: Models, small_blocks: Blocks) -> None:
+    model, ids = tiny_model(), tokens(1, 75)
+    dense = logits(model, ids)
+    apply(model, topk=0.3, **small_blocks)
+    copied = copy.deepcopy(model)
+    torch.testing.assert_close(logits(copied, ids), logits(model, ids))
+    remove(model)
+    torch.testing.assert_close(logits(copied, ids), dense)
+
+
+def test_an_adapter_of_peft_is_part_of_the_model(tiny_model: Models, small_blocks: Blocks) -> None:
+    ids, settings = tokens(1, 75), LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    model = wrap(tiny_model(), settings).eval()
+    dense = logits(model, ids)
+    applied = apply(model, topk=0.3, **small_blocks)
+    assert (logits(model, ids) - dense).abs().max() > 1e-2
+    assert applied.sparsity > 0.1
+    remove(model)
     assert torch.equal(logits(model, ids), dense)
 
 
@@ -65,7 +89,7 @@ def test_decoding_is_dense_and_chunks_are_the_whole(tiny_model: Models, small_bl
     applied.reset()
     with torch.no_grad():
         model(ids[:, :1], past_key_values=second.past_key_values)
-    assert not applied.left_out
+    assert not applied.layers
 
 
 def test_generation_with_a_static_cache_is_the_same(tiny_model: Models, small_blocks: Blocks) -> None:
@@ -75,7 +99,7 @@ def test_generation_with_a_static_cache_is_the_same(tiny_model: Models, small_bl
     for cache in ("dynamic", "static"):
         applied.reset()
         made.append(model.generate(ids, max_new_tokens=6, do_sample=False, cache_implementation=cache, pad_token_id=0))
-        assert {len(calls) for calls in applied.left_out.values()} == {1}
+        assert {share.count for share in applied.layers.values()} == {8}
     assert torch.equal(*made)
 
 
@@ -83,7 +107,7 @@ def test_what_is_differentiated_is_dense(tiny_model: Models, small_blocks: Block
     model, ids = tiny_model(), tokens(1, 90)
     applied = apply(model, topk=0.3, **small_blocks)
     model(ids, labels=ids).loss.backward()
-    assert not applied.left_out
+    assert not applied.layers
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
 
 
@@ -115,7 +139,7 @@ def test_sliding_windows_stay_dense(tiny_model: Models, small_blocks: Blocks) ->
     dense = logits(model, ids)
     applied = apply(model, topk=0.2, **small_blocks)
     torch.testing.assert_close(logits(model, ids), dense)
-    assert not applied.left_out
+    assert not applied.layers
 
 
 def test_a_mask_of_another_kind_is_computed_densely(tiny_model: Models, small_blocks: Blocks) -> None:

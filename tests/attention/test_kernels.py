@@ -1,5 +1,7 @@
 """Every backend against plain attention over an element-wise mask."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,3 +163,22 @@ def test_shapes_that_do_not_fit(heads: tuple[int, int], mask: tuple[int, int], m
     parts = tensors(0, 1, *heads, 60, 60, 16)
     with pytest.raises(InputError, match=message):
         block_sparse_attention(*parts, torch.ones(1, 1, *mask, dtype=torch.bool), True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"block_mask": torch.ones(1, 1, 1, 1)}, "of booleans, not float32"),
+        ({"block_mask": torch.ones(1, 3, 1, 1, dtype=torch.bool)}, "mask of blocks of shape .1, 3, 1, 1. does not fit"),
+        ({"pv_threshold": torch.ones(3)}, "pv_threshold of shape .3,. does not fit"),
+        ({"backend": "cutlass"}, "no backend 'cutlass'; choose auto, reference"),
+        ({"query": torch.zeros(4, 60, 16)}, "four dimensions"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments: dict[str, Any], message: str) -> None:
+    query, key, value = tensors(0, 1, 4, 2, 60, 60, 16)
+    whole = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    with pytest.raises(InputError, match=message):
+        block_sparse_attention(
+            **{"query": query, "key": key, "value": value, "block_mask": whole} | arguments, causal=True
+        )

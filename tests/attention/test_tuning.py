@@ -117,7 +117,7 @@ def test_a_profile_goes_to_disk_and_into_a_model(
         cosine = torch.nn.functional.cosine_similarity(model(ids).logits.flatten(), dense.flatten(), dim=0)
     assert cosine > 0.9
     assert applied.sparsity > 0.1
-    assert sorted(applied.left_out) == [1, 2]
+    assert sorted(applied.layers) == [1, 2]
 
 
 def test_the_same_model_in_another_format_is_taken_and_another_refused(

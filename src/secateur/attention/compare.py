@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,8 +19,11 @@ from secateur.data import load_corpus, token_windows
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.losses import CHUNK_TOKENS
+from secateur.models.memory import now
 
 Apply = Callable[[], Applied]
+
+LARGEST_LOSS = 700.0
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,12 @@ def compare_windows(
     return Comparison(
         logits_cosine=sums.cosine / tokens,
         greedy_agreement=sums.same / tokens,
-        perplexity=math.exp(sums.loss / tokens),
-        sparse_perplexity=math.exp(sums.sparse_loss / tokens),
+        perplexity=_exp(sums.loss / tokens),
+        sparse_perplexity=_exp(sums.sparse_loss / tokens),
         seconds=seconds,
         sparse_seconds=sparse_seconds,
-        sparsity=sums.sparsity / sums.batches,
-        density=1 - sums.left_out / sums.batches,
+        sparsity=sums.sparsity / sums.windows,
+        density=1 - sums.left_out / sums.windows,
         seqlen=windows.shape[1],
         windows=len(windows),
     )
@@ -130,7 +132,7 @@ class Agreement:
     tokens: int = 0
     sparsity: float = 0.0
     left_out: float = 0.0
-    batches: int = 0
+    windows: int = 0
 
     def add(self, model: PreTrainedModel, dense: Tensor, sparse: Tensor, tokens: Tensor, applied: Applied) -> None:
         """Add a batch: last hidden states of both kinds, (batch, seq, hidden_size), and tokens, (batch, seq)."""
@@ -149,10 +151,10 @@ class Agreement:
             self.loss += float(functional.cross_entropy(logits, target, reduction="sum"))
             self.sparse_loss += float(functional.cross_entropy(others, target, reduction="sum"))
         self.tokens += len(targets)
-        self.sparsity += applied.sparsity
         layers = len(adapter_of(model).layers(model))
-        self.left_out += sum(float(share.mean()) for calls in applied.left_out.values() for share in calls) / layers
-        self.batches += 1
+        self.sparsity += applied.sparsity * len(tokens)
+        self.left_out += sum(share.mean for share in applied.layers.values()) / layers * len(tokens)
+        self.windows += len(tokens)
 
 
 def first_token_seconds(model: PreTrainedModel, prompt: Tensor, repeats: int) -> float:
@@ -160,18 +162,15 @@ def first_token_seconds(model: PreTrainedModel, prompt: Tensor, repeats: int) ->
     prompt = prompt.to(model.device)
     times = []
     for _ in range(repeats + 1):
-        _wait(model)
-        start = time.perf_counter()
+        start = now(model)
         model(prompt, use_cache=True, logits_to_keep=1)
-        _wait(model)
-        times.append(time.perf_counter() - start)
+        times.append(now(model) - start)
     return statistics.median(times[1:])
+
+
+def _exp(loss: float) -> float:
+    return math.exp(loss) if loss < LARGEST_LOSS else math.inf
 
 
 def _hidden(model: PreTrainedModel, tokens: Tensor) -> Tensor:
     return adapter_of(model).body(model)(tokens, use_cache=False).last_hidden_state
-
-
-def _wait(model: PreTrainedModel) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)

@@ -198,7 +198,7 @@ class SparseAttend:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         output, shares = sparse_attention(query, key, value, self.rule, False, scale)
-        self.applied.left_out.setdefault(self.index, []).append(shares.flatten())
+        self.applied.add(self.index, shares)
         return output
 
 

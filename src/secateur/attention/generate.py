@@ -91,7 +91,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
         end = time.perf_counter()
     finally:
         remove(model)
-    if not applied.left_out:
+    if not applied.layers:
         logger.warning("The prompt is too short for sparse attention, and was read densely")
     new = tokens[prompt.shape[1] :]
     return Written(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -19,6 +20,7 @@ from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
+from secateur.models.lora import underlying
 from secateur.models.widths import layer_widths
 
 Seen = Callable[[int, Tensor, Tensor, Tensor, float], None]
@@ -75,7 +77,7 @@ class Applied(LeftOut):
                 continue
             part, shares = sparse_attention(some_queries, keys, values, rule, True, scale)
             output[rows, :, -queries:] = part
-            self.left_out.setdefault(int(module.layer_idx), []).append(shares.flatten())  # type: ignore[arg-type]
+            self.add(int(module.layer_idx), shares)  # type: ignore[arg-type]
         return output.transpose(1, 2).contiguous(), None
 
     def _rule(self, module: nn.Module, query: Tensor, dropout: float) -> Rule | None:
@@ -96,7 +98,7 @@ class Applied(LeftOut):
 
 
 def apply(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     profile: AttentionProfile | None = None,
     *,
     backend: Backend = "auto",
@@ -108,7 +110,7 @@ def apply(
     tokens per sequence, and calls that are differentiated are computed densely.
 
     Args:
-        model: a model of a supported family. Its modules stay as they are.
+        model: a model of a supported family, with an adapter of PEFT or without. Its modules stay as they are.
         profile: tuned thresholds of its heads.
         backend: of the kernel.
         options: fields of `SparseOptions` instead of a profile: `apply(model, topk=0.5)`.
@@ -120,6 +122,7 @@ def apply(
         InputError: the profile is another model's, or nothing says what to leave out.
         ModelError: the family is not supported.
     """
+    model = underlying(model)
     layers = len(adapter_of(model).layers(model))
     if profile is not None:
         profile.require_model(sampled_weights(model))
@@ -131,16 +134,17 @@ def apply(
     AttentionMaskInterface.register(applied.name, sdpa_mask)
     model.set_attn_implementation(applied.name)
     _applied[model] = applied
-    weakref.finalize(model, _forget, applied.name)
+    weakref.finalize(model, _make_dense, applied.name)
     return applied
 
 
-def remove(model: PreTrainedModel) -> None:
+def remove(model: PreTrainedModel | PeftModel) -> None:
     """Give a model back the attention it had before `apply`; nothing happens where there is none."""
+    model = underlying(model)
     applied = _applied.pop(model, None)
     if applied is not None:
         model.set_attn_implementation(applied.before)
-        _forget(applied.name)
+        _make_dense(applied.name)
 
 
 @contextmanager
@@ -169,6 +173,11 @@ def watching(model: PreTrainedModel, seen: Seen) -> Iterator[None]:
     finally:
         model.set_attn_implementation(before)
         _forget(name)
+
+
+def _make_dense(name: str) -> None:
+    # A copy of the model, or one with the same configuration object, may still go by this name.
+    AttentionInterface.register(name, sdpa_attention_forward)
 
 
 def _forget(name: str) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
 from secateur.attention.config import BlockOptions, SparseOptions, require_rule
@@ -33,25 +32,45 @@ class Rule:
     backend: Backend = "auto"
 
 
+@dataclass
+class Share:
+    """A mean share of blocks, over a layer's heads and the sequences of its sparse calls."""
+
+    total: Tensor | float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """0 where there was no call."""
+        return float(self.total) / max(1, self.count)
+
+
 @dataclass(eq=False, kw_only=True)
 class LeftOut:
     """What sparse attention has left out.
 
     Attributes:
-        left_out: for each layer the share of blocks left out, of every sparse call, (batch · heads,) each.
+        layers: of each layer that has been sparse, the share of blocks left out since the last `reset`.
     """
 
-    left_out: dict[int, list[Tensor]] = field(default_factory=dict)
+    layers: dict[int, Share] = field(default_factory=dict)
+
+    def add(self, layer: int, shares: Tensor) -> None:
+        """Count a call: the share that each sequence and head left out, (batch, heads)."""
+        share = self.layers.setdefault(layer, Share())
+        share.total = share.total + shares.sum()
+        share.count += shares.numel()
 
     @property
     def sparsity(self) -> float:
         """Mean share of blocks left out since the last `reset`, over heads and sparse calls; 0 where there was none."""
-        shares = [share for calls in self.left_out.values() for share in calls]
-        return float(torch.cat([share.cpu() for share in shares]).mean()) if shares else 0.0
+        return sum(float(share.total) for share in self.layers.values()) / max(
+            1, sum(share.count for share in self.layers.values())
+        )
 
     def reset(self) -> None:
         """Forget the shares."""
-        self.left_out.clear()
+        self.layers.clear()
 
 
 def rules_of(

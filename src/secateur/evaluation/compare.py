@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 from secateur.data import Corpus, load_corpus
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.evaluate import Evaluation, corpus_windows, measure_quality, speed_options
-from secateur.evaluation.modes import input_device, underlying, weight_bytes
+from secateur.evaluation.modes import input_device, weight_bytes
 from secateur.evaluation.semi_structured import require_sparse_cores, use_semi_structured
 from secateur.evaluation.speed import measure_speeds
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
+from secateur.models.lora import underlying
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.evaluation.config import EvaluateConfig
-from secateur.evaluation.modes import input_device, underlying
+from secateur.evaluation.modes import input_device
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
+from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
 
 

@@ -9,6 +9,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.models.lora import underlying
+
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
@@ -20,11 +22,6 @@ def measuring(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(training)
-
-
-def underlying(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The Transformers model, with the adapter's layers in place where PEFT wraps it."""
-    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.errors import InputError
-from secateur.evaluation.modes import input_device, measuring, underlying
+from secateur.evaluation.modes import input_device, measuring
 from secateur.models import adapter_of, token_losses
+from secateur.models.lora import underlying
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import Any
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.evaluation.modes import input_device, measuring, underlying
+from secateur.evaluation.modes import input_device, measuring
+from secateur.models.lora import underlying
 
 
 def generate_samples(

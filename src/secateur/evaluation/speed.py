@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.errors import InputError
-from secateur.evaluation.modes import input_device, measuring, underlying, weight_bytes, weight_of
-from secateur.models.memory import devices_of, peak_memory
+from secateur.evaluation.modes import input_device, measuring, weight_bytes, weight_of
+from secateur.models.lora import underlying
+from secateur.models.memory import now, peak_memory
 
 GPU_MEMORY = "allocated on the GPU"
 PROCESS_MEMORY = "resident set of the process"
@@ -128,17 +129,10 @@ def _random_prompt(model: PreTrainedModel | PeftModel, prompt_tokens: int, seed:
 def _generate(model: PreTrainedModel | PeftModel, prompt: Tensor, new_tokens: int) -> tuple[float, float]:
     """The seconds of prefill and of decoding `new_tokens` one by one. `prompt`: (1, tokens)."""
     with measuring(model):
-        start = _now(model)
+        start = now(model)
         output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
-        filled = _now(model)
+        filled = now(model)
         for _ in range(new_tokens):
             token = output.logits[:, -1:].argmax(dim=-1).to(prompt.device)  # (1, 1)
             output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
-        return filled - start, _now(model) - filled
-
-
-def _now(model: nn.Module) -> float:
-    for device in devices_of(model):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return time.perf_counter()
+        return filled - start, now(model) - filled

@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from typing import cast
 
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
@@ -15,6 +16,11 @@ from secateur.errors import ModelError
 ADAPTER = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+
+
+def underlying(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The Transformers model, with the adapter's layers in place where PEFT wraps it."""
+    return cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def wrap(model: PreTrainedModel, settings: PeftConfig) -> PeftModel:

@@ -25,6 +25,14 @@ def devices_of(model: nn.Module) -> list[torch.device]:
     return sorted({parameter.device for parameter in model.parameters()}, key=str)
 
 
+def now(model: nn.Module) -> float:
+    """Seconds of a clock, once the model's devices have done all they were told."""
+    for device in devices_of(model):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     """Note in `seconds` how long the block takes."""

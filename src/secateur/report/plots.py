@@ -235,19 +235,12 @@ def sparsity_map(zeros: Mapping[str, Any]) -> bytes:
     shares = [[math.nan] * len(layers) for _ in names]
     for matrix in matrices:
         shares[names.index(matrix["name"])][matrix["layer"] - layers.start] = matrix["sparsity"]
-    figure = Figure(figsize=(max(6.0, 2.5 + 0.22 * len(layers)), 1.6 + 0.3 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
     drawn = [share for row in shares for share in row if not math.isnan(share)]
     # Shares that are all alike would be stretched over the whole scale.
     low, high = min(*drawn, zeros["asked"] - 0.05), max(*drawn, zeros["asked"] + 0.05)
-    image = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=low, vmax=high)
+    figure, axes = _heat_map(shares, layers.start, (low, high), "zeros (share of weights)", 0.3)
     axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("layer")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + layers.start:.0f}"))
     axes.set_title(f"{zeros['zeros']:,} zeros, {zeros['reached']:.1%} of these weights", fontsize=10)
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0))
-    bar.set_label("zeros (share of weights)")
     return _png(figure)
 
 
@@ -267,18 +260,26 @@ def attention_map(profile: Mapping[str, Any]) -> bytes:
     for layer in layers:
         for head, sparsity in enumerate(layer["sparsity"]):
             shares[head][layer["layer"] - first] = sparsity
-    figure = Figure(figsize=(max(6.0, 2.5 + 0.22 * len(shares[0])), 1.8 + 0.22 * heads), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=0, vmax=1)
-    axes.set_xlabel("layer")
+    figure, axes = _heat_map(shares, first, (0, 1), "left out (share of blocks)", 0.22)
     axes.set_ylabel("query head")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + first:.0f}"))
     axes.set_title(f"{profile['mean_sparsity']:.1%} of the blocks left out, mean over heads", fontsize=10)
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0))
-    bar.set_label("left out (share of blocks)")
     return _png(figure)
+
+
+def _heat_map(
+    shares: Sequence[Sequence[float]], first: int, scale: tuple[float, float], label: str, height: float
+) -> tuple[Figure, Axes]:
+    """Shares by layer, the first of which is `first`, across a row of `height` inches for each sequence."""
+    size = (max(6.0, 2.5 + 0.22 * len(shares[0])), 1.7 + height * len(shares))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, aspect="auto", cmap="cividis", vmin=scale[0], vmax=scale[1])
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + first:.0f}"))
+    figure.colorbar(image, ax=axes, format=PercentFormatter(1.0)).set_label(label)
+    return figure, axes
 
 
 def _finite(rows: Sequence[Row], text: str) -> list[float | None]:

@@ -1,6 +1,6 @@
 """Attention over a list of kept blocks: one function, four backends that agree."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -55,6 +55,10 @@ def block_sparse_attention(
     Raises:
         InputError: shapes do not fit each other, or the backend is not there.
     """
+    if not query.dim() == key.dim() == value.dim() == 4:
+        raise InputError("queries, keys and values have four dimensions: (batch, heads, tokens, head_dim)")
+    if backend not in get_args(Backend):
+        raise InputError(f"there is no backend '{backend}'; choose {', '.join(get_args(Backend))}")
     batch, heads, queries, width = query.shape
     if key.shape != value.shape or key.shape[0] != batch or key.shape[3] != width or heads % key.shape[1]:
         raise InputError(
@@ -66,15 +70,25 @@ def block_sparse_attention(
     grid = BlockGrid(queries, key.shape[2], causal, query_block, key_block)
     if block_mask.shape[-2:] != (grid.rows, grid.columns):
         raise InputError(f"a mask of {tuple(block_mask.shape)} blocks does not fit {grid.rows} by {grid.columns}")
-    blocks = (block_mask & grid.visible(query.device)).expand(batch, heads, -1, -1)
+    if block_mask.dtype != torch.bool:
+        raise InputError(f"a mask of blocks is of booleans, not {str(block_mask.dtype).removeprefix('torch.')}")
+    blocks = _expanded(block_mask & grid.visible(query.device), (batch, heads, -1, -1), "the mask of blocks")
     if pv_threshold is not None:
-        pv_threshold = torch.as_tensor(pv_threshold, dtype=torch.float32, device=query.device).expand(heads)
+        pv_threshold = torch.as_tensor(pv_threshold, dtype=torch.float32, device=query.device)
+        pv_threshold = _expanded(pv_threshold, (heads,), "pv_threshold")
     scale = width**-0.5 if scale is None else scale
     chosen = fastest_backend(query, grid) if backend == "auto" else backend
     if chosen == "triton":
         return triton_sparse_attention(query, key, value, blocks, grid, scale, pv_threshold, int8)
     kernels = {"reference": reference_attention, "gathered": gathered_attention, "flex": flex_sparse_attention}
     return kernels[chosen](query, key, value, blocks, grid, scale, pv_threshold)
+
+
+def _expanded(tensor: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    try:
+        return tensor.expand(shape)
+    except RuntimeError as error:
+        raise InputError(f"{name} of shape {tuple(tensor.shape)} does not fit the queries' batch and heads") from error
 
 
 def fastest_backend(query: Tensor, grid: BlockGrid) -> Backend:
