@@ -189,7 +189,7 @@ def test_both_sequences_of_a_guided_batch_are_measured() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusion, "Meter", lambda *arguments: meters.append(original(*arguments)) or meters[-1])
         diffusion.tune(model, [lambda: output(model, guided)], **SMALL)
-    assert {len(meter.curve.difference) for meter in meters if meter.curve is not None} == {2}
+    assert {len(meter.curve.squares) for meter in meters if meter.curve is not None} == {2}
 
 
 def test_what_cannot_be_made_sparse(tiny_model: Callable[..., nn.Module]) -> None:

@@ -57,7 +57,7 @@ def errors_of(inputs: LayerInputs, cdf: torch.Tensor, pv: torch.Tensor | None, g
 @pytest.mark.parametrize("seed", range(3))
 def test_the_lowest_threshold_within_the_bound(seed: int, small_blocks: dict[str, int]) -> None:
     inputs, grid = attended(seed), BlockGrid(160, 160, True, 16, 16)
-    profile = tune_layer(inputs, TuneConfig(l1=0.1, pv_l1=0.12, **small_blocks))
+    profile = tune_layer(inputs, TuneConfig(l1=0.1, pv_l1=0.12, price=0, **small_blocks))
     found = errors_of(inputs, profile.cdfthreshd, None, grid)
     assert (found <= 0.1 + 1e-5).all()
     both = errors_of(inputs, profile.cdfthreshd, profile.pvthreshd, grid)
@@ -73,6 +73,28 @@ def test_the_lowest_threshold_within_the_bound(seed: int, small_blocks: dict[str
             lower = profile.cdfthreshd.clone()
             lower[head] = below[-1]
             assert errors_of(inputs, lower, None, grid)[head] > 0.1
+
+
+def test_what_is_left_out_is_worth_its_error(small_blocks: dict[str, int]) -> None:
+    inputs, grid, price = attended(2), BlockGrid(160, 160, True, 16, 16), 5.0
+    config = TuneConfig(l1=0.3, pv_l1=0.4, price=price, **small_blocks)
+    profile = tune_layer(inputs, config)
+    prediction = sampled(inputs.query, inputs.key, grid, inputs.scale)
+    tensors = (inputs.query, inputs.key, inputs.value)
+    options: dict[str, Any] = {"query_block": 16, "key_block": 16, "backend": "reference"}
+    dense = block_sparse_attention(*tensors, grid.visible(inputs.query.device), True, inputs.scale, **options)
+    worth, within = [], []
+    for threshold in CDF_THRESHOLDS.tolist():
+        blocks = choose(prediction, grid, threshold)
+        lost = block_sparse_attention(*tensors, blocks, True, inputs.scale, **options) - dense
+        squares = (lost.square().sum((2, 3)) / dense.square().sum((2, 3))).mean(0)
+        worth.append(grid.sparsity(blocks).mean(0) - price * squares)
+        within.append(errors_of(inputs, torch.full((4,), threshold), None, grid) <= 0.3)
+    best = torch.stack(worth).masked_fill(~torch.stack(within), -torch.inf).argmax(0)
+    tuned = profile.cdfthreshd != DENSE
+    assert tuned.any()
+    assert torch.equal(profile.cdfthreshd[tuned], CDF_THRESHOLDS[best][tuned])
+    assert (profile.sparsity < tune_layer(inputs, config.model_copy(update={"price": 0.0})).sparsity).any()
 
 
 def test_heads_that_gain_little_stay_dense(small_blocks: dict[str, int]) -> None:

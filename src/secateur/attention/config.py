@@ -69,6 +69,12 @@ class TuneConfig(BlockOptions, LoadOptions, LayerRange):
     pv_l1: float = Field(
         default=0.07, gt=0, lt=1, description="Most error with P·V left out as well; larger than --l1."
     )
+    price: float = Field(
+        default=20.0,
+        ge=0,
+        description="What a head's error weighs: within the bound it takes the threshold with the highest sparsity "
+        "less price times relative squared error. 0: the highest sparsity.",
+    )
     metric: Metric = Field(
         default="l1",
         description="What the error is, of a head's output relative to the dense one: sum of differences (l1), their "

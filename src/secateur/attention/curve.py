@@ -28,24 +28,28 @@ class Curve:
 
     Attributes:
         metric: what the error is.
-        difference: of |O − O_dense| for l1, of its square for rmse, of O · O_dense for cosine.
-        norm: of O² for cosine, else zero.
-        dense: of |O_dense| for l1, else of its square, (samples, heads, 1).
+        absolute: of |O − O_dense|; zero where the metric is another than l1.
+        squares: of (O − O_dense)².
+        products: of O · O_dense; zero where the metric is another than cosine.
+        dense: of |O_dense|, (samples, heads, 1).
+        dense_squares: of O_dense², (samples, heads, 1).
         kept: blocks that are computed; for thresholds of P·V, groups of queries in them.
         all: blocks that are visible, or groups in kept blocks, (samples, heads, 1).
     """
 
     metric: Metric
-    difference: Tensor
-    norm: Tensor
+    absolute: Tensor
+    squares: Tensor
+    products: Tensor
     dense: Tensor
+    dense_squares: Tensor
     kept: Tensor
     all: Tensor
 
     @classmethod
     def zeros(cls, metric: Metric, samples: int, heads: int, thresholds: int, device: torch.device) -> Self:
         """A curve of no text."""
-        widths = (thresholds, thresholds, 1, thresholds, 1)
+        widths = (thresholds, thresholds, thresholds, 1, 1, thresholds, 1)
         return cls(
             metric, *(torch.zeros(samples, heads, width, dtype=torch.float64, device=device) for width in widths)
         )
@@ -61,13 +65,14 @@ class Curve:
             counted: (batch, heads).
         """
         over, place = (3, 4), dense[:, :, None]
-        order = 1 if self.metric == "l1" else 2
         if self.metric == "cosine":
-            self.norm[:, heads] += torch.linalg.vector_norm(output, dim=over).square()
-            self.difference[:, heads] += output.mul_(place).sum(over)
-        else:
-            self.difference[:, heads] += torch.linalg.vector_norm(output.sub_(place), order, dim=over) ** order
-        self.dense[:, heads] += torch.linalg.vector_norm(place, order, dim=over) ** order
+            self.products[:, heads] += (output * place).sum(over)
+        difference = output.sub_(place)
+        if self.metric == "l1":
+            self.absolute[:, heads] += torch.linalg.vector_norm(difference, 1, dim=over)
+        self.squares[:, heads] += torch.linalg.vector_norm(difference, dim=over).square()
+        self.dense[:, heads] += torch.linalg.vector_norm(place, 1, dim=over)
+        self.dense_squares[:, heads] += torch.linalg.vector_norm(place, dim=over).square()
         self.kept[:, heads] += kept
         self.all[:, heads] += counted[..., None]
 
@@ -84,12 +89,18 @@ class Curve:
             (heads, thresholds).
         """
         if self.metric == "l1":
-            errors = self.difference / self.dense
+            errors = self.absolute / self.dense
         elif self.metric == "rmse":
-            errors = (self.difference / self.dense).sqrt()
+            errors = (self.squares / self.dense_squares).sqrt()
         else:
-            errors = 1 - self.difference / (self.norm * self.dense).sqrt()
+            norm = self.squares + 2 * self.products - self.dense_squares  # of O²
+            errors = 1 - self.products / (norm * self.dense_squares).sqrt()
         return errors.amax(0)
+
+    @property
+    def squared_error(self) -> Tensor:
+        """Squared error relative to the dense output's squares, mean over samples, (heads, thresholds)."""
+        return (self.squares / self.dense_squares).mean(0)
 
     @property
     def sparsity(self) -> Tensor:
@@ -225,8 +236,9 @@ def block_parts(query: Tensor, key: Tensor, value: Tensor, grid: BlockGrid, scal
                 scores[..., first + grid.offset :].masked_fill_(later, -torch.inf)
             maxima = block_maxima(scores, grid)
             shares = scores.sub_(maxima.amax(-1, keepdim=True)).exp_()
-            padded = torch.nn.functional.pad(shares, (0, blocks * grid.key_block - seen))
-            by_block = padded.unflatten(-1, (blocks, -1)).transpose(2, 3)  # (batch, heads, blocks, queries, key_block)
+            if seen % grid.key_block:
+                shares = torch.nn.functional.pad(shares, (0, blocks * grid.key_block - seen))
+            by_block = shares.unflatten(-1, (blocks, -1)).transpose(2, 3)  # (batch, heads, blocks, queries, key_block)
             values = value[:, kv_heads, :blocks].repeat_interleave(groups, 1)
             products = (by_block.to(value.dtype) @ values).float()
             yield BlockParts(row, chosen, products, by_block.sum(-1), maxima)

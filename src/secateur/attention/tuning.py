@@ -29,8 +29,11 @@ from secateur.models.streaming import LayerStream
 logger = logging.getLogger(__name__)
 
 LEAST_GAIN = 0.1
-# From nothing but the blocks that always stay to nearly all mass; steps are even in the logarithm of what is left.
-CDF_THRESHOLDS = torch.cat([torch.zeros(1), 1 - torch.logspace(-0.1, -3, 23)])
+# From nothing but the blocks that always stay to all; steps are even in the logarithm of what is left, and small where
+# most heads end up.
+CDF_THRESHOLDS = torch.cat(
+    [torch.zeros(1), 1 - torch.logspace(-0.1, -0.7, 4), 1 - torch.logspace(-0.8, -2, 17), torch.tensor([0.999, DENSE])]
+)
 PV_THRESHOLDS = torch.tensor([1.0, 2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, torch.inf])
 
 
@@ -159,7 +162,8 @@ def tune_group(inputs: LayerInputs, group: int, config: TuneConfig) -> LayerProf
 
 def with_cdf(curve: Curve, config: TuneConfig) -> LayerProfile:
     """The thresholds of mass that an error curve allows, P·V left whole."""
-    thresholds, sparsity, error = _largest_cut(curve, CDF_THRESHOLDS, config.l1, nothing=DENSE)
+    worth = curve.sparsity - config.price * curve.squared_error
+    thresholds, sparsity, error = _best(curve, CDF_THRESHOLDS, config.l1, worth)
     dense = sparsity < LEAST_GAIN
     return LayerProfile(
         cdfthreshd=thresholds.masked_fill(dense, DENSE),
@@ -172,7 +176,10 @@ def with_cdf(curve: Curve, config: TuneConfig) -> LayerProfile:
 
 def with_pv(profile: LayerProfile, curve: Curve, config: TuneConfig) -> LayerProfile:
     """The profile with the thresholds of P·V that an error curve allows."""
-    thresholds, sparsity, error = _largest_cut(curve, PV_THRESHOLDS, config.pv_l1, nothing=torch.inf)
+    # Half of a kept block's products are those with V.
+    work = (1 - profile.sparsity[:, None].to(curve.sparsity)) / 2
+    worth = work * curve.sparsity - config.price * curve.squared_error
+    thresholds, sparsity, error = _best(curve, PV_THRESHOLDS, config.pv_l1, worth)
     dense = profile.cdfthreshd == DENSE
     return replace(
         profile,
@@ -182,15 +189,20 @@ def with_pv(profile: LayerProfile, curve: Curve, config: TuneConfig) -> LayerPro
     )
 
 
-def _largest_cut(curve: Curve, thresholds: Tensor, bound: float, nothing: float) -> tuple[Tensor, Tensor, Tensor]:
-    """For each head the lowest threshold from which on all errors are within the bound: it, its sparsity, its error."""
-    errors = curve.error
-    # The last column stands for leaving nothing out, should no threshold do.
-    fine = torch.nn.functional.pad(errors <= bound, (0, 1), value=True)
-    first = fine.flip(-1).cumprod(-1).flip(-1).to(torch.int8).argmax(-1, keepdim=True)
-    padded = torch.nn.functional.pad(thresholds.to(errors.device, torch.float32), (0, 1), value=nothing)
-    none = (0, 1)
-    sparsity, error = (
-        torch.nn.functional.pad(values, none).gather(-1, first)[:, 0].float() for values in (curve.sparsity, errors)
-    )
-    return padded[first[:, 0]], sparsity, error
+def _best(curve: Curve, thresholds: Tensor, bound: float, worth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each head the threshold worth most of those from which on all errors are within the bound.
+
+    Args:
+        curve: errors and sparsity of the thresholds, the last of which leaves nothing out.
+        thresholds: (thresholds,).
+        bound: of the error.
+        worth: (heads, thresholds).
+
+    Returns:
+        The thresholds, their sparsity and their error, (heads,) each.
+    """
+    within = (curve.error <= bound).flip(-1).cummin(-1).values.flip(-1)
+    within[:, -1] = True
+    best = worth.masked_fill(~within, -torch.inf).argmax(-1, keepdim=True)
+    sparsity, error = (values.gather(-1, best)[:, 0].float() for values in (curve.sparsity, curve.error))
+    return thresholds.to(best.device)[best[:, 0]], sparsity, error

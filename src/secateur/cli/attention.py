@@ -29,7 +29,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile 
 @command(
     "secateur.attention.config:TuneConfig",
     {
-        "Error bounds": ("l1", "pv_l1", "metric"),
+        "Error bounds": ("l1", "pv_l1", "price", "metric"),
         "Text": ("data", "samples", "seqlen", "seed"),
         "Blocks": ("layers", *BLOCKS),
     },

@@ -36,8 +36,9 @@ def reference_attention(
 
 def block_maxima(scores: Tensor, grid: BlockGrid) -> Tensor:
     """The highest score of each query in each key block, (…, queries, columns)."""
-    padded = torch.nn.functional.pad(scores, (0, -scores.shape[-1] % grid.key_block), value=-torch.inf)
-    return padded.unflatten(-1, (-1, grid.key_block)).amax(-1)
+    if scores.shape[-1] % grid.key_block:
+        scores = torch.nn.functional.pad(scores, (0, -scores.shape[-1] % grid.key_block), value=-torch.inf)
+    return scores.unflatten(-1, (-1, grid.key_block)).amax(-1)
 
 
 def group_gaps(maxima: Tensor) -> Tensor:
