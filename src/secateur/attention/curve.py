@@ -231,7 +231,7 @@ def block_parts(query: Tensor, key: Tensor, value: Tensor, grid: BlockGrid, scal
         later = ~grid.sees(first, end, query.device)[:, first + grid.offset : seen]
         for kv in range(0, key.shape[1], step):
             kv_heads, chosen = slice(kv, kv + step), slice(kv * groups, (kv + step) * groups)
-            scores = grouped_scores(query[:, chosen, first:end], key[:, kv_heads, :seen]).float().mul_(scale)
+            scores = grouped_scores(query[:, chosen, first:end] * scale, key[:, kv_heads, :seen])
             if grid.causal:
                 scores[..., first + grid.offset :].masked_fill_(later, -torch.inf)
             maxima = block_maxima(scores, grid)
@@ -240,5 +240,5 @@ def block_parts(query: Tensor, key: Tensor, value: Tensor, grid: BlockGrid, scal
                 shares = torch.nn.functional.pad(shares, (0, blocks * grid.key_block - seen))
             by_block = shares.unflatten(-1, (blocks, -1)).transpose(2, 3)  # (batch, heads, blocks, queries, key_block)
             values = value[:, kv_heads, :blocks].repeat_interleave(groups, 1)
-            products = (by_block.to(value.dtype) @ values).float()
-            yield BlockParts(row, chosen, products, by_block.sum(-1), maxima)
+            sums = by_block.sum(-1, dtype=torch.float32)
+            yield BlockParts(row, chosen, (by_block @ values).float(), sums, maxima)
