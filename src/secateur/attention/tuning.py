@@ -31,9 +31,8 @@ logger = logging.getLogger(__name__)
 LEAST_GAIN = 0.1
 # From nothing but the blocks that always stay to all; steps are even in the logarithm of what is left, and small where
 # most heads end up.
-CDF_THRESHOLDS = torch.cat(
-    [torch.zeros(1), 1 - torch.logspace(-0.1, -0.7, 4), 1 - torch.logspace(-0.8, -2, 17), torch.tensor([0.999, DENSE])]
-)
+REST = torch.cat([torch.logspace(-0.1, -0.7, 3), torch.logspace(-0.8, -1.8, 14), torch.logspace(-1.95, -3, 6)])
+CDF_THRESHOLDS = torch.cat([torch.zeros(1), 1 - REST, torch.tensor([DENSE])])
 PV_THRESHOLDS = torch.tensor([1.0, 2.0, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, torch.inf])
 
 
