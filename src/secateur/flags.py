@@ -5,10 +5,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+RENAMED = {"from_directory": "--from"}
+
 
 def flag(field: str) -> str:
     """The option of a field: `max_rate` is `--max-rate`."""
-    return "--" + field.replace("_", "-")
+    return RENAMED.get(field, "--" + field.replace("_", "-"))
 
 
 def command_text(*words: str, config: BaseModel | None = None) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
+from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
@@ -117,7 +118,7 @@ class Recipe(LoadOptions):
         return Path(self.output) if self.output else Path("runs") / self.name
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
     """Read and check a recipe.
 
     Raises:
@@ -133,15 +134,19 @@ def load_recipe(path: str | Path) -> Recipe:
     return parse_recipe(text, str(file))
 
 
-def parse_recipe(text: str, source: str = "recipe") -> Recipe:
-    """Check the text of a recipe. `source` is what messages call it. Raises as `load_recipe`."""
+def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe":
+    """Check the text of a recipe. `source` is what messages call it. Raises as `load_recipe`.
+
+    One with a section `longrange` trains a classifier of long sequences, any other cuts a language model.
+    """
     values, lines = _read_yaml(text, source)
-    for place, known in _unknown_keys(values, Recipe):
+    kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
+    for place, known in _unknown_keys(values, kind):
         raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
-    sections = {key for key, field in Recipe.model_fields.items() if _model_of(field.annotation)}
+    sections = {key for key, field in kind.model_fields.items() if _model_of(field.annotation)}
     filled = {key: {} if value is None and key in sections else value for key, value in values.items()}
     try:
-        return Recipe(**filled)
+        return kind(**filled)
     except ValidationError as error:
         problems = [problem for problem in error.errors() if not _handed_down(problem["loc"], lines)]
         raise InputError("; ".join(_complaint(dict(problem), source, lines) for problem in problems)) from error

@@ -17,6 +17,7 @@ from secateur.cli.command import Command
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
 from secateur.cli.group import Group, LazyGroup, listing
+from secateur.cli.longrange import longrange
 from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
 from secateur.cli.prune import prune
@@ -26,7 +27,8 @@ from secateur.cli.run import run
 from secateur.cli.sparsify import sparsify
 
 COMMANDS: dict[str, Command | Group] = {
-    command.name: command for command in (run, prune, sparsify, attention, recover, merge, evaluate, diagnose, report)
+    command.name: command
+    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, report)
 }
 
 

@@ -28,13 +28,21 @@ def run(
     What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
     afresh.
     """
+    from secateur.longrange_recipe import LongRangeRecipe, run_longrange
     from secateur.pipeline import REPORT, run_recipe
     from secateur.recipe import load_recipe
-    from secateur.report import comparison_rows, comparison_table, source_warnings
+    from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings
 
     loaded = load_recipe(recipe)
     directory = output or loaded.directory
     text = recipe.read_text(encoding="utf-8")
+    if isinstance(loaded, LongRangeRecipe):
+        metrics = run_longrange(loaded, text, directory, command_line=command_line, overwrite=overwrite)
+        if json is not None:
+            write_json(json, metrics)
+        stdout.print(longrange_table(metrics["runs"]))
+        say(str(directory))
+        return
     metrics = run_recipe(loaded, text, directory, command_line=command_line, overwrite=overwrite)
     if json is not None:
         write_json(json, metrics)

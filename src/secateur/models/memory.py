@@ -1,14 +1,17 @@
 """The most memory that a piece of work uses, and how long it takes."""
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
 import torch
 from torch import nn
+from torch._C._profiler import _ExperimentalConfig
+from torch.autograd import ProfilerConfig, ProfilerState
 
 SAMPLING_SECONDS = 0.02
 
@@ -39,6 +42,24 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[phase] = time.perf_counter() - start
+
+
+def allocated_peak(run: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that PyTorch allocates at once, beyond what it held before, while a function runs."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    # The older of PyTorch's profilers: the newer one writes lines of its own on standard error.
+    settings = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
+    torch.autograd._enable_profiler_legacy(settings)
+    try:
+        run()
+    finally:
+        threads = torch.autograd._disable_profiler_legacy()
+    changes = [event.cpu_memory_usage() for events in threads for event in events if event.kind() == "memory_alloc"]
+    return max(itertools.accumulate(changes, initial=0))
 
 
 @contextmanager

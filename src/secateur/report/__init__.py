@@ -1,6 +1,7 @@
 """Showing results: tables, plots, the HTML page."""
 
 from secateur.report.html import Page, Picture, Sample, Table, render
+from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
 from secateur.report.tables import (
@@ -29,9 +30,12 @@ __all__ = [
     "comparison_rows",
     "comparison_table",
     "health_table",
+    "longrange_table",
     "loss_curve",
     "memory_table",
+    "pattern_plot",
     "perplexity_plot",
+    "prepared_table",
     "pruning_strategy",
     "render",
     "run_page",
@@ -39,6 +43,7 @@ __all__ = [
     "source_warnings",
     "sparsity_map",
     "stage_plot",
+    "switch_plot",
     "text_notes",
     "weights_table",
 ]

@@ -52,7 +52,7 @@ def perplexity_plot(rows: Sequence[Row]) -> bytes:
     _label_models(axes, rows, "model")
     _perplexity_axis(axes, rows, texts, from_zero=True)
     axes.margins(y=0.12)
-    return _png(figure)
+    return png(figure)
 
 
 def stage_plot(rows: Sequence[Row]) -> bytes:
@@ -92,7 +92,7 @@ def stage_plot(rows: Sequence[Row]) -> bytes:
     lower.set_ylabel("parameters (millions)")
     lower.margins(y=0.2)
     _label_models(lower, rows, "stage")
-    return _png(figure)
+    return png(figure)
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
@@ -118,7 +118,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def pruning_strategy(plan: Mapping[str, Any], importance: Mapping[str, Any] | None = None) -> bytes:
@@ -151,7 +151,7 @@ def pruning_strategy(plan: Mapping[str, Any], importance: Mapping[str, Any] | No
     removed = f"asked {plan['ratio']:.1%}, removed {plan['reached']:.1%}"
     figure.suptitle(f"{removed}: {before:,} to {after:,} parameters", fontsize=11)
     _strategy_legend(figure, layers)
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_importance(
@@ -241,7 +241,7 @@ def sparsity_map(zeros: Mapping[str, Any]) -> bytes:
     figure, axes = _heat_map(shares, layers.start, (low, high), "zeros (share of weights)", 0.3)
     axes.set_yticks(range(len(names)), names)
     axes.set_title(f"{zeros['zeros']:,} zeros, {zeros['reached']:.1%} of these weights", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def attention_map(profile: Mapping[str, Any]) -> bytes:
@@ -264,7 +264,7 @@ def attention_map(profile: Mapping[str, Any]) -> bytes:
     axes.set_ylabel("query head")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{profile['mean_sparsity']:.1%} of the blocks left out, mean over heads", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def _heat_map(
@@ -328,7 +328,8 @@ def _plain(value: float, _position: int | None = None) -> str:
     return f"{value:.0e}" if value >= 1e7 else f"{value:,.10g}"
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG image."""
     image = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(image, format="png", dpi=DOTS_PER_INCH)

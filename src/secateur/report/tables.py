@@ -65,7 +65,7 @@ def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | Non
     else:
         stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
         columns = [*stacked, _stacked(*figures[:2]), *figures[2:]]
-    return _table(_with_names(rows, [*columns, *_zeros_column(rows)]), title)
+    return plain_table(_with_names(rows, [*columns, *_zeros_column(rows)]), title)
 
 
 def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
@@ -80,7 +80,7 @@ def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = 
         values = [row.get(key) for row in rows]
         columns.append(Column(header, [_bytes(value) for value in values]))
         columns.append(Column("change", _changes(values, baseline), "left"))
-    return _table(_with_names(rows, columns), title)
+    return plain_table(_with_names(rows, columns), title)
 
 
 def attention_table(figures: Mapping[str, Any]) -> Table:
@@ -100,7 +100,7 @@ def attention_table(figures: Mapping[str, Any]) -> Table:
     names, dense, sparse = (list(column) for column in zip(*rows, strict=True))
     title = f"{figures['windows']} windows of {figures['seqlen']:,} tokens"
     columns = [Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)]
-    return _table(columns, title)
+    return plain_table(columns, title)
 
 
 def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
@@ -127,7 +127,7 @@ def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> Tab
         Column("zeros", [_zero_range(tensors) for tensors in kinds.values()]),
         Column("largest", [f"{max(t['largest'] for t in tensors):.3g}" for tensors in kinds.values()]),
     ]
-    return _table(columns, title)
+    return plain_table(columns, title)
 
 
 def text_notes(rows: Sequence[Row]) -> list[str]:
@@ -290,7 +290,7 @@ def _wrapped(name: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _table(columns: Sequence[Column], title: str | None) -> Table:
+def plain_table(columns: Sequence[Column], title: str | None = None) -> Table:
     """A table without lines; only a column of phrases may be wrapped."""
     table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
     for column in columns:

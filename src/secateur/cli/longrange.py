@@ -1,0 +1,78 @@
+"""`secateur longrange`: sparse attention learned while training on long sequences."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.command import command
+from secateur.cli.group import Group
+from secateur.cli.options import Json, Output, Overwrite
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.files import write_json
+
+if TYPE_CHECKING:
+    from secateur.longrange.data.config import PrepareConfig
+    from secateur.longrange.options import EvaluateConfig, TrainConfig
+
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="listops, pathfinder, image, text or retrieval.")]
+
+
+@command("secateur.longrange.data.config:PrepareConfig")
+def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: Overwrite = False) -> None:
+    """Make or read the examples of a task.
+
+    listops and pathfinder are generated; image, text and retrieval come from the hub or, with --from, from the
+    published files. A prepare that was stopped goes on where it stopped.
+    """
+    from secateur.longrange.data import prepare
+    from secateur.report import prepared_table
+
+    meta = prepare(task, output.expanduser(), config, overwrite=overwrite)
+    stdout.print(prepared_table(meta.to_dict()))
+    say(str(output))
+
+
+@command(
+    "secateur.longrange.options:TrainConfig",
+    {
+        "Which run": ("task", "name", "data", "config", "seed"),
+        "The switch": ("mode", "pattern", "skewness", "distance", "check_every"),
+    },
+)
+def train(
+    config: "TrainConfig", output: Output, command_line: str, overwrite: Overwrite = False, json: Json = None
+) -> None:
+    """Train: dense at first, block-sparse once attention has settled.
+
+    The run is NAME below the output directory. One that was stopped goes on where it stopped. With torchrun or
+    accelerate launch -m secateur each process takes its share of every batch.
+    """
+    from secateur.longrange_run import train_run
+    from secateur.report import longrange_table
+
+    results = train_run(config, output.expanduser(), command_line=command_line, overwrite=overwrite)
+    if results is None:
+        return
+    if json is not None:
+        write_json(json, results)
+    stdout.print(longrange_table([results]))
+    say(str(output / config.name))
+
+
+@command("secateur.longrange.options:EvaluateConfig")
+def evaluate(config: "EvaluateConfig", output: Output, json: Json = None) -> None:
+    """Accuracy of a run's best model."""
+    from secateur.longrange.evaluate import evaluate
+
+    figures = evaluate(config, output.expanduser())
+    if json is not None:
+        write_json(json, figures)
+    say(f"accuracy {figures['accuracy']:.2%} on {figures['examples']:,} examples of {config.split}")
+
+
+longrange = Group(
+    "longrange",
+    "Learned sparse attention on long sequences: prepare, train, evaluate.",
+    {each.name: each for each in (prepare, train, evaluate)},
+)

@@ -1,0 +1,1 @@
+"""Block-sparse attention learned in training, on the Long Range Arena."""

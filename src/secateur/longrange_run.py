@@ -1,0 +1,182 @@
+"""Runs of learned sparse attention: training in a directory of its own, its figures and pictures."""
+
+import contextlib
+import json
+import logging
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from secateur.console import logging_to
+from secateur.environment import machine, versions
+from secateur.errors import InputError, OutputError
+from secateur.files import require_free, write_bytes, write_json, write_text
+from secateur.longrange.checkpoint import LAST, SETTINGS, Settings, TrainState
+from secateur.longrange.config import LongRangeConfig
+from secateur.longrange.evaluate import Accuracy, accuracy_of, load_data, load_model
+from secateur.longrange.model import LongRangeModel
+from secateur.longrange.options import TrainConfig
+from secateur.longrange.trainer import Report, Trainer
+from secateur.models.loading import resolve_device
+from secateur.report import pattern_plot, switch_plot
+
+RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
+IGNORED = {"config", "train_steps", "skewness", "distance", "data", "device", "report_to", "name", "task"}
+
+logger = logging.getLogger(__name__)
+
+
+def train_run(
+    config: TrainConfig,
+    output: Path,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    settled: LongRangeConfig | None = None,
+) -> dict[str, Any] | None:
+    """Train, evaluate the best model on the test split, and write figures and pictures.
+
+    Args:
+        config: the command's options.
+        output: the run is NAME below it.
+        command_line: the command that repeats it.
+        overwrite: train anew where there is a run.
+        settled: a configuration instead of the task's own, under the command's options.
+
+    Returns:
+        The content of `results.json`; None in all processes but the first.
+
+    Raises:
+        InputError: options, data and model do not fit each other.
+        OutputError: the directory holds something else, or a run with other settings.
+        TrainingError: the loss is not finite.
+        DataError: data or a checkpoint are missing or damaged.
+    """
+    settled = config.settled(settled)
+    data = load_data(config.data_directory(output), config.task, settled)
+    directory = output / config.name
+    settings = Settings(config.task, settled, config.model_dump(mode="json", exclude=IGNORED))
+    device = resolve_device(config.device)
+    accelerator = Accelerator(cpu=device.type == "cpu")
+    if accelerator.is_main_process:
+        _open(directory, settings, overwrite)
+    accelerator.wait_for_everyone()
+    if (directory / RESULTS).is_file():
+        logger.info("%s is done already", directory)
+        return read_results(directory) if accelerator.is_main_process else None
+    with _logged(directory, accelerator), _reporting(config, directory, accelerator) as report:
+        set_seed(config.seed)
+        trainer = Trainer(settled, config, data, directory, accelerator, report)
+        state = trainer.train()
+        if not accelerator.is_main_process:
+            return None
+        write_text(directory / "command.txt", command_line + "\n")
+        model, _ = load_model(directory, config.task)
+        model.to(accelerator.device)
+        tested = accuracy_of(model, data.test, settled.training.batch_size, examples=settled.dataset.test)
+        results = _results(config, settings, state, model, tested)
+        _publish(directory, results, model)
+    return results
+
+
+def _open(directory: Path, settings: Settings, overwrite: bool) -> None:
+    """Check that a run may be here, and begin it if there is none."""
+    if overwrite and (directory / SETTINGS).is_file():
+        for file in (LAST, RESULTS):
+            (directory / file).unlink(missing_ok=True)
+    elif (directory / SETTINGS).is_file():
+        if Settings.load(directory) != settings:
+            raise OutputError(
+                f"{directory} holds a run with other settings; give another --name, or --overwrite to train anew"
+            )
+        return
+    elif directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
+        raise OutputError(f"{directory} holds something that is not a run; give another --name or --output")
+    require_free(directory, overwrite=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    settings.save(directory)
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """The content of `results.json`. Raises `OutputError` where it is damaged."""
+    try:
+        return json.loads((directory / RESULTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(
+            f"{directory / RESULTS} is damaged; delete it, and the same command makes it again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _logged(directory: Path, accelerator: Accelerator) -> Iterator[None]:
+    with logging_to(directory / "run.log") if accelerator.is_main_process else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _reporting(config: TrainConfig, directory: Path, accelerator: Accelerator) -> Iterator[Report]:
+    """A function that takes figures and a step, for TensorBoard where asked for."""
+    if config.report_to == "none" or not accelerator.is_main_process:
+        yield lambda figures, step: None
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--report-to tensorboard needs the package tensorboard: pip install tensorboard") from error
+    writer: Any = SummaryWriter(str(directory / BOARD))
+
+    def report(figures: dict[str, float], step: int) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(name, value, step)
+
+    try:
+        yield report
+    finally:
+        writer.close()
+
+
+def _results(
+    config: TrainConfig, settings: Settings, state: TrainState, model: LongRangeModel, tested: Accuracy
+) -> dict[str, Any]:
+    patterns = model.patterns
+    density = None if patterns is None else sum(pattern.density for pattern in patterns) / len(patterns)
+    history = state.history[0]["history"] if state.history else []
+    return {
+        "name": config.name,
+        "task": config.task,
+        "mode": config.mode,
+        "pattern": config.pattern,
+        "seed": config.seed,
+        "accuracy": tested.accuracy,
+        "majority": tested.majority,
+        "test_examples": tested.examples,
+        "best_on_dev": state.best,
+        "steps": state.step,
+        "switched": state.switched,
+        "reason": state.reason,
+        "density": density,
+        "block_size": settings.config.model.block_size,
+        "skewness": settings.config.training.skewness,
+        "distance": settings.config.training.distance,
+        "step_ms": {kind: 1000 * statistics.median(times) for kind, times in state.seconds.items() if times},
+        "seconds": sum(map(sum, state.seconds.values())),
+        "memory_bytes": state.memory,
+        "evaluations": state.evaluations,
+        "losses": state.losses,
+        "history": history,
+        "settings": settings.config.model_dump(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _publish(directory: Path, results: dict[str, Any], model: LongRangeModel) -> None:
+    write_json(directory / RESULTS, results)
+    write_bytes(directory / SWITCH, switch_plot(results))
+    if model.patterns is not None:
+        blocks = [pattern.blocks.tolist() for pattern in model.patterns]
+        write_bytes(directory / PATTERNS, pattern_plot(blocks, results["block_size"]))
