@@ -4,6 +4,7 @@
 """
 
 import importlib.metadata
+import os
 import signal
 import sys
 from types import TracebackType
@@ -77,6 +78,8 @@ def _unexpected(kind: type[BaseException], error: BaseException, traceback: Trac
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    # Before PyTorch is imported: its profiler warns of memory that was there before, which is no news to a user.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = _unexpected
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
     get_command(app).main(prog_name="secateur")

@@ -1,0 +1,124 @@
+"""`secateur longrange`, and its recipes, on a small task."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_commands import done, failed, secateur
+
+SMALL = """\
+model: {embedding_dim: 16, transformer_dim: 16, transformer_hidden_dim: 32, head_dim: 8, num_layers: 2,
+  max_seq_len: 64, block_size: 8, density: 0.3}
+training: {batch_size: 8, warmup: 2, eval_frequency: 4, num_train_steps: 8, num_init_steps: 2,
+  num_dense_train_steps: 4, num_eval_steps: 2}
+"""
+EXAMPLES = ["--train", "60", "--dev", "20", "--test", "20", "--max-length", "64"]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    done(secateur("longrange", "prepare", "listops", "-o", tmp_path / "out" / "data" / "listops", *EXAMPLES))
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path / "small.yaml"
+
+
+def test_prepare_train_and_evaluate(prepared: Path, small: Path, tmp_path: Path) -> None:
+    train = ["longrange", "train", "--task", "listops", "-o", prepared, "--config", small, "--device", "cpu"]
+    result = done(secateur(*train, "--json", tmp_path / "figures.json"))
+    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
+    assert "accuracy" in result.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["switched"] == 4
+    evaluated = done(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--device", "cpu"))
+    assert f"accuracy {figures['accuracy']:.2%} on 20 examples of test" in evaluated.stdout
+    assert "other settings" in failed(secateur(*train, "--seed", "3"))
+
+
+def test_prepare_says_what_it_made(tmp_path: Path) -> None:
+    result = done(secateur("longrange", "prepare", "pathfinder", "-o", tmp_path / "data", *EXAMPLES[:6]))
+    assert "60" in result.stdout
+    assert "1,024" in result.stdout
+    message = failed(secateur("longrange", "prepare", "listops", "-o", tmp_path / "x", "--from", str(tmp_path)))
+    assert message == "Error: listops is generated and reads nothing; leave out --from"
+    assert "there is no task 'lisp'; it is one of" in failed(
+        secateur("longrange", "prepare", "lisp", "-o", tmp_path / "x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {dropout: 0.1}", "model.dropout: unknown key; did you mean"),
+        ("model: {density: 1.5}", "model.density: "),
+        ("training: {num_init_steps: 9000}", "num_init_steps is 9000"),
+    ],
+)
+def test_a_configuration_with_a_mistake(prepared: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    arguments = ["--task", "listops", "-o", prepared, "--config", tmp_path / "bad.yaml"]
+    assert message in failed(secateur("longrange", "train", *arguments))
+
+
+RECIPE = """\
+name: small
+longrange:
+  task: listops
+  prepare: {train: 60, dev: 20, test: 20, max_length: 64}
+  options:
+    model: {embedding_dim: 16, transformer_dim: 16, transformer_hidden_dim: 32, head_dim: 8, num_layers: 2,
+      max_seq_len: 64, block_size: 8, density: 0.3}
+    training: {batch_size: 8, warmup: 2, eval_frequency: 4, num_train_steps: 8, num_init_steps: 2,
+      num_dense_train_steps: 4, num_eval_steps: 2}
+  train: {check_every: 2, device: cpu}
+  modes: [auto, dense]
+"""
+
+
+def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    run = ["run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"]
+    first = done(secateur(*run, "--json", tmp_path / "figures.json"))
+    assert max(map(len, first.stdout.splitlines()[:-1])) <= 80
+    runs = json.loads((tmp_path / "figures.json").read_text())["runs"]
+    assert [row["switched"] for row in runs] == [4, None]
+    assert done(secateur(*run)).stdout == first.stdout
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").write_text("mine")
+    assert "already holds something" in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "mine"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("task: listops", "task: lisp"), "line 3: longrange.task: "),
+        (("  train: {", "  trian: {"), "longrange.trian: unknown key; did you mean train?"),
+        (("check_every: 2", "check_evry: 2"), "check_evry"),
+        (("density: 0.3", "density: 0"), "model.density: "),
+        (("[auto, dense]", "[auto, auto]"), "a mode is named twice"),
+    ],
+)
+def test_a_recipe_with_a_mistake(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace(*change))
+    assert message in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_train_together(prepared: Path, small: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "secateur"]
+    arguments = ["longrange", "train", "--task", "listops", "-o", str(prepared), "--config", str(small)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [*command, *arguments, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads((prepared / "sat" / "results.json").read_text())
+    assert results["switched"] == 4
+    assert results["steps"] == 8
