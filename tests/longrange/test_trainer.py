@@ -1,8 +1,10 @@
 """Training: the switch, going on after a stop, batches that do not fit, what is refused."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -180,7 +182,7 @@ def test_data_that_do_not_fit(prepared: Path, settled: LongRangeConfig, tmp_path
 
     with pytest.raises(InputError, match="holds examples of listops, not of text; give --data DIR"):
         started("text", LongRangeConfig.of_task("text"))
-    with pytest.raises(InputError, match="needs a max_seq_len of 64 and the model has 32; set model.max_seq_len"):
+    with pytest.raises(InputError, match=r"needs a max_seq_len of 64 and the model has 32; set model.max_seq_len"):
         started("listops", settled.overlaid({"model": {"max_seq_len": 32}}))
     with pytest.raises(DataError, match="holds no prepared data"):
         started("listops", settled, tmp_path)
@@ -215,6 +217,27 @@ def test_learning_rates(settled: LongRangeConfig, decay: str) -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert (rates[-1] == rates[4]) == (decay == "none")
     assert learning_rate(training, 10, True) == pytest.approx(rates[10] / 2)
+
+
+def test_curves_for_tensorboard(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="needs the package tensorboard: pip install tensorboard"):
+        train(report_to="tensorboard")
+    written: list[tuple[str, int]] = []
+
+    class Writer:
+        def __init__(self, directory: str) -> None:
+            assert directory == str(tmp_path / "sat" / "tensorboard")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, step))
+
+        def close(self) -> None:
+            written.append(("closed", 0))
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    train(report_to="tensorboard")
+    assert {("train/loss", 0), ("dev/accuracy", 4), ("dev/accuracy", 12), ("closed", 0)} <= set(written)
 
 
 def test_results_are_json(train: Train, tmp_path: Path) -> None:
