@@ -77,6 +77,7 @@ def test_generate_writes_on(tiny: Path, text: Path, tmp_path: Path) -> None:
         (["--topk", "0.5", "--prompt", " "], 1, "the prompt is empty"),
         (["--topk", "0.5", "--prompt-file", "/nowhere"], 1, "/nowhere cannot be read as text"),
         (["--prompt", "text", "--profile", "/nowhere"], 1, "/nowhere is not there; secateur attention tune"),
+        (["--prompt", "text", "--profile", "/"], 1, "/ is a directory; name the profile's file"),
         (
             ["--prompt", "text", "--profile", "p", "--topk", "0.5"],
             2,

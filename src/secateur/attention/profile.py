@@ -94,6 +94,8 @@ class AttentionProfile:
     @classmethod
     def load(cls, path: str | Path) -> "AttentionProfile":
         """Read a profile. Raises `InputError` where the file is none."""
+        if Path(path).is_dir():
+            raise InputError(f"{path} is a directory; name the profile's file, FILE.safetensors")
         if not Path(path).is_file():
             raise InputError(f"{path} is not there; secateur attention tune MODEL -o {path} writes a profile")
         try:
