@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from secateur.errors import OutputError
 
 FIGURE_FILES = (".json", ".png", ".svg", ".pdf")
+# What runs and prepared data need to go on.
+STATE_FILES = ("settings.json", "results.json", "meta.json", "options.json", "stages.json", "longrange.json")
 
 
 def cache_directory() -> Path:
@@ -75,6 +77,8 @@ def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
         raise OutputError(f"{file} is no ordinary file, and so is not replaced; name another file")
     if file.is_file() and file.suffix not in FIGURE_FILES:
         raise OutputError(f"{file} is there already and is not named like figures; name a new file, or a .json or .png")
+    if file.is_file() and file.name in STATE_FILES:
+        raise OutputError(f"{file} belongs to the run or the data in {file.parent}; name a new file")
     if file.is_file() and (file.parent / "config.json").is_file():
         raise OutputError(f"{file} belongs to the model in {file.parent}; name a new file")
     if file.is_file() and any(input_path(name).resolve() == file.resolve() for name in inputs):

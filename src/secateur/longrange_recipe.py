@@ -14,7 +14,7 @@ from secateur.longrange.data.config import PrepareConfig
 from secateur.longrange.options import Mode, Task, TrainConfig
 from secateur.longrange_run import train_run
 
-RECIPE, METRICS, COMMAND, LOG = "recipe.yaml", "metrics.json", "command.txt", "run.log"
+STATE, RECIPE, METRICS, COMMAND, LOG = "longrange.json", "recipe.yaml", "metrics.json", "command.txt", "run.log"
 
 
 class LongRangeSection(BaseModel):
@@ -32,7 +32,11 @@ class LongRangeSection(BaseModel):
 
     @model_validator(mode="after")
     def _is_a_training(self) -> Self:
+        given = sorted({"task", "name", "mode"} & set(self.train))
+        if given:
+            raise ValueError(f"train.{given[0]} does not stand there: the task stands above, and modes name the runs")
         try:
+            self.prepare.settings(self.task)
             for mode in self.modes:
                 self.config(mode).settled(self.settled)
         except InputError as error:
@@ -88,11 +92,9 @@ def run_longrange(
         SecateurError: what preparing and training raise. What is done stays done.
     """
     path, section = Path(directory).expanduser(), recipe.longrange
-    if path.exists() and not (path / RECIPE).is_file():
+    if not (path / STATE).is_file():
         require_free(path)
-    path.mkdir(parents=True, exist_ok=True)
-    write_text(path / RECIPE, text)
-    write_text(path / COMMAND, command_line + "\n")
+    write_json(path / STATE, {"task": section.task})
     with logging_to(path / LOG):
         prepare(section.task, path / "data" / section.task, section.prepare, overwrite=overwrite)
         results = [
@@ -102,5 +104,7 @@ def run_longrange(
             for mode in section.modes
         ]
     metrics = {"name": recipe.name, "task": section.task, "runs": results}
+    write_text(path / RECIPE, text)
+    write_text(path / COMMAND, command_line + "\n")
     write_json(path / METRICS, metrics)
     return metrics

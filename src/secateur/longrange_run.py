@@ -15,7 +15,7 @@ from secateur.console import logging_to
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.files import require_free, write_bytes, write_json, write_text
-from secateur.longrange.checkpoint import LAST, SETTINGS, Settings, TrainState
+from secateur.longrange.checkpoint import BEST, LAST, SETTINGS, Settings, TrainState
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.evaluate import Accuracy, accuracy_of, load_data, load_model
 from secateur.longrange.model import LongRangeModel
@@ -25,6 +25,8 @@ from secateur.models.loading import resolve_device
 from secateur.report import pattern_plot, switch_plot
 
 RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
+COMMAND = "command.txt"
+FIGURES = {"name", "accuracy", "majority", "switched", "density", "step_ms", "memory_bytes"}
 IGNORED = {"config", "train_steps", "skewness", "distance", "data", "device", "report_to", "name", "task"}
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,9 @@ def train_run(
     settled = config.settled(settled)
     data = load_data(config.data_directory(output), config.task, settled)
     directory = output / config.name
-    settings = Settings(config.task, settled, config.model_dump(mode="json", exclude=IGNORED))
+    checksums = [shard.crc32 for shards in data.meta.shards.values() for shard in shards]
+    chosen = {**config.model_dump(mode="json", exclude=IGNORED), "data": checksums}
+    settings = Settings(config.task, settled, chosen)
     device = resolve_device(config.device)
     accelerator = Accelerator(cpu=device.type == "cpu")
     if accelerator.is_main_process:
@@ -74,7 +78,7 @@ def train_run(
         state = trainer.train()
         if not accelerator.is_main_process:
             return None
-        write_text(directory / "command.txt", command_line + "\n")
+        write_text(directory / COMMAND, command_line + "\n")
         model, _ = load_model(directory, config.task)
         model.to(accelerator.device)
         tested = accuracy_of(model, data.test, settled.training.batch_size, examples=settled.dataset.test)
@@ -85,15 +89,17 @@ def train_run(
 
 def _open(directory: Path, settings: Settings, overwrite: bool) -> None:
     """Check that a run may be here, and begin it if there is none."""
-    if overwrite and (directory / SETTINGS).is_file():
-        for file in (LAST, RESULTS):
-            (directory / file).unlink(missing_ok=True)
-    elif (directory / SETTINGS).is_file():
+    is_run = (directory / SETTINGS).is_file()
+    if is_run and not overwrite and any((directory / file).exists() for file in (LAST, RESULTS)):
         if Settings.load(directory) != settings:
             raise OutputError(
-                f"{directory} holds a run with other settings; give another --name, or --overwrite to train anew"
+                f"{directory} holds a run with other settings or data; give another --name, or --overwrite to train "
+                "anew"
             )
         return
+    if is_run:
+        for file in (RESULTS, LAST, BEST, SWITCH, PATTERNS, COMMAND):
+            (directory / file).unlink(missing_ok=True)
     elif directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
         raise OutputError(f"{directory} holds something that is not a run; give another --name or --output")
     require_free(directory, overwrite=True)
@@ -104,8 +110,12 @@ def _open(directory: Path, settings: Settings, overwrite: bool) -> None:
 def read_results(directory: Path) -> dict[str, Any]:
     """The content of `results.json`. Raises `OutputError` where it is damaged."""
     try:
-        return json.loads((directory / RESULTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
+        missing = FIGURES - set(results)
+        if missing:
+            raise ValueError(f"without {missing}")
+        return dict(results)
+    except (OSError, ValueError, TypeError) as error:
         raise OutputError(
             f"{directory / RESULTS} is damaged; delete it, and the same command makes it again"
         ) from error

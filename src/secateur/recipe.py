@@ -148,7 +148,8 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
     try:
         return kind(**filled)
     except ValidationError as error:
-        problems = [problem for problem in error.errors() if not _handed_down(problem["loc"], lines)]
+        handed = kind is Recipe
+        problems = [problem for problem in error.errors() if not (handed and _handed_down(problem["loc"], lines))]
         raise InputError("; ".join(_complaint(dict(problem), source, lines) for problem in problems)) from error
 
 

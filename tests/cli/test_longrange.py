@@ -40,6 +40,9 @@ def test_prepare_train_and_evaluate(prepared: Path, small: Path, tmp_path: Path)
     evaluated = done(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--device", "cpu"))
     assert f"accuracy {figures['accuracy']:.2%} on 20 examples of test" in evaluated.stdout
     assert "other settings" in failed(secateur(*train, "--seed", "3"))
+    for own in (prepared / "sat" / "settings.json", prepared / "data" / "listops" / "meta.json"):
+        message = failed(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--json", own))
+        assert "belongs to the run or the data in" in message
 
 
 def test_prepare_says_what_it_made(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
     assert [row["switched"] for row in runs] == [4, None]
     assert done(secateur(*run)).stdout == first.stdout
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "file").write_text("mine")
+    (tmp_path / "mine" / "recipe.yaml").write_text("mine")
     assert "already holds something" in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "mine"))
 
 
@@ -103,6 +106,9 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
         (("check_every: 2", "check_evry: 2"), "check_evry"),
         (("density: 0.3", "density: 0"), "model.density: "),
         (("[auto, dense]", "[auto, auto]"), "a mode is named twice"),
+        (("check_every: 2", "seed: 1.5"), "seed"),
+        (("check_every: 2", "name: mine"), "train.name does not stand there"),
+        (("train: 60", "from_directory: here"), "leave out --from"),
     ],
 )
 def test_a_recipe_with_a_mistake(tmp_path: Path, change: tuple[str, str], message: str) -> None:

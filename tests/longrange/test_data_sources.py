@@ -80,7 +80,7 @@ def split_csv(root: Path) -> None:
 
 def pairs(root: Path, rows: int = 40) -> None:
     root = root / "lra_release" / "tsv_data"
-    root.mkdir(parents=True)
+    root.mkdir(parents=True, exist_ok=True)
     for split in ("train", "eval", "test"):
         lines = [f'{number % 2}.0\tP{number}\tQ{number}\t{split} "one {number}\ttwo {number}' for number in range(rows)]
         (root / f"new_aan_pairs.{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -299,8 +299,30 @@ def test_overwriting_deletes_nothing_where_the_source_fails_and_never_the_source
     with pytest.raises(DataError):
         prepare("text", tmp_path / "out", overwrite=True)
     LongRangeData.load(tmp_path / "out")
-    with pytest.raises(OutputError, match="still needed"):
-        prepare("retrieval", tmp_path, from_directory=tmp_path / "aan", overwrite=True)
+    for place in (tmp_path, tmp_path / "aan"):
+        with pytest.raises(OutputError, match="holds something that is not prepared data; name another directory"):
+            prepare("retrieval", place, from_directory=tmp_path / "aan", overwrite=True)
+    acl_folders(tmp_path / "imdb")
+    with pytest.raises(OutputError, match="holds something that is not prepared data; name another directory"):
+        prepare("text", tmp_path / "imdb/aclImdb/train", from_directory=tmp_path / "imdb", overwrite=True)
+
+
+def test_what_is_replaced_stays_until_the_new_data_are_complete(tmp_path: Path) -> None:
+    pairs(tmp_path / "aan")
+    prepare("retrieval", tmp_path / "out", from_directory=tmp_path / "aan")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / "run").mkdir()
+    (tmp_path / "out" / "run" / "mine.txt").write_text("mine")
+    (file,) = (tmp_path / "aan").rglob("new_aan_pairs.test.tsv")
+    file.write_text(file.read_text() + "nonsense\n")
+    with pytest.raises(DataError):
+        prepare("retrieval", tmp_path / "out", from_directory=tmp_path / "aan", overwrite=True)
+    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in before.items())
+    pairs(tmp_path / "aan", rows=30)
+    meta = prepare("retrieval", tmp_path / "out", from_directory=tmp_path / "aan", overwrite=True)
+    assert LongRangeData.load(tmp_path / "out").meta == meta
+    assert (tmp_path / "out" / "run" / "mine.txt").read_text() == "mine"
+    assert not list(tmp_path.glob(".out*"))
 
 
 @pytest.mark.parametrize(

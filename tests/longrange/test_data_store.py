@@ -133,7 +133,7 @@ def test_a_prepare_that_was_killed_goes_on_to_the_same_result(
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
+    prepare("listops", tmp_path / "data", **SMALL)
     (tmp_path / "data" / ".train-00000.arrow.abc").write_bytes(b"half")
     prepare("listops", tmp_path / "data", overwrite=True, **SMALL)
     assert sorted(file.name for file in (tmp_path / "data").iterdir()) == sorted([*FILES, "meta.json", "options.json"])

@@ -1,5 +1,7 @@
 """Block-sparse attention against dense attention over an element-wise mask, forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from secateur.errors import InputError
 from secateur.longrange.pattern import BlockPattern
 from secateur.longrange.sparse import block_sparse_attention
 
@@ -100,6 +103,23 @@ def test_dropout_keeps_the_mean() -> None:
     ones = torch.ones(2, 2, 256, 8)
     found = block_sparse_attention(query, key, ones, pattern_of(0, 256, 32, 0.5), dropout=0.3, training=True)
     assert abs(float(found.detach().mean()) - 1) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"key": torch.zeros(2, 1, 40, 4)}, "all of one shape"),
+        ({"pattern": pattern_of(0, 24, 8, 0.5)}, r"a pattern of \(3, 3\) blocks of 8 does not cover 40 tokens"),
+        ({"key_padding_mask": torch.ones(4, 40, dtype=torch.bool)}, r"a padding mask is of booleans, .* \(2, 40\)"),
+        ({"key_padding_mask": torch.ones(2, 40)}, "a padding mask is of booleans"),
+        ({"dropout": 1.0}, "a dropout of 1.0 is no share"),
+    ],
+)
+def test_arguments_that_do_not_fit(change: dict[str, Any], message: str) -> None:
+    query, key, value = tensors(0, 2, 2, 40, 4, torch.float32)
+    given = {"query": query, "key": key, "value": value, "pattern": pattern_of(0, 40, 8, 0.5)}
+    with pytest.raises(InputError, match=message):
+        block_sparse_attention(**given | change)
 
 
 def test_a_sequence_that_is_all_padding_gives_finite_numbers() -> None:

@@ -1,7 +1,8 @@
 """What a run keeps on disk: weights, patterns, the optimiser's state and how far it is. Safetensors and JSON only."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,19 @@ class Settings:
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             return cls(values.pop("task"), LongRangeConfig.model_validate(values.pop("config")), values)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{file} is damaged; train anew with --overwrite") from error
+
+
+@contextmanager
+def restoring(file: Path) -> Iterator[None]:
+    """Turn what goes wrong when a checkpoint's tensors are put in place into a `DataError`."""
+    try:
+        yield
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{file} does not fit the run's settings, or is damaged; train anew with --overwrite"
+        ) from error
 
 
 def write_checkpoint(file: Path, task: str, tensors: Mapping[str, Tensor], state: TrainState | None = None) -> None:

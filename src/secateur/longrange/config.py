@@ -14,6 +14,8 @@ from secateur.errors import InputError
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
+LARGEST_WIDTH = 2**16
+
 Pooling = Literal["MEAN", "CLS"]
 Decay = Literal["linear", "cosine", "none"]
 
@@ -37,21 +39,23 @@ class ModelOptions(Options):
 
     learn_pos_emb: bool = Field(default=True, description="Position embeddings are learned; else sinusoidal.")
     tied_weights: bool = Field(default=False, description="All layers share the weights of one.")
-    embedding_dim: int = Field(default=64, ge=1, description="Width of the token embeddings.")
-    transformer_dim: int = Field(default=64, ge=1, description="Width of the layers.")
-    transformer_hidden_dim: int = Field(default=128, ge=1, description="Width of the MLPs and of the head.")
-    head_dim: int = Field(default=32, ge=1, description="Width of an attention head.")
-    num_head: int = Field(default=2, ge=1, description="Attention heads.")
-    num_layers: int = Field(default=2, ge=1, description="Layers.")
-    vocab_size: int = Field(ge=2, description="Token ids, 0 among them, which is padding.")
-    max_seq_len: int = Field(ge=1, description="Longest input, in tokens.")
+    embedding_dim: int = Field(default=64, ge=1, le=LARGEST_WIDTH, description="Width of the token embeddings.")
+    transformer_dim: int = Field(default=64, ge=1, le=LARGEST_WIDTH, description="Width of the layers.")
+    transformer_hidden_dim: int = Field(
+        default=128, ge=1, le=LARGEST_WIDTH, description="Width of the MLPs and of the head."
+    )
+    head_dim: int = Field(default=32, ge=1, le=LARGEST_WIDTH, description="Width of an attention head.")
+    num_head: int = Field(default=2, ge=1, le=1024, description="Attention heads.")
+    num_layers: int = Field(default=2, ge=1, le=1024, description="Layers.")
+    vocab_size: int = Field(ge=2, le=2**24, description="Token ids, 0 among them, which is padding.")
+    max_seq_len: int = Field(ge=1, le=2**20, description="Longest input, in tokens.")
     dropout_prob: float = Field(default=0.1, ge=0, lt=1, description="Dropout of embeddings and sublayers.")
     attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of attention weights.")
     pooling_mode: Pooling = Field(
         default="MEAN", description="What the head reads: the mean over tokens (MEAN), or a learned first token (CLS)."
     )
-    num_classes: int = Field(ge=2, description="Classes.")
-    block_size: int = Field(ge=8, description="Queries and keys in a block; the last one is padded.")
+    num_classes: int = Field(ge=2, le=LARGEST_WIDTH, description="Classes.")
+    block_size: int = Field(ge=8, le=LARGEST_WIDTH, description="Queries and keys in a block; the last one is padded.")
     density: float = Field(gt=0, le=1, description="Share of the blocks that sparse attention computes.")
 
     @property
@@ -68,13 +72,13 @@ class ModelOptions(Options):
 class TrainingOptions(Options):
     """Training, and when it becomes sparse."""
 
-    batch_size: int = Field(ge=1, description="Examples in a step.")
-    learning_rate: float = Field(gt=0, description="Peak learning rate; half of it after the switch.")
+    batch_size: int = Field(ge=1, le=2**20, description="Examples in a step.")
+    learning_rate: float = Field(gt=0, le=1e6, description="Peak learning rate; half of it after the switch.")
     warmup: int = Field(default=0, ge=0, description="Steps in which the learning rate rises from 0.")
     lr_decay: Decay = Field(default="linear", description="How the learning rate falls to 0 after that.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of AdamW.")
     eval_frequency: int = Field(default=500, ge=1, description="Steps between evaluations on dev.")
-    num_train_steps: int = Field(ge=1, description="Steps in all.")
+    num_train_steps: int = Field(ge=1, le=10**9, description="Steps in all.")
     num_init_steps: int = Field(default=0, ge=0, description="Steps before which there is no switch.")
     num_eval_steps: int | None = Field(default=None, ge=1, description="Batches in an evaluation; all unless given.")
     num_dense_train_steps: int = Field(

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from secateur.console import track
 from secateur.errors import InputError
-from secateur.longrange.checkpoint import BEST, Settings, read_checkpoint
+from secateur.longrange.checkpoint import BEST, Settings, read_checkpoint, restoring
 from secateur.longrange.config import LongRangeConfig, towers
 from secateur.longrange.data import LongRangeData, Split
 from secateur.longrange.model import LongRangeModel
@@ -105,7 +105,8 @@ def load_model(directory: Path, task: str) -> tuple[LongRangeModel, Settings]:
     settings = Settings.load(directory)
     tensors, _ = read_checkpoint(directory / BEST, task)
     model = LongRangeModel(settings.config.model, towers(task))
-    model.load_state_dict(tensors)
+    with restoring(directory / BEST):
+        model.load_state_dict(tensors)
     return model, settings
 
 
@@ -124,7 +125,9 @@ def evaluate(config: EvaluateConfig, output: Path) -> dict[str, Any]:
     data = load_data(config.data_directory(output), config.task, settings.config)
     model.to(resolve_device(config.device))
     split = data.test if config.split == "test" else data.dev
-    found = accuracy_of(model, split, config.batch_size)
+    sizes = settings.config.dataset
+    examples = sizes.test if config.split == "test" else sizes.dev
+    found = accuracy_of(model, split, config.batch_size, examples=examples)
     return {
         "task": config.task,
         "name": config.name,

@@ -23,7 +23,9 @@ class RunOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     task: Task = Field(description="Task of the Long Range Arena.")
-    name: str = Field(default="sat", pattern=NAME, description="Name of the run and of its directory below --output.")
+    name: str = Field(
+        default="sat", pattern=NAME, max_length=60, description="Name of the run and of its directory below --output."
+    )
     data: Path | None = Field(
         default=None, description="What prepare has written. Default: TASK below data/ in the output directory."
     )

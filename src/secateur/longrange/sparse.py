@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from secateur.errors import InputError
 from secateur.longrange.pattern import BlockPattern
 
 SCORES_AT_ONCE = 2**19
@@ -44,7 +45,11 @@ def block_sparse_attention(
 
     Returns:
         (batch, heads, length, head_dim).
+
+    Raises:
+        InputError: shapes do not fit each other, or the dropout is no share below 1.
     """
+    _require_fit(query, key, value, pattern, key_padding_mask, dropout)
     rate = dropout if training else 0.0
     if query.is_cuda and not rate:
         return _flex(query, key, value, pattern, key_padding_mask)
@@ -58,6 +63,23 @@ def block_sparse_attention(
     seed = int(torch.randint(2**31, ())) if rate else 0
     output = BlockSparse.apply(query, key, value, key_padding_mask, pattern, Dropout(rate, seed))
     return output[:, :, :length]
+
+
+def _require_fit(
+    query: Tensor, key: Tensor, value: Tensor, pattern: BlockPattern, mask: Tensor | None, dropout: float
+) -> None:
+    if query.dim() != 4 or not query.shape == key.shape == value.shape:
+        raise InputError("queries, keys and values are all of one shape: (batch, heads, length, head_dim)")
+    length = query.shape[2]
+    if pattern.block_size < 1 or tuple(pattern.blocks.shape) != (-(-length // pattern.block_size),) * 2:
+        raise InputError(
+            f"a pattern of {tuple(pattern.blocks.shape)} blocks of {pattern.block_size} does not cover {length} "
+            "tokens; choose one with as many rows and columns as there are blocks"
+        )
+    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (len(query), length)):
+        raise InputError(f"a padding mask is of booleans, (batch, length), here {(len(query), length)}")
+    if not 0 <= dropout < 1:
+        raise InputError(f"a dropout of {dropout} is no share from 0 to below 1")
 
 
 @dataclass(frozen=True)

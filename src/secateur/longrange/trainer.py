@@ -25,6 +25,7 @@ from secateur.longrange.checkpoint import (
     load_watch,
     optimiser_tensors,
     read_checkpoint,
+    restoring,
     watch_tensors,
     write_checkpoint,
 )
@@ -94,6 +95,8 @@ class Trainer:
         """
         self._resume()
         training = self.config.training
+        if self._is_done():
+            return self.state
         if self.options.mode == "sparse" and self.state.switched is None:
             self._look_first()
         for _ in track(range(self.state.step, training.num_train_steps), "Training"):
@@ -121,12 +124,13 @@ class Trainer:
         if state is None:
             raise TrainingError(f"{file} is a finished model and no training; pass --overwrite to train anew")
         self.state = state
-        self.model.load_state_dict(_below(tensors, "model."))
-        self.learner.load_state_dict(_below(tensors, "learner."))
-        load_optimiser(self.optimiser, tensors)
-        if state.history:
-            self.switch = Switch.of_record(state.history[0])
-        load_watch(self.watch, _below(tensors, "watch."))
+        with restoring(file):
+            self.model.load_state_dict(_below(tensors, "model."))
+            self.learner.load_state_dict(_below(tensors, "learner."))
+            load_optimiser(self.optimiser, tensors)
+            load_watch(self.watch, _below(tensors, "watch."))
+            if state.history:
+                self.switch = Switch.of_record(state.history[0])
         logger.info("goes on at step %d", state.step)
 
     def _step(self) -> None:

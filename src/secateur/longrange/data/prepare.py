@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -65,23 +64,29 @@ def prepare(
     """
     start = time.perf_counter()
     settings = configured(PrepareConfig, config, options).settings(task)
-    source = _SOURCES[settings.task](settings)
+    with _reading(settings.task):
+        source = _SOURCES[settings.task](settings)
     chosen = settings.options(source.identity)
     root = _require_output(output, chosen, overwrite, settings)
     if (root / META_FILE).exists() and not overwrite:
+        meta = LongRangeData.load(root).meta
         logger.info("%s holds this already; nothing is left to do", root)
-        return LongRangeData.load(root).meta
+        return meta
     with _reading(settings.task):
         counts = {split: source.count(split) for split in SPLITS}
-    if overwrite:
-        _empty(root)
-    write_json(root / OPTIONS_FILE, chosen)
+    # What is replaced stays until the new data are complete.
+    place = root.with_name(f".{root.name}.new") if overwrite else root
+    if overwrite and _difference(place / OPTIONS_FILE, chosen):
+        _empty(place)
+    write_json(place / OPTIONS_FILE, chosen)
     for split in SPLITS:
-        _write_split(root, split, source, settings)
-    for temporary in root.glob(".*.arrow.*"):
+        _write_split(place, split, source, settings)
+    for temporary in place.glob(".*.arrow.*"):
         temporary.unlink()
-    meta = _describe(root, settings, chosen, counts, start)
-    write_meta(root, meta)
+    meta = _describe(place, settings, chosen, counts, start)
+    write_meta(place, meta)
+    if overwrite:
+        _replace(root, place)
     return meta
 
 
@@ -106,6 +111,10 @@ _SOURCES: dict[TaskName, Callable[[Settings], Source]] = {
 def _require_output(output: str | Path, chosen: dict[str, Any], overwrite: bool, settings: Settings) -> Path:
     """The directory to fill, or to go on with. Raises `OutputError` where it holds something else."""
     root = Path(output).expanduser()
+    if overwrite and root.is_dir() and any(root.iterdir()):
+        if not any((root / name).is_file() for name in (OPTIONS_FILE, META_FILE)):
+            raise OutputError(f"{root} holds something that is not prepared data; name another directory")
+        return require_free(root, overwrite)
     if overwrite or not (root / OPTIONS_FILE).is_file():
         return require_free(root, overwrite, [settings.from_directory])
     differing = _difference(root / OPTIONS_FILE, chosen)
@@ -115,12 +124,20 @@ def _require_output(output: str | Path, chosen: dict[str, Any], overwrite: bool,
 
 
 def _empty(root: Path) -> None:
+    """Delete prepared data, and nothing else that lies beside them."""
     # What says that the directory is finished goes first.
-    for entry in [root / META_FILE, *root.glob("*")]:
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+    shards = (entry for split in SPLITS for entry in root.glob(f"{split}-*.arrow"))
+    for entry in [root / META_FILE, root / OPTIONS_FILE, *shards, *root.glob(".*.arrow.*")]:
+        entry.unlink(missing_ok=True)
+
+
+def _replace(root: Path, place: Path) -> None:
+    """Put finished data from another directory in the place of what is there."""
+    root.mkdir(parents=True, exist_ok=True)
+    _empty(root)
+    for entry in sorted(place.iterdir(), key=lambda entry: entry.name == META_FILE):
+        entry.rename(root / entry.name)
+    place.rmdir()
 
 
 @contextmanager
@@ -134,7 +151,9 @@ def _reading(task: TaskName) -> Iterator[None]:
 
 
 def _difference(path: Path, chosen: dict[str, Any]) -> str | None:
-    """How the options in a file differ from those chosen now; None where they do not."""
+    """How the options in a file differ from those chosen now; None where they do not, or there is no file."""
+    if not path.exists():
+        return None
     try:
         stored = json.loads(path.read_bytes())
     except ValueError as error:
@@ -173,7 +192,10 @@ def _finished(root: Path, split: SplitName, total: int, settings: Settings) -> i
         path = shard_path(root, split, number)
         if not path.exists():
             return number
-        if len(open_shard(path, two_inputs)) != min(settings.shard_rows, total - number * settings.shard_rows):
+        shard = open_shard(path, two_inputs)
+        if not shard.fits(settings.max_length, TASKS[settings.task].vocab_size, TASKS[settings.task].num_classes):
+            raise DataError(f"{path} is damaged: its tokens are not the task's; prepare it anew with --overwrite")
+        if len(shard) != min(settings.shard_rows, total - number * settings.shard_rows):
             raise DataError(f"{path} is damaged: it has another number of rows; prepare it anew with --overwrite")
     return -(-total // settings.shard_rows)
 

@@ -138,6 +138,16 @@ class Shard:
         for row, label in enumerate(self.labels):
             yield Row(tuple(self.tokens(row, which) for which in range(len(self.inputs))), int(label))
 
+    def fits(self, max_length: int, vocab_size: int, num_classes: int) -> bool:
+        """Whether lengths, tokens and labels are within these bounds."""
+        lengths = self.lengths()
+        return bool(
+            (lengths >= 0).all()
+            and (lengths <= max_length).all()
+            and all((values < vocab_size).all() for values, _ in self.inputs)
+            and (self.labels < num_classes).all()
+        )
+
     def lengths(self) -> NDArray[np.int64]:
         """How long the sequences are, of all inputs one after the other."""
         return np.concatenate([np.diff(offsets) for _, offsets in self.inputs]).astype(np.int64)
@@ -265,7 +275,7 @@ def open_shard(path: Path, two_inputs: bool) -> Shard:
         if file.schema != schema or file.num_record_batches != 1:
             raise DataError(f"{path} is damaged: its columns are not those of the task; {AGAIN}")
         batch = file.get_batch(0)
-        batch.validate()
+        batch.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged or missing ({next(iter(str(error).splitlines()), '')}); {AGAIN}") from error
     inputs = [
