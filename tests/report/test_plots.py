@@ -21,8 +21,8 @@ from secateur.report import (
 def figures(monkeypatch):
     """The figures that were drawn, in order."""
     drawn = []
-    png = plots._png
-    monkeypatch.setattr(plots, "_png", lambda figure: drawn.append(figure) or png(figure))
+    made = plots.png
+    monkeypatch.setattr(plots, "png", lambda figure: drawn.append(figure) or made(figure))
     return drawn
 
 

@@ -73,6 +73,6 @@ def evaluate(config: "EvaluateConfig", output: Output, json: Json = None) -> Non
 
 longrange = Group(
     "longrange",
-    "Learned sparse attention on long sequences: prepare, train, evaluate.",
+    "Learned sparse attention: prepare, train, evaluate.",
     {each.name: each for each in (prepare, train, evaluate)},
 )
