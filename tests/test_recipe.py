@@ -67,7 +67,7 @@ def test_the_teacher_may_be_the_original() -> None:
         ("model: m\nsparsify:\nrecover: {method: full}\n", "method full would fill the model's zeros"),
         ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
         ("model: m\nname: ..\n", "r.yaml, line 2: name: "),
-        ("model: 2020-13-45\n", "r.yaml: not a recipe, "),
+        ("model: 2020-13-45\n", "r.yaml: not valid YAML, "),
         ("model: \x01\n", "r.yaml: not valid YAML, "),
     ],
 )

@@ -36,7 +36,11 @@ class LongRangeSection(BaseModel):
         if given:
             raise ValueError(f"train.{given[0]} does not stand there: the task stands above, and modes name the runs")
         try:
-            self.prepare.settings(self.task)
+            longest, room = self.prepare.settings(self.task).max_length, self.settled.model.max_seq_len
+            if longest > room:
+                raise ValueError(
+                    f"prepare.max_length is {longest} and options.model.max_seq_len {room}: it is too short"
+                )
             for mode in self.modes:
                 self.config(mode).settled(self.settled)
         except InputError as error:

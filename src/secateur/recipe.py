@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
@@ -18,11 +17,10 @@ from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
+from secateur.yaml_text import Place, dotted, read_yaml
 
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
-
-Place = tuple[str | int, ...]
 
 
 class SampleConfig(BaseModel, extra="forbid"):
@@ -139,7 +137,7 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
 
     One with a section `longrange` trains a classifier of long sequences, any other cuts a language model.
     """
-    values, lines = _read_yaml(text, source)
+    values, lines = read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
     kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
     for place, known in _unknown_keys(values, kind):
         raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
@@ -151,44 +149,6 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
         handed = kind is Recipe
         problems = [problem for problem in error.errors() if not (handed and _handed_down(problem["loc"], lines))]
         raise InputError("; ".join(_complaint(dict(problem), source, lines) for problem in problems)) from error
-
-
-def _read_yaml(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
-    """The content, and the line on which each key stands."""
-    try:
-        loader = yaml.SafeLoader(text)
-    except yaml.reader.ReaderError as error:
-        raise InputError(f"{source}: not valid YAML, {error.reason} at character {error.position}") from error
-    try:
-        node = loader.get_single_node()
-        lines = dict(_lines(node, source)) if node is not None else {}
-        values = loader.construct_document(node) if node is not None else {}
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML, {error.problem or error.context}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not a recipe, {error}") from error
-    finally:
-        loader.dispose()
-    if not isinstance(values, dict):
-        raise InputError(f"{source} is not a recipe: it must hold keys such as model, prune and evaluate")
-    return values, lines
-
-
-def _lines(node: yaml.Node, source: str, place: Place = ()) -> Iterator[tuple[Place, int]]:
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield from _lines(item, source, (*place, index))
-    if not isinstance(node, yaml.MappingNode):
-        return
-    seen: set[str] = set()
-    for key, value in node.value:
-        here = (*place, str(key.value))
-        if here[-1] in seen:
-            raise InputError(f"{source}, line {key.start_mark.line + 1}: {_dotted(here)} is given twice")
-        seen.add(str(here[-1]))
-        yield here, key.start_mark.line + 1
-        yield from _lines(value, source, here)
 
 
 def _unknown_keys(
@@ -235,8 +195,4 @@ def _at(source: str, place: Place, lines: Mapping[Place, int]) -> str:
     """`demo.yaml, line 7: prune.ratio`; the line of the nearest key above where the key itself is not there."""
     ends = (place[:length] for length in range(len(place), 0, -1))
     line = next((f", line {lines[end]}" for end in ends if end in lines), "")
-    return f"{source}{line}: {_dotted(place)}" if place else source
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place))
+    return f"{source}{line}: {dotted(place)}" if place else source

@@ -7,10 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
+from secateur.yaml_text import read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
@@ -171,15 +171,10 @@ def towers(task: str) -> int:
 
 
 def _parsed(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML, {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{source}: not valid YAML, {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{source}: no configuration; it must hold the keys {', '.join(LongRangeConfig.model_fields)}")
+    what = f"a configuration: it must hold keys such as {', '.join(LongRangeConfig.model_fields)}"
+    values, _ = read_yaml(text, source, what)
+    if not values:
+        raise InputError(f"{source} is not {what}")
     return values
 
 
