@@ -35,7 +35,7 @@ from secateur.steps import (
     sparsify_model,
 )
 
-RECIPE, METRICS, REPORT = "recipe.yaml", "metrics.json", "report.html"
+RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
 SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
 SCORING_FIELDS = (
@@ -98,6 +98,10 @@ def write_report(directory: str | Path) -> Path:
         InputError: it is not a run directory, or the run has not come to its end.
     """
     path = Path(directory)
+    if (path / LONGRANGE).is_file():
+        raise InputError(
+            f"{path} is a run of longrange, which has no page; see results.json and switch.png of its runs"
+        )
     if not (path / METRICS).is_file():
         raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
     plan, importance, zeros = (

@@ -93,6 +93,7 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
     runs = json.loads((tmp_path / "figures.json").read_text())["runs"]
     assert [row["switched"] for row in runs] == [4, None]
     assert done(secateur(*run)).stdout == first.stdout
+    assert "is a run of longrange, which has no page" in failed(secateur("report", tmp_path / "run"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "recipe.yaml").write_text("mine")
     assert "already holds something" in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "mine"))

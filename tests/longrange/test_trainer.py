@@ -142,6 +142,8 @@ def test_training_ends_when_accuracy_no_longer_rises(train: Train, monkeypatch: 
     results = train(training=training)
     assert results["switched"] == 6  # patience counts from the switch on
     assert results["steps"] < 20
+    dense = train(name="dense", mode="dense", training=training)
+    assert 6 < dense["steps"] < 20  # and without one from where the latest would be
 
 
 @pytest.mark.parametrize("rate", [1e6])

@@ -1,5 +1,6 @@
 """`secateur longrange`: sparse attention learned while training on long sequences."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from secateur.longrange.data.config import PrepareConfig
     from secateur.longrange.options import EvaluateConfig, TrainConfig
 
+Above = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="The directory above the run, as for train.")
+]
 TaskName = Annotated[str, typer.Argument(metavar="TASK", help="listops, pathfinder, image, text or retrieval.")]
 
 
@@ -61,7 +65,7 @@ def train(
 
 
 @command("secateur.longrange.options:EvaluateConfig")
-def evaluate(config: "EvaluateConfig", output: Output, json: Json = None) -> None:
+def evaluate(config: "EvaluateConfig", output: Above, json: Json = None) -> None:
     """Accuracy of a run's best model."""
     from secateur.longrange.evaluate import evaluate
 

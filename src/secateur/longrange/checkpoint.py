@@ -73,7 +73,9 @@ class Settings:
         """Read them. Raises `InputError` where there is no run or it is damaged."""
         file = directory / SETTINGS
         if not file.is_file():
-            raise InputError(f"{directory} holds no run; secateur longrange train makes one")
+            raise InputError(
+                f"{directory} holds no run; secateur longrange train makes one (-o is the directory above --name)"
+            )
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             return cls(values.pop("task"), LongRangeConfig.model_validate(values.pop("config")), values)

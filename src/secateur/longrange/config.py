@@ -97,7 +97,7 @@ class TrainingOptions(Options):
         description="It is ready when the distance to the attention before changes by less than so many percent.",
     )
     patience: int = Field(
-        default=10, ge=0, description="Evaluations without a better accuracy before training ends; 0: it never does."
+        default=10, ge=0, description="Evaluations in a row without a better accuracy that end training; 0: none do."
     )
 
     @model_validator(mode="after")

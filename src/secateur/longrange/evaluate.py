@@ -91,7 +91,10 @@ def load_data(directory: Path, task: str, config: LongRangeConfig) -> LongRangeD
         ("num_classes", data.meta.num_classes, sizes.num_classes),
     ):
         if given < needed:
-            raise InputError(f"{directory} needs a {name} of {needed} and the model has {given}; set model.{name}")
+            raise InputError(
+                f"{directory} needs a {name} of {needed} and the model has {given}; set model.{name} in the file of "
+                "--config"
+            )
     return data
 
 

@@ -271,8 +271,10 @@ class Trainer:
             write_checkpoint(self.directory / name, self.options.task, tensors, state)
 
     def _is_done(self) -> bool:
-        patience = self.config.training.patience
-        return bool(patience) and not self.is_watching and self.state.stale >= patience
+        training = self.config.training
+        # Without a switch patience counts from where the latest would have been, so that both have as much time.
+        late = self.state.switched is not None or self.state.step > max(training.num_dense_train_steps, training.warmup)
+        return bool(training.patience) and late and not self.is_watching and self.state.stale >= training.patience
 
     def _batch(self, step: int) -> Batch:
         """This process's share of a step's examples."""

@@ -7,10 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.table import Table
 
-from secateur.report.plots import ATTENTION, MLP, NEUTRAL, TEXT_COLOURS, png
+from secateur.report.plots import ATTENTION, NEUTRAL, TEXT_COLOURS, png
 from secateur.report.tables import MISSING, Column, plain_table
 
 WIDEST = 4
+REASONS = {
+    "settled": "every layer's attention has settled",
+    "num_dense_train_steps": "the latest step allowed, num_dense_train_steps",
+}
 
 
 def longrange_table(results: Sequence[Mapping[str, Any]]) -> Table:
@@ -23,7 +27,7 @@ def longrange_table(results: Sequence[Mapping[str, Any]]) -> Table:
     columns = [
         Column("run", [str(row["name"]) for row in results], "left"),
         Column("accuracy", [f"{row['accuracy']:.1%}" for row in results]),
-        Column("majority", [f"{row['majority']:.1%}" for row in results]),
+        Column("commonest", [f"{row['majority']:.1%}" for row in results]),
         Column("sparse from", [MISSING if step is None else f"{step:,}" for step in switches]),
         Column("density", [MISSING if row["density"] is None else f"{row['density']:.3f}" for row in results]),
         *_by_kind(results, "step_ms", "ms", ".0f", 1.0),
@@ -79,7 +83,13 @@ def switch_plot(results: Mapping[str, Any]) -> bytes:
         colour, label = TEXT_COLOURS[index % len(TEXT_COLOURS)], f"layer {index}"
         for axes, key in ((skewness, "skewness"), (change, "change_percent")):
             points = [entry["layers"][index][key] for entry in history]
-            axes.plot(steps, [float("nan") if value is None else value for value in points], color=colour, label=label)
+            axes.plot(
+                steps,
+                [float("nan") if value is None else value for value in points],
+                color=colour,
+                marker=".",
+                label=label,
+            )
     for axes, key, label in (
         (skewness, "skewness", "skewness"),
         (change, "distance", "change of the distance\n(percent)"),
@@ -97,9 +107,10 @@ def switch_plot(results: Mapping[str, Any]) -> bytes:
     for axes in (skewness, change, accuracy):
         axes.grid(alpha=0.3)
         if results["switched"] is not None:
-            axes.axvline(results["switched"], color=MLP, linewidth=1.5)
+            axes.axvline(results["switched"], color="black", linewidth=1.5)
     if results["switched"] is not None:
-        figure.suptitle(f"sparse from step {results['switched']:,} (orange): {results['reason']}", fontsize=11)
+        why = REASONS.get(results["reason"], results["reason"])
+        figure.suptitle(f"sparse from step {results['switched']:,} (black line): {why}", fontsize=11)
     return png(figure)
 
 
@@ -121,7 +132,7 @@ def pattern_plot(patterns: Sequence[Sequence[Sequence[bool]]], block_size: int) 
         end = block_size * len(blocks)
         axes.imshow(blocks, cmap="Blues", vmin=0, vmax=1, extent=(0, end, end, 0), interpolation="nearest")
         kept = sum(map(sum, blocks)) / (len(blocks) * len(blocks[0]))
-        axes.set_title(f"layer {index}: {kept:.1%} kept", fontsize=10)
+        axes.set_title(f"layer {index}: {kept:.1%} kept (dark)", fontsize=10)
         axes.set_xlabel("key (token)")
         axes.set_ylabel("query (token)")
     return png(figure)
