@@ -154,7 +154,6 @@ def _results(
 ) -> dict[str, Any]:
     patterns = model.patterns
     density = None if patterns is None else sum(pattern.density for pattern in patterns) / len(patterns)
-    history = state.history[0]["history"] if state.history else []
     return {
         "name": config.name,
         "task": config.task,
@@ -177,7 +176,7 @@ def _results(
         "memory_bytes": state.memory,
         "evaluations": state.evaluations,
         "losses": state.losses,
-        "history": history,
+        "history": state.switch["history"],
         "settings": settings.config.model_dump(),
         "versions": versions(),
         "machine": machine(),

@@ -49,7 +49,7 @@ class LayerInputs:
 def tune(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TuneConfig | None = None, **options: Any
 ) -> AttentionProfile:
-    """Find for each head the threshold that leaves out most while the error of its output is within a bound.
+    """Find for each head the threshold that is worth most while the error of its output is within a bound.
 
     The text goes through the dense model a layer at a time. In each, one pass over the blocks gives the error of every
     threshold (`threshold_curve`), another that of every threshold for P·V (`pv_curve`). With several processes

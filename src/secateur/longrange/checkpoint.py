@@ -35,7 +35,7 @@ class TrainState:
         losses: step and mean training loss.
         seconds: of the steps by kind: dense, checked (dense, with a look at the attention), sparse.
         memory: most bytes allocated at once in a step, by kind.
-        history: of the switch.
+        switch: the rule with its history, `Switch.record`.
     """
 
     step: int = 0
@@ -47,7 +47,7 @@ class TrainState:
     losses: list[dict[str, float]] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    switch: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Yoon, Lee, Kim, Moon 2024, "Exploring Attention Sparsity to Accelerate Transform
 """
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +37,7 @@ from secateur.longrange.pattern import BlockPattern, PatternLearner, choose_patt
 from secateur.longrange.schedule import batch_of_step, learning_rate
 from secateur.longrange.statistics import AttentionWatch, LayerFigures, LayerStatistics, layer_figures
 from secateur.longrange.switch import Switch
-from secateur.models.memory import allocated_peak
+from secateur.models.memory import allocated_peak, now
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +128,7 @@ class Trainer:
             self.learner.load_state_dict(_below(tensors, "learner."))
             load_optimiser(self.optimiser, tensors)
             load_watch(self.watch, _below(tensors, "watch."))
-            if state.history:
-                self.switch = Switch.of_record(state.history[0])
+            self.switch = Switch.of_record(state.switch)
         logger.info("goes on at step %d", state.step)
 
     def _step(self) -> None:
@@ -142,12 +140,12 @@ class Trainer:
         self.optimiser.param_groups[0]["lr"] = learning_rate(training, state.step, state.switched is not None)
         batch = self._batch(state.step)
         measured = kind not in state.memory and len(state.seconds.get(kind, [])) == MEASURED_STEP
-        start = self._now()
+        start = now(self.model)
         if measured:
             state.memory[kind] = allocated_peak(lambda: self._learn(batch, checked), self.accelerator.device)
         else:
             self._learn(batch, checked)
-            state.seconds.setdefault(kind, []).append(self._now() - start)
+            state.seconds.setdefault(kind, []).append(now(self.model) - start)
         state.step += 1
         if self.is_watching and self.switch.update(state.step, self._figures()):
             self._go_sparse(str(self.switch.reason))
@@ -229,10 +227,14 @@ class Trainer:
 
     def _figures(self) -> list[LayerFigures]:
         """What the first process has seen of the attention in this step."""
-        figures = [layer_figures(self.seen) if self.seen else []]
-        if self.accelerator.num_processes > 1:
-            torch.distributed.broadcast_object_list(figures, 0)
-        return figures[0]
+        figures = layer_figures(self.seen) if self.seen else []
+        if self.accelerator.num_processes == 1:
+            return figures
+        numbers = torch.zeros(self.config.model.num_layers, 4, dtype=torch.float64, device=self.accelerator.device)
+        for row, layer in zip(numbers, figures, strict=False):
+            row[:] = torch.tensor([1.0, layer.skewness, layer.distance, layer.change_percent])
+        torch.distributed.broadcast(numbers, 0)
+        return [LayerFigures(*row) for seen, *row in numbers.tolist() if seen]
 
     def _agreed(self, patterns: list[BlockPattern]) -> list[BlockPattern]:
         """The first process's patterns."""
@@ -260,7 +262,7 @@ class Trainer:
         if found.accuracy > state.best:
             state.best, state.stale = found.accuracy, 0
             self._write(BEST, self.model.state_dict(), None)
-        state.history = [self.switch.record()]
+        state.switch = self.switch.record()
         watched = watch_tensors(self.watch)
         parts = {"model": self.model.state_dict(), "learner": self.learner.state_dict(), "watch": watched}
         tensors = {f"{kind}.{name}": value for kind, values in parts.items() for name, value in values.items()}
@@ -286,11 +288,6 @@ class Trainer:
         # One length on CUDA, where the sparse kernel is compiled for each.
         length = self.config.model.max_seq_len if device.type == "cuda" else None
         return split.batch(indices[rank::processes].tolist(), pad_to=length).to(device)
-
-    def _now(self) -> float:
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.synchronize(self.accelerator.device)
-        return time.perf_counter()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -19,6 +19,7 @@ from secateur.longrange.data.source import (
     Tables,
     find_directory,
     identity_of,
+    picked,
     require_files,
     unknown,
 )
@@ -72,14 +73,8 @@ class PairTable:
         return self._rows
 
     def read(self, chosen: NDArray[np.int64]) -> Iterator[Row]:
-        wanted = iter(chosen.tolist())
-        next_wanted = next(wanted, None)
-        for number, line in enumerate(self._lines()):
-            if next_wanted is None:
-                return
-            if number == next_wanted:
-                yield self._row(line, number + 1)
-                next_wanted = next(wanted, None)
+        for number, line in picked(self._lines(), chosen):
+            yield self._row(line, number + 1)
 
     @cached_property
     def _rows(self) -> int:

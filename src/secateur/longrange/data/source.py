@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from huggingface_hub import HfApi
@@ -18,6 +18,8 @@ from secateur.data.reading import first_line
 from secateur.errors import DataError
 from secateur.longrange.data.config import Settings
 from secateur.longrange.data.rows import SPLITS, Row, SplitName
+
+Item = TypeVar("Item")
 
 DEV_SHARE = 10  # one row in so many is split off where a source has no such split
 
@@ -187,6 +189,18 @@ class HubTable:
         if missing:
             raise DataError(f"{self.repository} on the hub has no column {missing[0]!r}; {self.remedy}")
         return dataset
+
+
+def picked(items: Iterable[Item], chosen: NDArray[np.int64]) -> Iterator[tuple[int, Item]]:
+    """The items of rising numbers, each with its number; nothing is read behind the last."""
+    wanted = iter(chosen.tolist())
+    next_wanted = next(wanted, None)
+    for number, item in enumerate(items):
+        if next_wanted is None:
+            return
+        if number == next_wanted:
+            yield number, item
+            next_wanted = next(wanted, None)
 
 
 def find_directory(root: Path, names: Sequence[str], below: Sequence[str] = ()) -> Path | None:

@@ -22,6 +22,7 @@ from secateur.longrange.data.source import (
     Tables,
     find_directory,
     identity_of,
+    picked,
     unknown,
 )
 
@@ -134,14 +135,8 @@ class ReviewTable:
         return self._rows
 
     def read(self, chosen: NDArray[np.int64]) -> Iterator[Row]:
-        wanted = iter(chosen.tolist())
-        next_wanted = next(wanted, None)
-        for number, (place, text, label) in enumerate(self._records()):
-            if next_wanted is None:
-                return
-            if number == next_wanted:
-                yield Row((byte_tokens(text.encode(), self.max_length),), _class_of(label, place))
-                next_wanted = next(wanted, None)
+        for _, (place, text, label) in picked(self._records(), chosen):
+            yield Row((byte_tokens(text.encode(), self.max_length),), _class_of(label, place))
 
     @cached_property
     def _rows(self) -> int:
