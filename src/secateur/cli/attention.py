@@ -47,10 +47,10 @@ def tune(
     One pass of a few windows through the model. The profile is a safetensors file for attention generate, attention
     compare and secateur.attention.apply. With torchrun --nproc-per-node N -m secateur the heads are shared out.
     """
-    from secateur.attention.processes import is_first, several_processes
     from secateur.attention.profile import require_new
     from secateur.attention.tuning import tune
     from secateur.models import load
+    from secateur.models.processes import is_first, several_processes
     from secateur.report import attention_map
 
     output = output.expanduser()
