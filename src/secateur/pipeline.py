@@ -253,7 +253,7 @@ class Pipeline:
             CUT,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(self.recipe.model, config.calibration),
+            inputs=(self.recipe.model, config.calibration, *([config.plan] if config.plan else [])),
             needs=(SCORED,),
         )
 

@@ -54,7 +54,7 @@ def prune_model(
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file])
+    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
     with _log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)

@@ -163,6 +163,11 @@ def allocate(
     return ladders
 
 
+def units_removed(ladders: Sequence[Ladder]) -> dict[tuple[int, Part], int]:
+    """How many units leave each half of each layer, by the ladders' steps taken."""
+    return {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
+
+
 def _full_sizes(model: PreTrainedModel, layers: dict[int, int]) -> dict[int, int]:
     shapes = part_shapes(model)
     return {index: sum(shape.units * shape.unit_parameters for shape in shapes[index].values()) for index in layers}
