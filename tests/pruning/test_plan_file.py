@@ -102,7 +102,7 @@ def test_what_is_no_plan_of_this_model_is_refused(
 
 def test_what_is_no_json_is_refused(tiny_model: Models, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("layers: []")
-    with pytest.raises(InputError, match="is not a pruning_plan.json"):
+    with pytest.raises(InputError, match=r"is not a pruning_plan\.json"):
         read_plan(tmp_path / "plan.json", tiny_model())
     with pytest.raises(InputError, match="cannot be read"):
         read_plan(tmp_path / "none.json", tiny_model())

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import PreTrainedModel
@@ -56,7 +56,7 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     cut = PlannedCut(units=[{} for _ in shapes], source=str(path))
     seen: set[int] = set()
     for entry in layers:
-        index = entry.get("layer")
+        index: object = entry.get("layer")
         if not _is_count(index) or index >= len(shapes):
             raise InputError(f"{path}: 'layer' is {index!r}; this model has layers 0 to {len(shapes) - 1}")
         if index in seen:
@@ -128,5 +128,5 @@ def _count(entry: Mapping[str, Any], part: Part, widths: LayerWidths, removed: S
     return have - after
 
 
-def _is_count(value: object) -> bool:
+def _is_count(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
