@@ -31,7 +31,7 @@ PANELS = {
 }
 
 
-@command("secateur.recovery:RecoverConfig", PANELS)
+@command("secateur.recovery:RecoverConfig", PANELS, together=True)
 def recover(
     model: Model,
     config: "RecoverConfig",

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.moments import Gram, Moments
+from secateur.models.processes import agreed, share
 from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.importance import LayerScores, PartScores
@@ -33,7 +34,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     """
     adapter = adapter_of(model)
     sensitivity = stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
-    stream = LayerStream.start(model, windows, batch_size)
+    stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         layer_scores: LayerScores = {}
@@ -75,7 +76,7 @@ def part_removals(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     removals = removal_order(inverse, weight, part_shape(adapter, layer, part).block_size, limit)
     costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / moments.tokens
-    return PartScores(removals.blocks.cpu(), costs.cpu())
+    return PartScores(agreed(removals.blocks.cpu()), agreed(costs.cpu()))
 
 
 def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], ladders: Sequence[Ladder]) -> Removed:
@@ -116,7 +117,7 @@ def cut_and_refit(
         For each layer and half the indices of the units removed.
     """
     adapter = adapter_of(model)
-    uncut = LayerStream.start(model, windows, batch_size)
+    uncut = LayerStream.start(model, share(windows), batch_size)
     cut = uncut.fork()
     counts = {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
     first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
