@@ -1,5 +1,7 @@
 """One step each: a model directory in, a model directory out, with a record of the work beside the weights.
 
+With several processes all do the work and the first writes.
+
 The single commands and the stages of a run both do their work here. Beside its result every step leaves
 `command.txt`, the command that repeats it, and `run.log`.
 """
@@ -19,6 +21,7 @@ from secateur.files import require_free, write_text
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import remember_checkpoint_dtype
 from secateur.models.masks import zero_masks
+from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
 from secateur.report import pruning_strategy, sparsity_map
@@ -139,6 +142,7 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
 @contextmanager
 def _log_beside(output: Path, command_line: str) -> Iterator[None]:
     """Collect the log while the block runs, and put it into the directory that has appeared by then."""
+    wait_for_all()  # so that none finds the result of a faster one where it looks for a free place
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -152,4 +156,6 @@ def _log_beside(output: Path, command_line: str) -> Iterator[None]:
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-    write_text(output / LOG, text.getvalue())
+    if is_first():
+        write_text(output / LOG, text.getvalue())
+    wait_for_all()

@@ -19,7 +19,7 @@ PANELS = {
 }
 
 
-@command("secateur.evaluation:EvaluateConfig", PANELS)
+@command("secateur.evaluation:EvaluateConfig", PANELS, together=True)
 def evaluate(
     models: Models,
     config: "EvaluateConfig",

@@ -24,7 +24,7 @@ PANELS = {
 }
 
 
-@command("secateur.pruning:PruneConfig", PANELS)
+@command("secateur.pruning:PruneConfig", PANELS, together=True)
 def prune(
     model: Model,
     config: "PruneConfig",

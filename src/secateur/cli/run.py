@@ -12,7 +12,7 @@ from secateur.console import stdout
 from secateur.files import write_json
 
 
-@command()
+@command(together=True)
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
     command_line: str,

@@ -21,6 +21,7 @@ from secateur.evaluation.speed import measure_speeds
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
+from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
     held: Held = []
     baseline_windows: Mapping[str, Tensor] = {}
     for candidate in _candidates(names, config):
-        if held and not _room_for_another(held, config):
+        if held and not first_decides(_room_for_another(held, config)):
             _measure_held(held, config)
         evaluation, model, windows = _measure(candidate, corpora, config)
         if candidate.semi_structured and not use_semi_structured(underlying(model)):
@@ -114,11 +115,16 @@ def _measure(
 
 
 def _measure_held(held: Held, config: EvaluateConfig) -> None:
-    """Measure the speeds of the models held in memory, note them, and let the models go."""
-    if held:
+    """Measure the speeds of the models held in memory, note them, and let the models go.
+
+    Of several processes the first measures while the others wait, and has the figures.
+    """
+    wait_for_all()
+    if held and is_first():
         speeds = measure_speeds([model for _, model in held], **speed_options(config))
         for (evaluation, _), speed in zip(held, speeds, strict=True):
             evaluation.add_speed(speed)
+    wait_for_all()
     held.clear()
     gc.collect()
     torch.cuda.empty_cache()

@@ -18,6 +18,7 @@ from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
+from secateur.models.processes import is_first, wait_for_all
 
 
 @dataclass
@@ -79,6 +80,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure perplexity on each text, the number of parameters, speed and peak memory of a model in memory.
 
+    With several processes each runs its share of the windows; only the first measures and returns speed and memory.
+
     Args:
         model: a causal language model, or one with a PEFT adapter.
         tokenizer: its tokenizer.
@@ -97,7 +100,10 @@ def evaluate(
     evaluation = measure_quality(model, windows, corpora, config, name)
     evaluation.size_bytes = size_bytes
     if config.speed:
-        evaluation.add_speed(measure_speed(model, **speed_options(config)))
+        wait_for_all()
+        if is_first():
+            evaluation.add_speed(measure_speed(model, **speed_options(config)))
+        wait_for_all()
     return evaluation
 
 

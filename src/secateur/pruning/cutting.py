@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.moments import Gram, Moments
+from secateur.models.processes import agreed, share
 from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import removal_order
@@ -34,7 +35,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     """
     adapter = adapter_of(model)
     sensitivity = stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
-    stream = LayerStream.start(model, windows, batch_size)
+    stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         layer_scores: LayerScores = {}
@@ -76,7 +77,7 @@ def part_removals(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     removals = removal_order(inverse, weight, part_shape(adapter, layer, part).block_size, limit)
     costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / moments.tokens
-    return PartScores(removals.blocks.cpu(), costs.cpu())
+    return PartScores(agreed(removals.blocks.cpu()), agreed(costs.cpu()))
 
 
 def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], counts: Counts) -> Removed:
@@ -160,7 +161,7 @@ def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: in
         first: the first layer that will be cut; those before it are passed over.
     """
     adapter = adapter_of(model)
-    uncut = LayerStream.start(model, windows, batch_size)
+    uncut = LayerStream.start(model, share(windows), batch_size)
     cut = uncut.fork()
     for index, layer in enumerate(track(adapter.layers(model), "Cutting and re-fitting")):
         for part in PARTS:

@@ -9,6 +9,7 @@ from secateur.console import track
 from secateur.models.adapters import adapter_of
 from secateur.models.gradients import only_gradients_of
 from secateur.models.losses import chunked_loss
+from secateur.models.processes import shared_batches, sum_over_processes
 from secateur.models.streaming import layer_arguments
 from secateur.pruning.units import PARTS, Part
 
@@ -30,12 +31,12 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
     adapter = adapter_of(model)
     squares = torch.zeros(2 * len(adapter.layers(model)), dtype=torch.float64)
     with only_gradients_of(model, []):
-        for batch in track(windows.split(batch_size), "Sensitivity of layers"):
+        for batch in track(shared_batches(windows, batch_size), "Sensitivity of layers"):
             streams = _streams(model, batch.to(model.device))
             final = adapter.final_norm(model)(streams[-1])
             chunked_loss(model, final, batch.to(model.device)).backward()
             squares += torch.stack([_gradient(stream).double().square().sum().cpu() for stream in streams])
-    values = (squares / (2 * windows.numel() * model.config.hidden_size)).tolist()
+    values = (sum_over_processes(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist()
     return [dict(zip(PARTS, values[index : index + 2], strict=True)) for index in range(0, len(values), 2)]
 
 
