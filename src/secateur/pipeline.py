@@ -17,10 +17,12 @@ from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
 from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
+from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import pruning_strategy, render, run_page, sparsity_map
 from secateur.runs import Run, Stage
+from secateur.searching import search_model
 from secateur.sparsity import SparsifyConfig
 from secateur.steps import (
     COMMAND,
@@ -37,7 +39,7 @@ from secateur.steps import (
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
+SCORED, SEARCHED, CUT, SPARSE, TRAINED, TIMED = "importance", "search", "prune", "sparsify", "recover", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -125,7 +127,10 @@ class Pipeline:
         prune, recover = self.recipe.prune, self.recipe.recover
         stages = [self._measure("original")]
         if prune is not None:
-            stages += [self._score(prune), self._prune(prune), self._measure("pruned", CUT)]
+            stages.append(self._score(prune))
+            if self.recipe.search is not None:
+                stages.append(self._search(self.recipe.search))
+            stages += [self._prune(prune), self._measure("pruned", CUT)]
         if self.recipe.sparsify is not None:
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
@@ -186,9 +191,13 @@ class Pipeline:
         """The run as one command, and its steps as single ones."""
         commands = [("The whole run", command_line)]
         models = [self.recipe.model]
+        if self.recipe.search is not None:
+            words = ("secateur", "search", models[-1], "-o", SEARCHED)
+            commands.append(("The search", command_text(*words, config=self.recipe.search)))
         if self.recipe.prune is not None:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
-            commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
+            cut = self._planned(self.recipe.prune, Path(SEARCHED))
+            commands.append(("The cut", command_text(*words, config=cut)))
             models.append("pruned")
         if self.recipe.sparsify is not None:
             words = ("secateur", "sparsify", models[-1], "-o", "sparse")
@@ -237,8 +246,29 @@ class Pipeline:
             inputs=(self.recipe.model, config.calibration, *file),
         )
 
-    def _prune(self, config: PruneConfig) -> Stage:
+    def _search(self, config: SearchConfig) -> Stage:
         def work(directory: Path) -> None:
+            words = ("secateur", "search", self.recipe.model, "-o", str(directory))
+            command_line = command_text(*words, config=config)
+            # Overwriting, a search with other settings is dropped; one with the same goes on.
+            search_model(self.recipe.model, directory, config, command_line=command_line, overwrite=True)
+
+        return Stage(
+            SEARCHED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(self.recipe.model, config.calibration),
+        )
+
+    def _planned(self, config: PruneConfig, directory: Path) -> PruneConfig:
+        """The cut's configuration, with the plan that the recipe's search has found."""
+        return config if self.recipe.search is None else config.model_copy(update={"plan": str(directory / PLAN)})
+
+    def _prune(self, settings: PruneConfig) -> Stage:
+        searched = self.recipe.search is not None
+
+        def work(directory: Path) -> None:
+            config = self._planned(settings, self.path / SEARCHED)
             words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
             importance = LayerImportance(**_read(self.path / SCORED / IMPORTANCE))
             prune_model(
@@ -251,10 +281,10 @@ class Pipeline:
 
         return Stage(
             CUT,
-            {"model": self.recipe.model, **config.model_dump()},
+            {"model": self.recipe.model, **settings.model_dump()},
             work,
-            inputs=(self.recipe.model, config.calibration, *([config.plan] if config.plan else [])),
-            needs=(SCORED,),
+            inputs=(self.recipe.model, settings.calibration, *([settings.plan] if settings.plan else [])),
+            needs=(SCORED, SEARCHED) if searched else (SCORED,),
         )
 
     def _sparsify(self, config: SparsifyConfig) -> Stage:

@@ -15,10 +15,13 @@ from secateur.evaluation import EvaluateConfig
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
+from secateur.pruning.config import PLANNED
+from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 from secateur.yaml_text import Place, dotted, read_yaml
 
+FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping")
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
 
@@ -51,6 +54,9 @@ class Recipe(LoadOptions):
     model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of every stage.")
     output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
+    search: SearchConfig | None = Field(
+        default=None, description="Options of secateur search, whose plan the cut then follows."
+    )
     prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
     sparsify: SparsifyConfig | None = Field(
         default=None, description="Options of secateur sparsify; without it no weight becomes zero."
@@ -71,6 +77,10 @@ class Recipe(LoadOptions):
             return values
         shared = {name: values[name] for name in SHARED if name in values}
         handed = dict(values)
+        if isinstance(values.get("search"), dict) and isinstance(values.get("prune", {}), dict):
+            # The cut that a search has found is made on the search's text.
+            fitted = {name: values["search"][name] for name in FITTED if name in values["search"]}
+            values = {**values, "prune": fitted | values.get("prune", {})}
         for name, section in {"evaluate": {}, **values}.items():
             kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
             if kind is not None and isinstance(section, dict):
@@ -85,6 +95,17 @@ class Recipe(LoadOptions):
         return self
 
     @model_validator(mode="after")
+    def _search_decides(self) -> Self:
+        if self.search is None or self.prune is None:
+            return self
+        given = [name for name in (*PLANNED, "plan") if name in self.prune.model_fields_set]
+        if given:
+            raise ValueError(f"the search decides prune.{given[0]}; leave it out, or write it below search")
+        if not self.prune.compensate:
+            raise ValueError("a search is for a cut that is re-fitted; leave out prune.compensate")
+        return self
+
+    @model_validator(mode="after")
     def _name_teacher(self) -> Self:
         if self.recover is not None and self.recover.teacher == ORIGINAL:
             self.recover.teacher = self.model
@@ -96,6 +117,8 @@ class Recipe(LoadOptions):
     def texts(self) -> list[str]:
         """Every text that the recipe names."""
         names = [*self.evaluate.data]
+        if self.search is not None:
+            names.append(self.search.calibration)
         if self.prune is not None:
             names.append(self.prune.calibration)
         if self.sparsify is not None:
@@ -107,7 +130,11 @@ class Recipe(LoadOptions):
     @property
     def inputs(self) -> list[str]:
         """The model, and every text, teacher and file that the recipe names."""
-        others = [self.prune and self.prune.layer_importance_file, self.recover and self.recover.teacher]
+        others = [
+            self.prune and self.prune.layer_importance_file,
+            self.prune and self.prune.plan,
+            self.recover and self.recover.teacher,
+        ]
         return [self.model, *self.texts, *(name for name in others if name)]
 
     @property

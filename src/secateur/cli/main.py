@@ -25,11 +25,12 @@ from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.report import report
 from secateur.cli.run import run
+from secateur.cli.search import search
 from secateur.cli.sparsify import sparsify
 
 COMMANDS: dict[str, Command | Group] = {
     command.name: command
-    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, report)
+    for command in (run, prune, search, sparsify, attention, longrange, recover, merge, evaluate, diagnose, report)
 }
 
 

@@ -13,7 +13,7 @@ from secateur.models.moments import Gram, Moments
 from secateur.models.processes import agreed, share
 from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.importance import LayerScores, PartScores
-from secateur.pruning.obs import removal_order
+from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.sensitivity import stream_sensitivity
 from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
 
@@ -44,7 +44,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
             inputs = stream.kept(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
             removals = part_removals(adapter, layer, part, moments, linear.weight, damping)
-            layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
+            layer_scores[part] = PartScores(removals.blocks, removals.costs * sensitivity[index][part])
             stream.add(linear, inputs)
         scores.append(layer_scores)
     return scores
@@ -64,20 +64,26 @@ def part_removals(
     weight: Tensor,
     damping: float,
     limit: int | None = None,
-) -> PartScores:
-    """The OBS order of the units of one half of a layer, and the squared error that each removal adds to a token.
+    weights_at: Sequence[int] = (),
+) -> RemovalOrder:
+    """The OBS order of the units of one half of a layer, and the squared error per token after each removal.
 
     Args:
         moments: of the inputs of the half's output projection.
         weight: the weights of that projection that fit the target best with all units there.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         limit: how many units to order; all but one unless given.
+        weights_at: numbers of removals after which the re-fitted projection is wanted.
     """
     damped, _ = moments.damped(damping)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    removals = removal_order(inverse, weight, part_shape(adapter, layer, part).block_size, limit)
-    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / moments.tokens
-    return PartScores(agreed(removals.blocks.cpu()), agreed(costs.cpu()))
+    block_size = part_shape(adapter, layer, part).block_size
+    removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at)
+    return RemovalOrder(
+        agreed(removals.blocks.cpu()),
+        agreed(removals.errors.cpu() / moments.tokens),
+        {count: agreed(fitted) for count, fitted in removals.weights.items()},
+    )
 
 
 def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], counts: Counts) -> Removed:
@@ -122,8 +128,8 @@ def cut_and_refit(
         chosen = torch.empty(0, dtype=torch.long)
         if units:
             known = scores[half.index].get(part) if scores else None
-            ranking = known or _removals(adapter, layer, part, half.gram, damping, units)
-            chosen = ranking.order[:units]
+            order = known.order if known else removals_towards(adapter, layer, part, half.gram, damping, units).blocks
+            chosen = order[:units]
         half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping)
         removed[half.index][part] = sorted(chosen.tolist())
     return removed
@@ -193,12 +199,20 @@ def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, input
     return Gram.of_pairs(pairs())
 
 
-def _removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int) -> PartScores:
-    """The OBS order towards the gram's target."""
+def removals_towards(
+    adapter: Adapter,
+    layer: nn.Module,
+    part: Part,
+    gram: Gram,
+    damping: float,
+    limit: int | None = None,
+    weights_at: Sequence[int] = (),
+) -> RemovalOrder:
+    """As `part_removals`, with the projection best fitted to the gram's target to begin with."""
     linear = output_projection(adapter, layer, part)
     everything = torch.arange(linear.in_features, device=linear.weight.device)
-    best = gram.refit(linear.weight, everything, damping)
-    return part_removals(adapter, layer, part, gram, best, damping, limit)
+    best = gram.refit(linear.weight.detach(), everything, damping)
+    return part_removals(adapter, layer, part, gram, best, damping, limit, weights_at)
 
 
 def _half(stream: LayerStream, index: int, part: Part) -> Step:

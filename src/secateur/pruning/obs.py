@@ -27,6 +27,11 @@ class RemovalOrder:
     errors: Tensor
     weights: dict[int, Tensor] = field(default_factory=dict)
 
+    @property
+    def costs(self) -> Tensor:
+        """What each removal adds to the error, (removable,)."""
+        return torch.diff(self.errors, prepend=self.errors.new_zeros(1))
+
 
 def removal_order(
     inverse: Tensor,

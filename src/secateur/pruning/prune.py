@@ -17,7 +17,7 @@ from secateur.models.loading import model_label
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
-from secateur.models.widths import count_parameters, declare_widths
+from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.pruning.allocation import TOLERANCE, allocate, units_removed
 from secateur.pruning.config import PruneConfig
 from secateur.pruning.cutting import cut_and_refit, cut_units, obs_scores
@@ -93,7 +93,7 @@ def prune(
     shapes = part_shapes(model)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
-    before, head_dim = count_parameters(model), _head_dim(model)
+    before, head_dim = count_parameters(model), head_dim_of(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
         with timed(seconds, "calibration text"):
@@ -188,11 +188,6 @@ def _importance_if_needed(
     if ranked or asked:
         return score_layers(model, tokenizer, config)
     return None
-
-
-def _head_dim(model: PreTrainedModel) -> int:
-    adapter = adapter_of(model)
-    return adapter.head_dim(adapter.layers(model)[0])
 
 
 def _report_miss(plan: PruningPlan, config: PruneConfig) -> None:

@@ -4,6 +4,7 @@ from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.search import search_plot, search_table
 from secateur.report.tables import (
     Column,
     attention_table,
@@ -39,6 +40,8 @@ __all__ = [
     "pruning_strategy",
     "render",
     "run_page",
+    "search_plot",
+    "search_table",
     "share_of_rise",
     "source_warnings",
     "sparsity_map",
