@@ -28,6 +28,7 @@ def recipe(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> C
 
     def make(**sections: Any) -> Recipe:
         texts = {
+            "search": {"calibration": str(text)},
             "prune": {"calibration": str(text)},
             "sparsify": {"calibration": str(text)},
             "recover": {"data": str(text)},
@@ -81,6 +82,19 @@ def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path:
     assert (tmp_path / "run/recipe.yaml").read_text() == "the recipe"
     log = (tmp_path / "run/run.log").read_text()
     assert all(stage in log for stage in stages)
+
+
+def test_a_cut_follows_the_recipes_search(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    made = recipe(search={"ratio": 0.2, "samples": 4, "seqlen": 32, "rounds": 2}, prune={})
+    run(made, tmp_path / "run")
+    found, cut = (json.loads((tmp_path / f"run/{name}/pruning_plan.json").read_text()) for name in ("search", "prune"))
+    names = ("removed_groups", "removed_channels")
+    assert [[layer[name] for name in names] for layer in cut["layers"]] == [
+        [layer[name] for name in names] for layer in found["layers"]
+    ]
+    commands = json.loads((tmp_path / "run/metrics.json").read_text())["commands"]
+    assert [entry["purpose"] for entry in commands] == ["The whole run", "The search", "The cut", "The figures"]
+    assert "--plan search/pruning_plan.json" in commands[2]["command"]
 
 
 def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(

@@ -77,9 +77,11 @@ class Recipe(LoadOptions):
             return values
         shared = {name: values[name] for name in SHARED if name in values}
         handed = dict(values)
-        if isinstance(values.get("search"), dict) and isinstance(values.get("prune", {}), dict):
+        if isinstance(values.get("search"), dict | SearchConfig) and isinstance(values.get("prune", {}), dict):
             # The cut that a search has found is made on the search's text.
-            fitted = {name: values["search"][name] for name in FITTED if name in values["search"]}
+            search = values["search"]
+            given = search.model_dump(exclude_unset=True) if isinstance(search, SearchConfig) else search
+            fitted = {name: given[name] for name in FITTED if name in given}
             values = {**values, "prune": fitted | values.get("prune", {})}
         for name, section in {"evaluate": {}, **values}.items():
             kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None

@@ -40,21 +40,24 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
     return [dict(zip(PARTS, values[index : index + 2], strict=True)) for index in range(0, len(values), 2)]
 
 
-def residual_streams(model: PreTrainedModel, tokens: Tensor) -> list[Tensor]:
+def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = True) -> list[Tensor]:
     """The residual stream after each half of each layer, (batch, seq, hidden_size), each ready to gather its gradient.
 
     Args:
         tokens: (batch, seq).
+        recompute: run each half again in the backward pass, instead of keeping what it needs there.
     """
     adapter = adapter_of(model)
     hidden = model.get_input_embeddings()(tokens).requires_grad_(True)
     streams = []
-    arguments = layer_arguments(model, tokens[:1])
-    for layer, extra in zip(adapter.layers(model), arguments, strict=True):
-        hidden = checkpoint(adapter.attention_half, layer, hidden, extra, use_reentrant=False)
-        streams.append(hidden)
-        hidden = checkpoint(adapter.mlp_half, layer, hidden, use_reentrant=False)
-        streams.append(hidden)
+    per_layer = layer_arguments(model, tokens[:1])
+    for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
+        for half, arguments in ((adapter.attention_half, (extra,)), (adapter.mlp_half, ())):
+            if recompute:
+                hidden = checkpoint(half, layer, hidden, *arguments, use_reentrant=False)
+            else:
+                hidden = half(layer, hidden, *arguments)
+            streams.append(hidden)
     for stream in streams:
         stream.retain_grad()
     return streams

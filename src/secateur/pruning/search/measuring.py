@@ -82,7 +82,7 @@ def measure(
         batches = list(zip(shared_batches(windows, batch_size), shared_batches(chances, batch_size), strict=True))
         for (tokens, chance), uncut in zip(track(batches, "Measuring the cut"), reference, strict=True):
             with _projection_inputs(model, cut) as inputs:
-                streams = residual_streams(model, tokens.to(model.device))
+                streams = residual_streams(model, tokens.to(model.device), recompute=False)
             final = adapter.final_norm(model)(streams[-1])
             pulls, draws, kl = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
             divergence += kl

@@ -147,13 +147,15 @@ def _search(
     """Add rounds to those that are done, until there are enough or they bring nothing more."""
     fitted, held_out = (windows[::2], windows[1::2]) if len(windows) > 1 else (windows, windows)
     following = _named(done[-1].following) if done else _first(model, windows, config)
-    reference = final_states(model, held_out, config.batch_size)
+    # Two passes back through what a pass forward has left in memory.
+    batch_size = max(1, config.batch_size // 4)
+    reference = final_states(model, held_out, batch_size)
     while len(done) < config.rounds and len(done) - 1 - _best(done) < config.patience:
         seconds: dict[str, float] = {}
         with timed(seconds, "round"):
             with uncut_again(model):
                 cut = cut_with_candidates(model, following, fitted, config.batch_size, config.damping)
-                measured = measure(model, cut, held_out, reference, config.batch_size, config.seed + len(done))
+                measured = measure(model, cut, held_out, reference, batch_size, config.seed + len(done))
             scales = _scales(cut, measured, _named(done[-1].scales) if done else {})
             ladders = [half.ladder for half in cut.values()]
             taken, share = {name: half.ladder.taken for name, half in cut.items()}, _attention_share(ladders)
