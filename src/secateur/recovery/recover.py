@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import configured, load, save, weights_fingerprint
+from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, sparsity_of, zero_masks
@@ -149,9 +149,12 @@ def recover(
         logger.info("Going on from %s", resume)
     evaluate_first = resume is None and bool(data.validation or data.extra)
     arguments = _arguments(learner, number_format, config, workplace.path, evaluate_first)
-    trainer = RecoveryTrainer(Student(learner, guide), arguments, config, data, progress, workplace, masks)
+    student = Student(learner, guide)
+    if config.fsdp:
+        sharding.shard(student, adapter_of(model).layers(model))
+    trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
     try:
-        with training_bar(progress) as bar, _reports_below(workplace.path), sharding.marked_as_sharding():
+        with training_bar(progress) as bar, _reports_below(workplace.path):
             trainer.add_callback(bar)
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except Diverged as problem:
@@ -189,7 +192,7 @@ def _check_settings(model: PreTrainedModel, config: RecoverConfig, masks: Masks)
         lora_projections(model, config.lora_target)
     config.require_fit(sparse=bool(masks))
     if config.fsdp:
-        sharding.require_several(config.load_in_8bit)
+        sharding.require_shardable(model, config.load_in_8bit)
     if model.dtype == torch.float16 and model.device.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use dtype float32 or bfloat16")
     if config.report_to != "none":
@@ -273,7 +276,7 @@ def _arguments(
     directory: Path,
     evaluate_first: bool,
 ) -> OnDevice:
-    arguments = OnDevice(
+    return OnDevice(
         output_dir=str(directory),
         model_device=str(model.device),
         use_cpu=model.device.type == "cpu",
@@ -296,9 +299,6 @@ def _arguments(
         seed=config.seed,
         data_seed=config.seed,
     )
-    if config.fsdp:
-        arguments.fsdp_plugin_args = sharding.plugin_arguments(model)
-    return arguments
 
 
 @contextmanager
