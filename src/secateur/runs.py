@@ -78,10 +78,10 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        path = require_free(directory, overwrite=True, inputs=inputs)
         if not is_first():
             wait_for_all()
-            return cls(path)
+            return cls(Path(directory).expanduser())
+        path = require_free(directory, overwrite=True, inputs=inputs)
         state_file = path / STATE
         if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
             raise OutputError(f"{path} holds something that is not a run; name another directory with -o")

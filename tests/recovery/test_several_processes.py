@@ -1,6 +1,8 @@
 """Training in two processes under torchrun gives what one process gives."""
 
+import hashlib
 import json
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,27 +22,30 @@ from secateur.sparsity import sparsify
 TinyModel = Callable[..., PreTrainedModel]
 Torchrun = Callable[..., Any]
 
+WORKER = Path(__file__).with_name("trainings.py")
 # Batches of 5 windows are shared as 3 and 2, in parts of 2; the 7 for validation as 4 and 3.
 SETTINGS = {"seqlen": 32, "batch_size": 5, "micro_batch_size": 2, "val_size": 7, "eval_steps": 3}
 FULL = {"method": "full", "lr": 1e-3}
 LORA = {"method": "lora", "lora_r": 4}
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "full": ("uneven", FULL),
-    "full, sharded": ("uneven", {**FULL, "fsdp": True}),
-    "stopped": ("uneven", {**FULL, "checkpoint_steps": 2}),
-    "stopped, sharded": ("uneven", {**FULL, "checkpoint_steps": 2, "fsdp": True}),
-    "best at first, sharded": ("uneven", {**FULL, "lr": 0.3, "max_grad_norm": 100.0, "fsdp": True}),
-    "lora": ("uneven", {**LORA, "gradient_checkpointing": True}),
-    "lora, sharded": ("uneven", {**LORA, "fsdp": True}),
-    "merged, sharded": ("uneven", {**LORA, "merge": True, "fsdp": True}),
-    "masked": ("sparse", {"method": "masked", "lr": 1e-3}),
-    "masked, sharded": ("sparse", {"method": "masked", "lr": 1e-3, "gradient_checkpointing": True, "fsdp": True}),
-    "masked-lora": ("sparse", {"method": "masked-lora", "lora_target": "mlp"}),
-    "masked-lora, sharded": ("sparse", {"method": "masked-lora", "lora_target": "mlp", "fsdp": True}),
-    "taught": ("uneven", {**LORA, "epochs": 2.0, "max_minutes": 1000.0}),
-    "fewer windows than processes, sharded": ("uneven", {**FULL, "batch_size": 1, "samples": 12, "fsdp": True}),
+# The model, its settings, and whether it is sharded.
+CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "full": ("uneven", FULL, False),
+    "full, sharded": ("uneven", FULL, True),
+    "stopped in one process": ("uneven", {**FULL, "checkpoint_steps": 2}, False),
+    "stopped, then sharded": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
+    "stopped, sharded before": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
+    "best at first, sharded": ("uneven", {**FULL, "lr": 0.3, "max_grad_norm": 100.0}, True),
+    "lora": ("uneven", {**LORA, "gradient_checkpointing": True}, False),
+    "lora, sharded": ("uneven", LORA, True),
+    "merged, sharded": ("uneven", {**LORA, "merge": True}, True),
+    "masked": ("sparse", {"method": "masked", "lr": 1e-3}, False),
+    "masked, sharded": ("sparse", {"method": "masked", "lr": 1e-3, "gradient_checkpointing": True}, True),
+    "masked-lora": ("sparse", {"method": "masked-lora", "lora_target": "mlp"}, False),
+    "masked-lora, sharded": ("sparse", {"method": "masked-lora", "lora_target": "mlp"}, True),
+    "taught": ("uneven", {**LORA, "epochs": 2.0, "max_minutes": 1000.0}, False),
+    "fewer windows than processes, sharded": ("uneven", {**FULL, "batch_size": 1, "samples": 12}, True),
 }
-STOPPED_AT = 5
+STOP = 5
 
 
 @pytest.fixture
@@ -68,32 +73,31 @@ def history_of(directory: Path) -> list[dict[str, float]]:
 def test_two_processes_train_as_one_does(
     models: dict[str, Path], story: Path, tmp_path: Path, torchrun: Torchrun
 ) -> None:
+    train = runpy.run_path(str(WORKER))["train"]
     cases, expected = [], {}
-    for name, (model, own) in CASES.items():
+    for name, (model, own, sharded) in CASES.items():
         options = {"data": str(story), **SETTINGS, **own}
         if name == "taught":
             options["teacher"] = str(models["whole"])
-        stops = [STOPPED_AT, None] if name.startswith("stopped") else [None]
-        case = {"model": str(models[model]), "dtype": "float32", "options": options, "stops": stops}
-        cases.append({**case, "output": str(tmp_path / "two" / name)})
-        alone = {key: value for key, value in options.items() if key not in ("fsdp", "checkpoint_steps")}
-        expected[name] = tmp_path / "one" / str(sorted(alone.items())).replace("/", " ")[-200:]
+        case: dict[str, Any] = {"model": str(models[model]), "dtype": "float32", "options": options}
+        case |= {"output": str(tmp_path / "two" / name), "goes": [{"fsdp": sharded}]}
+        if "stopped" in name:
+            before = {"stop": STOP, "fsdp": "sharded before" in name}
+            if name == "stopped in one process":
+                train(case, **before)
+            else:
+                case["goes"].insert(0, before)
+        cases.append(case)
+        alone = {key: value for key, value in options.items() if key != "checkpoint_steps"}
+        expected[name] = tmp_path / "one" / hashlib.sha256(repr((model, alone)).encode()).hexdigest()
         if not expected[name].exists():
             recover(*load(models[model], dtype="float32"), expected[name], **alone)
-    diverging = {
-        "data": str(story),
-        **SETTINGS,
-        **FULL,
-        "lr": 1e12,
-        "max_grad_norm": 1e30,
-        "warmup_steps": 0,
-        "fsdp": True,
-    }
-    ended = {"model": str(models["uneven"]), "dtype": "float32", "options": diverging, "stops": [None]}
+    options = {"data": str(story), **SETTINGS, "method": "full", "lr": 1e12, "max_grad_norm": 1e30}
+    ended = {"model": str(models["uneven"]), "dtype": "float32", "options": options, "goes": [{"fsdp": True}]}
     cases.append({**ended, "output": str(tmp_path / "two" / "diverging")})
     (tmp_path / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
 
-    done = torchrun(Path(__file__).with_name("trainings.py"), tmp_path / "cases.json")
+    done = torchrun(WORKER, tmp_path / "cases.json")
     assert done.returncode == 0, done.stderr
     for name in CASES:
         one, two = weights_of(expected[name]), weights_of(tmp_path / "two" / name)

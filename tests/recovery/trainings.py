@@ -18,11 +18,11 @@ def main(cases: Path) -> None:
     trainer.KEEP_GOOD_EVERY["full"] = 1
     with several_processes():
         for case in json.loads(cases.read_text(encoding="utf-8")):
-            for stop in case["stops"]:
-                train(case, stop)
+            for go in case["goes"]:
+                train(case, **go)
 
 
-def train(case: dict[str, Any], stop: int | None) -> None:
+def train(case: dict[str, Any], stop: int | None = None, fsdp: bool = False) -> None:
     """Train, to the end or until it is interrupted in the step after a given one."""
     original: Any = RecoveryTrainer.training_step
 
@@ -34,7 +34,7 @@ def train(case: dict[str, Any], stop: int | None) -> None:
     model, tokenizer = load(case["model"], dtype=case["dtype"])
     RecoveryTrainer.training_step = interrupted  # type: ignore[method-assign, assignment]
     try:
-        recover(model, tokenizer, case["output"], **case["options"])
+        recover(model, tokenizer, case["output"], fsdp=fsdp, **case["options"])
     except KeyboardInterrupt:
         assert stop is not None
     except TrainingError as error:

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,22 +50,6 @@ KEEP_GOOD_EVERY = {"lora": 1, "masked-lora": 1, "masked": 10, "full": 10}
 
 class Diverged(Exception):
     """A loss or a gradient is not finite."""
-
-
-@dataclass
-class OnDevice(TrainingArguments):
-    """Training arguments that leave the model where it is, on one device per process."""
-
-    model_device: str = field(default="cpu")
-
-    @property
-    def device(self) -> torch.device:
-        found = cast(torch.device, super().device)
-        return found if self.world_size > 1 or self.use_cpu else torch.device(self.model_device)
-
-    @property
-    def n_gpu(self) -> int:
-        return min(1, cast(int, super().n_gpu))
 
 
 class Student(nn.Module):
