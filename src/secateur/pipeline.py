@@ -16,6 +16,7 @@ from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
 from secateur.models import find_model, load
+from secateur.models.processes import is_first
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
@@ -65,7 +66,7 @@ def run_recipe(
         overwrite: start afresh.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; of several processes in the first only.
 
     Raises:
         OutputError: the directory holds something that is not a run, or a model or text that the run reads.
@@ -73,9 +74,12 @@ def run_recipe(
     """
     _check_inputs(recipe)
     run = Run.open(directory, overwrite, recipe.inputs)
+    pipeline = Pipeline(recipe, run.path)
+    if not is_first():
+        run.execute(pipeline.stages())
+        return {}
     write_text(run.path / RECIPE, text)
     write_text(run.path / COMMAND, command_line + "\n")
-    pipeline = Pipeline(recipe, run.path)
     with logging_to(run.path / LOG):
         run.execute(pipeline.stages())
     pipeline.publish()
@@ -220,7 +224,9 @@ class Pipeline:
 
         def work(directory: Path) -> None:
             source = next(source for source in self.sources() if source.name == name)
-            write_json(directory / EVALUATION, measure(source, config, samples.prompts, samples.max_new_tokens))
+            figures = measure(source, config, samples.prompts, samples.max_new_tokens)
+            if is_first():
+                write_json(directory / EVALUATION, figures)
 
         settings = config.model_dump(exclude={"speed", *SPEED_FIELDS})
         return Stage(
@@ -235,7 +241,8 @@ class Pipeline:
         def work(directory: Path) -> None:
             model, tokenizer = load(self.recipe.model, **config.load_arguments())
             importance = score_layers(model, tokenizer, config)
-            write_json(directory / IMPORTANCE, importance.to_dict())
+            if is_first():
+                write_json(directory / IMPORTANCE, importance.to_dict())
 
         settings = {name: getattr(config, name) for name in SCORING_FIELDS}
         file = [config.layer_importance_file] if config.layer_importance_file else []
@@ -334,7 +341,9 @@ class Pipeline:
         config = self.recipe.evaluate
 
         def work(directory: Path) -> None:
-            write_json(directory / SPEED, measure_speeds(self.sources(), config))
+            speeds = measure_speeds(self.sources(), config)
+            if is_first():
+                write_json(directory / SPEED, speeds)
 
         settings = {name: getattr(config, name) for name in SPEED_FIELDS}
         recipe = self.recipe

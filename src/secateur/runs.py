@@ -15,6 +15,7 @@ from typing import Any
 
 from secateur.errors import OutputError
 from secateur.files import input_path, require_free, write_json
+from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Run:
 
     @classmethod
     def open(cls, directory: str | Path, overwrite: bool = False, inputs: Sequence[str] = ()) -> "Run":
-        """Create a run directory, or go on with one.
+        """Create a run directory, or go on with one. Of several processes the first does that.
 
         Args:
             directory: the run's directory. It need not be there.
@@ -77,6 +78,9 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
+        if not is_first():
+            wait_for_all()
+            return cls(Path(directory).expanduser())
         path = require_free(directory, overwrite=True, inputs=inputs)
         state_file = path / STATE
         if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
@@ -87,6 +91,7 @@ class Run:
         if state_file.is_file():
             run.progress = _read_state(state_file)
         run._save()
+        wait_for_all()
         return run
 
     def execute(self, stages: Sequence[Stage]) -> None:
@@ -94,18 +99,27 @@ class Run:
 
         A stage is done again when its settings or a file or model that they name have changed, when files of its own
         are gone or of another size, and when a stage it needs was done again.
-        Results of stages that are no longer asked for are deleted.
+        Results of stages that are no longer asked for are deleted. Of several processes the first decides what is to
+        be done, all do it, and the first keeps the account.
         """
+        if not is_first():
+            for stage in stages:
+                if not first_decides(False):
+                    wait_for_all()
+                    stage.work(self.path / stage.name)
+                wait_for_all()
+            return
         self._forget({stage.name for stage in stages})
         fingerprints: dict[str, str] = {}
         for stage in stages:
             needed = [(fingerprints[name], self.progress[name].finished) for name in stage.needs]
             files = [_file_state(name) for name in stage.inputs]
             fingerprint = fingerprints[stage.name] = _fingerprint([stage.settings, files, needed])
-            if self._is_done(stage.name, fingerprint):
+            if first_decides(self._is_done(stage.name, fingerprint)):
                 logger.info("%-18s done before", stage.name)
-                continue
-            self._do(stage, fingerprint)
+            else:
+                self._do(stage, fingerprint)
+            wait_for_all()
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
@@ -129,6 +143,7 @@ class Run:
         start = time.perf_counter()
         with _set_aside(directory):
             try:
+                wait_for_all()  # the others find the place free
                 stage.work(directory)
             except BaseException:
                 if before is not None:

@@ -7,65 +7,66 @@ Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Paral
 """
 
 import copy
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
-from secateur.models import adapter_of
-from secateur.models.lora import underlying
 from secateur.models.processes import process_count, sum_over_processes
 
 
-def require_several(load_in_8bit: bool) -> None:
-    """Raise `InputError` where a model cannot be sharded."""
+def require_shardable(model: PreTrainedModel, load_in_8bit: bool) -> None:
+    """Raise `InputError` where a model cannot be spread over processes."""
     if process_count() == 1:
         raise InputError("fsdp spreads a model over several processes; start them with torchrun or accelerate launch")
     if load_in_8bit:
         raise InputError("fsdp cannot spread weights in 8 bits; leave out one of the two")
+    if model.dtype == torch.float16:
+        raise InputError("fsdp does not train in float16; use dtype bfloat16 or float32")
 
 
-def plugin_arguments(model: PreTrainedModel | PeftModel) -> dict[str, Any]:
-    """How Accelerate shards a model, as arguments of its `FullyShardedDataParallelPlugin`."""
-    layers = adapter_of(underlying(model)).layers(underlying(model))
-    return {
-        "fsdp_version": 2,
-        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-        "transformer_cls_names_to_wrap": [type(layers[0]).__name__],
-        "ignored_modules": _beside_frozen_weights(model),
-        "cpu_ram_efficient_loading": False,
-        "reshard_after_forward": True,
-        # As without sharding: weights and gradients keep their format, autocast chooses that of the arithmetic.
-        "mixed_precision_policy": MixedPrecisionPolicy(),
-    }
+def shard(model: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Spread a model over the processes, in place: each layer's weights in a group, and all others in one.
+
+    Args:
+        model: whose `forward` the training calls.
+        layers: modules inside it that are put together one after another.
+    """
+    mesh = init_device_mesh(next(model.parameters()).device.type, (process_count(),))
+    weights = list(model.parameters())
+    frozen = any(not weight.requires_grad for weight in weights)
+    left_whole = {weight for weight in weights if weight.requires_grad} if frozen else set()
+    # As without sharding, weights and gradients keep their format; autocast chooses that of the arithmetic.
+    settings: dict[str, Any] = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(), "ignored_params": left_whole}
+    for layer in layers:
+        fully_shard(layer, **settings)
+    fully_shard(model, **settings)
 
 
-def _beside_frozen_weights(model: nn.Module) -> list[nn.Module]:
-    """The modules of the weights that train where others are frozen."""
-    own = {name: list(module.parameters(recurse=False)) for name, module in model.named_modules()}
-    if all(parameter.requires_grad for parameters in own.values() for parameter in parameters):
-        return []
-    return [model.get_submodule(name) for name, found in own.items() if found and all(x.requires_grad for x in found)]
+def take_as_it_is(accelerator: Accelerator) -> None:
+    """Let Accelerate leave a model alone that is sharded already: it puts no DDP around it.
+
+    Its own FSDP does the same as `shard`, on GPUs only.
+    """
+    changed: Any = accelerator
+    changed.prepare_model = functools.partial(accelerator.prepare_model, evaluation_mode=True)
+    clip = accelerator.clip_grad_norm_
+    changed.clip_grad_norm_ = lambda *arguments, **options: whole(clip(*arguments, **options))
 
 
-@contextmanager
-def marked_as_sharding() -> Iterator[None]:
-    """Take back what Accelerate notes in the environment, so that models loaded later are not sharded."""
-    before = os.environ.get("ACCELERATE_USE_FSDP")
-    try:
-        yield
-    finally:
-        os.environ.pop("ACCELERATE_USE_FSDP", None)
-        if before is not None:
-            os.environ["ACCELERATE_USE_FSDP"] = before
+def reduce_gradients(model: nn.Module, now: bool) -> None:
+    """Whether the next backward pass gives the processes their parts of the gradient, or only gathers it up."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -38,7 +39,7 @@ from secateur.recovery.datasets import Batch, Padding, Sequences, own_parts, sco
 from secateur.recovery.distillation import Teacher, output_embedding
 from secateur.recovery.losses import vocabulary_loss
 from secateur.recovery.masked import require_zeros
-from secateur.recovery.sharding import average_unsharded_gradients, reshard, whole
+from secateur.recovery.sharding import average_unsharded_gradients, reduce_gradients, reshard, take_as_it_is, whole
 from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -49,22 +50,6 @@ KEEP_GOOD_EVERY = {"lora": 1, "masked-lora": 1, "masked": 10, "full": 10}
 
 class Diverged(Exception):
     """A loss or a gradient is not finite."""
-
-
-@dataclass
-class OnDevice(TrainingArguments):
-    """Training arguments that leave the model where it is, on one device per process."""
-
-    model_device: str = field(default="cpu")
-
-    @property
-    def device(self) -> torch.device:
-        found = cast(torch.device, super().device)
-        return found if self.world_size > 1 or self.use_cpu else torch.device(self.model_device)
-
-    @property
-    def n_gpu(self) -> int:
-        return min(1, cast(int, super().n_gpu))
 
 
 class Student(nn.Module):
@@ -174,6 +159,11 @@ class RecoveryTrainer(Trainer):
         self.good_weights: dict[str, Tensor] = {}
         self.good_step: int | None = None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if isinstance(self.model, FSDPModule):
+            take_as_it_is(self.accelerator)
+
     @property
     def student(self) -> Student:
         return cast(Student, self.model)
@@ -237,6 +227,7 @@ class RecoveryTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for part in parts:
             last = part is parts[-1]
+            reduce_gradients(model, now=last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.accelerator.autocast():
                     loss = model(**self._prepare_inputs(part)) * factor
