@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from secateur.evaluation import EvaluateConfig
 
 PANELS = {
-    "Perplexity": ("data", "seqlen", "stride", "windows", "batch_size"),
+    "Perplexity": ("data", "perplexity", "seqlen", "stride", "windows", "batch_size"),
+    "Tasks": ("tasks", "limit", "num_fewshot", "include_path"),
     "Speed": ("speed", "prompt_tokens", "new_tokens", "repeats", "max_seconds", "semi_structured", "seed"),
 }
 
