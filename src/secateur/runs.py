@@ -89,12 +89,16 @@ class Run:
         run._save()
         return run
 
-    def execute(self, stages: Sequence[Stage]) -> None:
+    def execute(self, stages: Sequence[Stage], shared: Sequence[Path] = ()) -> None:
         """Do the stages in order, except those that are done and whose settings are unchanged.
 
         A stage is done again when its settings or a file or model that they name have changed, when files of its own
         are gone or of another size, and when a stage it needs was done again.
         Results of stages that are no longer asked for are deleted.
+
+        Args:
+            stages: in order.
+            shared: other runs. A stage that is done there with the same settings is copied instead of done here.
         """
         self._forget({stage.name for stage in stages})
         fingerprints: dict[str, str] = {}
@@ -105,7 +109,8 @@ class Run:
             if self._is_done(stage.name, fingerprint):
                 logger.info("%-18s done before", stage.name)
                 continue
-            self._do(stage, fingerprint)
+            if not self._take_over(stage.name, fingerprint, shared):
+                self._do(stage, fingerprint)
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
@@ -119,6 +124,20 @@ class Run:
             and done.seconds is not None
             and done.files.items() <= _files_below(self.path / name).items()
         )
+
+    def _take_over(self, name: str, fingerprint: str, shared: Sequence[Path]) -> bool:
+        """Copy a stage from the first of other runs where it is done. Returns whether there is one."""
+        for path in shared:
+            other = Run(path, _read_state(path / STATE))
+            if not other._is_done(name, fingerprint):
+                continue
+            with _set_aside(self.path / name):
+                shutil.copytree(path / name, self.path / name)
+            self.progress[name] = other.progress[name]
+            self._save()
+            logger.info("%-18s the same as in %s", name, path.name)
+            return True
+        return False
 
     def _do(self, stage: Stage, fingerprint: str) -> None:
         directory = self.path / stage.name

@@ -204,9 +204,16 @@ def _index(names: Iterable[str], files: TaskFiles) -> TaskManager:
     for entry in own.values():
         entry.yaml_path = None  # what was read and checked is used; the file is not read again
     mentioned = {member for name in _reached(names, own) for member in (name, *_members(own[name].cfg or {}))}
-    manager = TaskManager(include_defaults=not mentioned | {*names} <= own.keys())
+    manager = TaskManager(include_defaults=False)
+    if not mentioned | {*names} <= own.keys():
+        manager.task_index.update(_tasks_of_lm_eval())
     manager.task_index.update(own)
     return manager
+
+
+@functools.cache
+def _tasks_of_lm_eval() -> dict[str, Entry]:
+    return dict(TaskManager().task_index)
 
 
 def _members(config: Mapping[str, Any]) -> list[str]:

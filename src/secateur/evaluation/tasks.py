@@ -24,7 +24,7 @@ class TaskScore:
 
     Attributes:
         metrics: by lm-eval's names: `acc`, the share of right answers; `acc_norm`, the same with each answer's
-            log-probability divided by its length in bytes; others as the task has them. None where not finite.
+            log-probability divided by its length in characters; others as the task has them. None where not finite.
         stderr: their standard errors, None where there is none.
         n: examples.
         n_shot: solved examples before each question.
