@@ -41,6 +41,7 @@ def size_plot(rows: Sequence[Row]) -> bytes:
     drawn = [(points, label) for points, label in panels if points] or panels[:1]
     figure = Figure(figsize=(7.5, 0.5 + 4.2 * len(drawn)), layout="constrained")
     for axes, (points, label) in zip(figure.subplots(len(drawn), 1, squeeze=False)[:, 0], drawn, strict=True):
+        labels: dict[tuple[float, float], list[str]] = {}
         labelled: set[int] = set()
         for index, (name, measured) in enumerate(points.items()):
             x = [row["parameters"] / 1e6 for row, _ in measured]
@@ -48,8 +49,10 @@ def size_plot(rows: Sequence[Row]) -> bytes:
             axes.plot(x, y, "o", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=name, markersize=6)
             for row, value in measured:
                 if id(row) not in labelled:
-                    _annotate(axes, row_label(row), row["parameters"] / 1e6, value)
+                    labels.setdefault((row["parameters"] / 1e6, value), []).append(row_label(row))
                     labelled.add(id(row))
+        for (place, value), alike in labels.items():
+            _annotate(axes, "\n".join(alike), place, value)
         axes.set_xlabel("parameters (millions)")
         axes.margins(x=0.2, y=0.18)
         _quality_axis(axes, points, label)

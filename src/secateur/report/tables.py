@@ -326,12 +326,12 @@ def _zero_range(tensors: Sequence[Mapping[str, Any]]) -> str:
 
 def with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
     """Put the models' names before the columns, in the width that those leave."""
-    others = sum(_narrowest(column) + GAP for column in columns)
+    others = sum(width(column) + GAP for column in columns)
     names = [wrapped(str(row["name"]), max(WIDTH - others, NARROWEST_NAME)) for row in rows]
     return [Column("model", names, "left"), *columns]
 
 
-def _narrowest(column: Column) -> int:
+def width(column: Column) -> int:
     """The width of a column, or of its parts of a phrase where it can be wrapped."""
     text = "\n".join([_short_header(column), *column.cells])
     return max(map(len, text.replace(" the ", "\nthe ").split("\n")))
@@ -341,15 +341,15 @@ def _short_header(column: Column) -> str:
     return column.header.replace(" tok/s", "\ntok/s")
 
 
-def wrapped(name: str, width: int) -> str:
+def wrapped(name: str, most: int) -> str:
     """Break a long name after its hyphens, dots and slashes, so that no table has to cut it short."""
     lines = [""]
     for part in re.findall(r"[^-_./\s]*[-_./\s]?", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
             lines.append("")
         lines[-1] += part
-        while len(lines[-1]) > width:
-            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+        while len(lines[-1]) > most:
+            lines[-1:] = [lines[-1][:most], lines[-1][most:]]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -6,10 +6,22 @@ from typing import Any
 import rich.table
 
 from secateur.report.html import Table
-from secateur.report.tables import MISSING, Column, Row, accuracy, plain_table, task_names, value_text, wrapped
+from secateur.report.tables import (
+    GAP,
+    MISSING,
+    NARROWEST_NAME,
+    WIDTH,
+    Column,
+    Row,
+    accuracy,
+    plain_table,
+    task_names,
+    value_text,
+    width,
+    wrapped,
+)
 
 TASK_WIDTH = 16
-MODEL_WIDTH = 20
 
 
 def task_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
@@ -42,15 +54,13 @@ def task_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
 def task_table(rows: Sequence[Row], *, baseline: int = 0) -> rich.table.Table:
     """The same for the terminal, in 80 columns. Arguments as `task_columns`."""
     columns = task_columns(rows, baseline)
-    widths = {"task": TASK_WIDTH, "model": MODEL_WIDTH}
-    return plain_table(
-        [
-            Column(column.header, [wrapped(cell, widths[column.header]) for cell in cells], column.justify)
-            if column.header in widths
-            else column
-            for column, cells in ((column, _once(column)) for column in columns)
-        ]
-    )
+    if not columns:
+        return plain_table([])
+    tasks, models, *figures = columns
+    names = Column("task", [wrapped(cell, TASK_WIDTH) for cell in _once(tasks)], "left")
+    others = sum(width(column) + GAP for column in [names, *figures])
+    labels = [wrapped(cell, max(WIDTH - others, NARROWEST_NAME)) for cell in models.cells]
+    return plain_table([names, Column("model", labels, "left"), *figures])
 
 
 def task_page_table(rows: Sequence[Row], *, baseline: int = 0) -> Table:
@@ -62,8 +72,8 @@ def task_page_table(rows: Sequence[Row], *, baseline: int = 0) -> Table:
 
 TASK_NOTE = (
     "Accuracy: the share of questions whose right answer has the highest log-probability; acc_norm: the same with each "
-    "answer's log-probability divided by its length in characters; ± one standard error. Points: change of the accuracy. "
-    "Shots: solved examples before each question."
+    "answer's log-probability divided by its length in characters; ± one standard error. Points: change of the "
+    "accuracy. Shots: solved examples before each question."
 )
 
 
@@ -98,8 +108,6 @@ def _others(score: Mapping[str, Any]) -> str:
 
 
 def _once(column: Column) -> list[str]:
-    """A column's cells, those of the tasks only where a new one begins."""
-    if column.header != "task":
-        return column.cells
+    """A column's cells, each only where it is another than the one above."""
     before = ["", *column.cells[:-1]]
     return [cell if cell != above else "" for cell, above in zip(column.cells, before, strict=True)]
