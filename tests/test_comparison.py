@@ -107,7 +107,7 @@ def test_other_questions_are_another_column(write: Write) -> None:
     one = write("a.json", model("a", tasks={"quiz": score(0.5)}))
     two = write("b.json", model("b", tasks={"quiz": score(0.6, n=10, prompts="def")}))
     comparison = compare_results([one, two])
-    assert [list(row["tasks"]) for row in comparison.rows] == [["quiz, 40 × 0 shots"], ["quiz, 10 × 0 shots"]]
+    assert [list(row["tasks"]) for row in comparison.rows] == [["quiz, n=40, 0 shots"], ["quiz, n=10, 0 shots"]]
     assert "did not ask the same questions" in comparison.warnings[0]
     alike = compare_results([one, write("c.json", model("c", tasks={"quiz": score(0.6)}))])
     assert [list(row["tasks"]) for row in alike.rows] == [["quiz"], ["quiz"]]

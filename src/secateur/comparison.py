@@ -171,7 +171,7 @@ def _split_tasks(rows: Sequence[Row]) -> Iterator[str]:
         return score["prompts"], score["n"], score["n_shot"]
 
     def named(row: Row, task: str) -> str:
-        return f"{task}, {row['tasks'][task]['n']} × {row['tasks'][task]['n_shot']} shots"
+        return f"{task}, n={row['tasks'][task]['n']}, {row['tasks'][task]['n_shot']} shots"
 
     for task in _split(rows, "tasks", way, named):
         yield f"The task {task} did not ask the same questions: each set has a column of its own."

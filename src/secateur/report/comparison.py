@@ -1,7 +1,7 @@
 """Several results side by side: the plot of size against quality, the plot of a sweep, and the page."""
 
-import numbers
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ from secateur.report.tables import (
 from secateur.report.task_tables import row_label, task_page_table
 
 MOST_TASKS_DRAWN = 6
+LEVEL_STYLES = (":", "--", "-.")
 Points = dict[str, list[tuple[Row, float]]]
 
 
@@ -37,10 +38,8 @@ def size_plot(rows: Sequence[Row]) -> bytes:
     Returns:
         A PNG image.
     """
-    panels = [(_perplexity_points(rows), "perplexity"), (_accuracy_points(rows), "accuracy")]
-    drawn = [(points, label) for points, label in panels if points] or panels[:1]
-    figure = Figure(figsize=(7.5, 0.5 + 4.2 * len(drawn)), layout="constrained")
-    for axes, (points, label) in zip(figure.subplots(len(drawn), 1, squeeze=False)[:, 0], drawn, strict=True):
+    figure, panels = _panels(rows)
+    for axes, points, label in panels:
         labels: dict[tuple[float, float], list[str]] = {}
         labelled: set[int] = set()
         for index, (name, measured) in enumerate(points.items()):
@@ -60,7 +59,7 @@ def size_plot(rows: Sequence[Row]) -> bytes:
 
 
 def sweep_plot(rows: Sequence[Row], key: str) -> bytes:
-    """Perplexity, and where it was measured accuracy, against a swept value; dotted where no value was given.
+    """Perplexity, and where it was measured accuracy, against a swept value; across where no value was given.
 
     Args:
         rows: as for `tables.comparison_columns`, those of the sweep with `values`.
@@ -69,37 +68,22 @@ def sweep_plot(rows: Sequence[Row], key: str) -> bytes:
     Returns:
         A PNG image with a line for each stage, text or task, and combination of the other values.
     """
-    panels = [(_perplexity_points(rows), "perplexity"), (_accuracy_points(rows), "accuracy")]
-    drawn = [(points, label) for points, label in panels if points] or panels[:1]
-    figure = Figure(figsize=(7.5, 0.5 + 4.2 * len(drawn)), layout="constrained")
-    ticks = list(dict.fromkeys(value_text(row["values"][key]) for row in rows if key in (row.get("values") or {})))
-    is_numeric = all(
-        isinstance(row["values"][key], numbers.Real) and not isinstance(row["values"][key], bool)
-        for row in rows
-        if key in (row.get("values") or {})
-    )
-    for axes, (points, label) in zip(figure.subplots(len(drawn), 1, squeeze=False)[:, 0], drawn, strict=True):
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for name, measured in points.items():
-            for row, value in measured:
-                values = dict(row.get("values") or {})
-                if key not in values:
-                    continue
-                given = values.pop(key)
-                others = row_label({"name": row["name"], "values": values})
-                line = others if len(points) == 1 else f"{others}, {name}"
-                place = float(given) if is_numeric else float(ticks.index(value_text(given)))
-                lines.setdefault(line, []).append((place, value))
-        for index, (line, places) in enumerate(lines.items()):
-            x, y = zip(*sorted(places), strict=True)
+    given = [row["values"][key] for row in rows if key in (row.get("values") or {})]
+    is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+    ticks = list(dict.fromkeys(map(value_text, given)))
+
+    def place(value: Any) -> float:
+        return float(value) if is_numeric else float(ticks.index(value_text(value)))
+
+    figure, panels = _panels(rows)
+    for axes, points, label in panels:
+        for index, (line, measured) in enumerate(_lines(points, key).items()):
+            x, y = zip(*sorted((place(value), quality) for value, quality in measured), strict=True)
             axes.plot(x, y, "o-", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=line)
-            for place, value in places:
-                _annotate(axes, f"{value:.1%}" if label == "accuracy" else f"{value:,.1f}", place, value)
-        for name, measured in points.items():
-            for row, value in measured:
-                if not row.get("values"):
-                    what = str(row["name"]) if len(points) == 1 else f"{row['name']}, {name}"
-                    axes.axhline(value, color="black", linewidth=1, linestyle=":", label=what)
+            for at, quality in zip(x, y, strict=True):
+                _annotate(axes, f"{quality:.1%}" if label == "accuracy" else f"{quality:,.1f}", at, quality)
+        for index, (line, quality) in enumerate(_levels(points).items()):
+            axes.axhline(quality, color="black", linewidth=1, linestyle=LEVEL_STYLES[index % 3], label=line)
         if not is_numeric:
             axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlabel(key)
@@ -107,6 +91,38 @@ def sweep_plot(rows: Sequence[Row], key: str) -> bytes:
         _quality_axis(axes, points, label)
         axes.legend(frameon=False, fontsize=9)
     return png(figure)
+
+
+def _panels(rows: Sequence[Row]) -> tuple[Figure, list[tuple[Axes, Points, str]]]:
+    """A panel for perplexity and one for accuracy, of what was measured."""
+    measured = [(_perplexity_points(rows), "perplexity"), (_accuracy_points(rows), "accuracy")]
+    drawn = [(points, label) for points, label in measured if points] or measured[:1]
+    figure = Figure(figsize=(7.5, 0.5 + 4.2 * len(drawn)), layout="constrained")
+    panels = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
+    return figure, [(axes, points, label) for axes, (points, label) in zip(panels, drawn, strict=True)]
+
+
+def _lines(points: Points, key: str) -> dict[str, list[tuple[Any, float]]]:
+    """(swept value, quality) of the rows that have one, by the line that joins them."""
+    lines: dict[str, list[tuple[Any, float]]] = {}
+    for name, measured in points.items():
+        for row, quality in measured:
+            values = dict(row.get("values") or {})
+            if key in values:
+                given = values.pop(key)
+                line = row_label({"name": row["name"], "values": values})
+                lines.setdefault(line if len(points) == 1 else f"{line}, {name}", []).append((given, quality))
+    return lines
+
+
+def _levels(points: Points) -> dict[str, float]:
+    """The quality of the rows that no value was given to."""
+    return {
+        str(row["name"]) if len(points) == 1 else f"{row['name']}, {name}": quality
+        for name, measured in points.items()
+        for row, quality in measured
+        if not row.get("values")
+    }
 
 
 def comparison_page(

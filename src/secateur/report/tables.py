@@ -226,8 +226,9 @@ def _accuracy_columns(rows: Sequence[Row]) -> list[Column]:
         for task in tasks
         if any(accuracy(row.get("tasks", {}).get(task)) is not None for row in rows)
     ]
-    if len(columns) > 1:
-        columns.append(Column("mean accuracy", [percent(mean_accuracy(row, tasks)) for row in rows]))
+    means = [percent(mean_accuracy(row, tasks)) for row in rows]
+    if len(columns) > 1 and any(mean != MISSING for mean in means):
+        columns.append(Column("mean accuracy", means))
     return columns
 
 
