@@ -140,6 +140,30 @@ def test_groups_and_tags(tiny_model, tiny_tokenizer, task_directory: Path, add_t
     assert (found["most"].n_shot, found["more"].n_shot) == (0, 1)
 
 
+def test_answers_that_are_written_and_whole_texts(
+    tiny_model, tiny_tokenizer, task_directory: Path, add_task: Add
+) -> None:
+    written = [
+        "doc_to_choice: null",
+        'doc_to_text: "{{question}}"',
+        'doc_to_target: "{{choices[0]}}"',
+        "output_type: generate_until",
+    ]
+    until = 'generation_kwargs: {until: ["?"], max_gen_toks: 3}'
+    add_task("write", *written, until, "metric_list: [{metric: exact_match}]")
+    add_task(
+        "text",
+        'doc_to_text: ""',
+        'doc_to_target: "{{question}}"',
+        "output_type: loglikelihood_rolling",
+        "metric_list: [{metric: bits_per_byte}]",
+    )
+    found = scores(tiny_model(), tiny_tokenizer, config(task_directory, "write", "text", limit=3))
+    assert found["write"].metrics.keys() == {"exact_match"} and found["text"].metrics.keys() == {"bits_per_byte"}
+    assert found["text"].metrics["bits_per_byte"] > 0
+    assert found == scores(tiny_model(), tiny_tokenizer, config(task_directory, "write", "text", limit=3))
+
+
 def test_lm_eval_keeps_quiet(tiny_model, tiny_tokenizer, task_directory: Path, capfd, caplog) -> None:
     with caplog.at_level(logging.INFO):
         scores(tiny_model(), tiny_tokenizer, config(task_directory))
@@ -253,6 +277,7 @@ def test_a_template_does_not_reach_python(tiny_model, tiny_tokenizer, task_direc
     [
         (("doc_to_txt: x",), "doc_to_txt: unknown key; did you mean doc_to_text?"),
         (("metric_list: [{metric: ac}]",), "lm-eval has no metric ac; did you mean acc?"),
+        (("metric_list: [{metric: acc, aggregation: meen}]",), "lm-eval has no aggregation meen; did you mean mean?"),
         (("metric_list: [acc]",), "an entry of metric_list is not like 'metric: acc'"),
         (("dataset_kwargs: {}",), "dataset_path json needs dataset_kwargs with data_files"),
         (("dataset_kwargs: [x]",), "dataset_kwargs is not a mapping"),

@@ -18,7 +18,7 @@ import lm_eval.utils
 import tqdm
 from jinja2 import StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
-from lm_eval.api.registry import METRIC_REGISTRY
+from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -33,6 +33,7 @@ from secateur.data.reading import first_line
 from secateur.errors import InputError, SecateurError
 from secateur.evaluation.task_files import (
     BUILDERS,
+    KnownNames,
     TaskFile,
     TaskFiles,
     plain_config,
@@ -250,7 +251,7 @@ def _repositories(names: Iterable[str], index: Mapping[str, Entry]) -> list[tupl
 
 def _content(task: TaskFile, trusted: bool) -> dict[str, Any]:
     if not trusted:
-        return plain_config(task, set(METRIC_REGISTRY))
+        return plain_config(task, KnownNames(frozenset(METRIC_REGISTRY), frozenset(AGGREGATION_REGISTRY)))
     try:
         return with_data(task.path, load_yaml(task.path))
     except SecateurError:

@@ -68,6 +68,14 @@ class TaskFile:
 
 
 @dataclass(frozen=True)
+class KnownNames:
+    """The metrics of lm-eval, and its ways to sum them up."""
+
+    metrics: frozenset[str]
+    aggregations: frozenset[str]
+
+
+@dataclass(frozen=True)
 class TaskFiles:
     """All YAML files below a directory.
 
@@ -127,14 +135,14 @@ def _with_includes(path: Path, before: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged | config
 
 
-def plain_config(task: TaskFile, metrics: set[str]) -> dict[str, Any]:
+def plain_config(task: TaskFile, known: KnownNames) -> dict[str, Any]:
     """A task's content as lm-eval may have it: nothing in it runs code, and its files are there.
 
     A path of `data_files` is below the directory of the YAML file, or else below the current one.
 
     Args:
         task: as read.
-        metrics: the names that lm-eval knows.
+        known: the names that lm-eval knows.
 
     Raises:
         InputError: something in it would run code, or is not known.
@@ -143,28 +151,28 @@ def plain_config(task: TaskFile, metrics: set[str]) -> dict[str, Any]:
     for place, value in _walk(task.config):
         if isinstance(value, PythonFunction):
             raise InputError(f"{task.path}: {place} would run the Python function {value.name}; {ASK}")
-    _check_keys(task, task.config, metrics)
+    _check_keys(task, task.config, known)
     if not task.is_group and "dataset_path" not in task.config:
         raise InputError(f"{task.path}: dataset_path is missing; use {_listed(BUILDERS)} with data_files")
     return with_data(task.path, task.config)
 
 
-def _check_keys(task: TaskFile, config: Mapping[str, Any], metrics: set[str]) -> None:
-    known = TASK_KEYS | GROUP_KEYS
+def _check_keys(task: TaskFile, config: Mapping[str, Any], known: KnownNames) -> None:
+    keys = TASK_KEYS | GROUP_KEYS
     for key in config:
         if key in CODE_KEYS:
             raise InputError(f"{task.path}: {key} would run code; {ASK}")
-        if key not in known:
-            hint = suggestion(str(key), known) or f"; known are {', '.join(sorted(TASK_KEYS))}"
+        if key not in keys:
+            hint = suggestion(str(key), keys) or f"; known are {', '.join(sorted(TASK_KEYS))}"
             raise InputError(f"{task.path}: {key}: unknown key{hint}")
     for child in _children(config):
-        _check_keys(task, child, metrics)
-    _check_metrics(task, config.get("metric_list") or [], metrics)
+        _check_keys(task, child, known)
+    _check_metrics(task, config.get("metric_list") or [], known)
     if config.get("dataset_path") is not None:
         _check_data_set(task, str(config["dataset_path"]), config.get("dataset_kwargs") or {})
 
 
-def _check_metrics(task: TaskFile, listed: Any, metrics: set[str]) -> None:
+def _check_metrics(task: TaskFile, listed: Any, known: KnownNames) -> None:
     entries = listed if isinstance(listed, list) else [listed]
     for entry in entries:
         name = entry.get("metric") if isinstance(entry, dict) else None
@@ -172,9 +180,13 @@ def _check_metrics(task: TaskFile, listed: Any, metrics: set[str]) -> None:
             raise InputError(f"{task.path}: an entry of metric_list is not like 'metric: acc'")
         if entry.get("hf_evaluate"):
             raise InputError(f"{task.path}: hf_evaluate would run a program from the hub for the metric {name}; {ASK}")
-        if name not in metrics:
-            hint = suggestion(name, metrics) or f"; known are {', '.join(sorted(metrics))}"
-            raise InputError(f"{task.path}: lm-eval has no metric {name}{hint}")
+        for what, given, names in (
+            ("metric", name, known.metrics),
+            ("aggregation", entry.get("aggregation"), known.aggregations),
+        ):
+            if given is not None and given not in names:
+                hint = suggestion(str(given), names) or f"; known are {', '.join(sorted(names))}"
+                raise InputError(f"{task.path}: lm-eval has no {what} {given}{hint}")
 
 
 def _check_data_set(task: TaskFile, name: str, options: Any) -> None:
