@@ -9,7 +9,7 @@ import pytest
 
 from secateur import pipeline
 from secateur.data import load_corpus
-from secateur.errors import InputError, OutputError
+from secateur.errors import DataError, InputError, OutputError
 from secateur.pipeline import run_recipe, write_report
 from secateur.recipe import Recipe
 
@@ -218,6 +218,31 @@ def test_several_texts_the_first_is_the_number(recipe: Callable[..., Recipe], tm
     model = run(recipe(evaluate={**MEASURE, "data": data}), tmp_path / "run")["models"][0]
     assert list(model["perplexities"]) == data
     assert model["perplexity"] == model["perplexities"][data[0]] != model["perplexities"][data[1]]
+
+
+def test_tasks_at_every_stage(recipe: Callable[..., Recipe], task_directory: Path, tmp_path: Path) -> None:
+    tasks = {"tasks": ["sums"], "include_path": str(task_directory), "limit": 5, "speed": False}
+    made = recipe(prune=PRUNE, evaluate={**MEASURE, **tasks})
+    metrics = run(made, tmp_path / "run")
+    assert [model["tasks"]["sums"]["n"] for model in metrics["models"]] == [5, 5]
+    assert metrics["texts"][-1]["figure"] == "accuracy on sums"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "<h2>Tasks</h2>" in page and "accuracy on sums" in page and "±" in page
+    assert "--tasks sums" in metrics["commands"][-1]["command"]
+    before = metrics["seconds"]
+    (task_directory / "sums.yaml").write_text((task_directory / "sums.yaml").read_text() + 'description: "Add. "\n')
+    again = run(made, tmp_path / "run")
+    assert again["models"][0]["tasks"]["sums"]["prompts"] != metrics["models"][0]["tasks"]["sums"]["prompts"]
+    assert again["seconds"]["prune"] == before["prune"]
+
+
+def test_a_mistyped_task_is_named_before_any_work(
+    recipe: Callable[..., Recipe], task_directory: Path, tmp_path: Path
+) -> None:
+    (task_directory / "sums.jsonl").unlink()
+    with pytest.raises(DataError, match=r"the data file sums\.jsonl is not there"):
+        run(recipe(evaluate={"tasks": ["sums"], "include_path": str(task_directory)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_damage_in_a_finished_run_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def test_the_teacher_may_be_the_original() -> None:
         ("[1, 2]: x\n", "r.yaml, line 1: not valid YAML"),
         ("", "r.yaml: model: Field required"),
         ("model: m\nevaluate: {adapter: x}\n", "r.yaml: evaluate.adapter is for the command; a run measures"),
+        ("model: m\nevaluate: {perplexity: false}\n", "evaluate.perplexity is for the command; the report of a run"),
+        ("model: m\nevaluate: {limit: 3}\n", "limit is about tasks and none is named"),
         ("model: m\nsparsify:\nrecover: {method: full}\n", "method full would fill the model's zeros"),
         ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
         ("model: m\nname: ..\n", "r.yaml, line 2: name: "),

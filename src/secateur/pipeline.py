@@ -1,7 +1,7 @@
 """The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
+from secateur.evaluation import load_tasks, task_files
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
@@ -54,7 +55,13 @@ SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
 
 
 def run_recipe(
-    recipe: Recipe, text: str, directory: str | Path, *, command_line: str, overwrite: bool = False
+    recipe: Recipe,
+    text: str,
+    directory: str | Path,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    shared: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Do all stages of a recipe that are not done yet, and write the figures and the report.
 
@@ -64,6 +71,7 @@ def run_recipe(
         directory: the run directory, new or of an earlier try.
         command_line: the command that repeats the run.
         overwrite: start afresh.
+        shared: finished runs whose stages are taken over where they are the same.
 
     Returns:
         The content of `metrics.json`; of several processes in the first only.
@@ -81,7 +89,7 @@ def run_recipe(
     write_text(run.path / RECIPE, text)
     write_text(run.path / COMMAND, command_line + "\n")
     with logging_to(run.path / LOG):
-        run.execute(pipeline.stages())
+        run.execute(pipeline.stages(), shared)
     pipeline.publish()
     metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
     write_json(run.path / METRICS, metrics)
@@ -95,6 +103,7 @@ def _check_inputs(recipe: Recipe) -> None:
     for name in recipe.texts:
         if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
+    load_tasks(recipe.evaluate)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -185,7 +194,7 @@ class Pipeline:
             "seed": self.recipe.seed,
             "models": models,
             "sample_tokens": self.recipe.samples.max_new_tokens,
-            "texts": list(self._texts(measured[0]["texts"], training)),
+            "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
             "training": training,
             "versions": versions(),
             "machine": machine(),
@@ -233,7 +242,7 @@ class Pipeline:
             self._measured(name).name,
             {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
             work,
-            inputs=(*config.data, *([] if needs else [self.recipe.model])),
+            inputs=(*config.data, *task_files(config), *([] if needs else [self.recipe.model])),
             needs=(needs,) if needs else (),
         )
 
@@ -402,6 +411,17 @@ class Pipeline:
                 "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
+
+
+def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for name, score in evaluation["tasks"].items():
+        yield {
+            "figure": f"accuracy on {name}",
+            "role": "task",
+            "source": "",
+            "amount": f"{score['n']:,} questions",
+            "description": f"the task {name}, {score['n_shot']} solved examples before each",
+        }
 
 
 def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class Recipe(LoadOptions):
         for name in ("adapter", "semi_structured"):
             if getattr(self.evaluate, name):
                 raise ValueError(f"evaluate.{name} is for the command; a run measures the models of its own stages")
+        if not self.evaluate.perplexity:
+            raise ValueError("evaluate.perplexity is for the command; the report of a run needs it")
         return self
 
     @model_validator(mode="after")
@@ -136,6 +138,7 @@ class Recipe(LoadOptions):
             self.prune and self.prune.layer_importance_file,
             self.prune and self.prune.plan,
             self.recover and self.recover.teacher,
+            self.evaluate.include_path,
         ]
         return [self.model, *self.texts, *(name for name in others if name)]
 
@@ -151,14 +154,18 @@ def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
     Raises:
         InputError: there is no such file, it is no YAML, a key is unknown or given twice, or a value is refused.
     """
+    return parse_recipe(recipe_text(path), str(Path(path)))
+
+
+def recipe_text(path: str | Path) -> str:
+    """The text of a recipe's file. Raises `InputError` where there is none, or it is no text."""
     file = Path(path)
     if not file.is_file():
         raise InputError(f"the recipe {file} does not exist")
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text") from error
-    return parse_recipe(text, str(file))
 
 
 def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe":
@@ -166,7 +173,25 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
 
     One with a section `longrange` trains a classifier of long sequences, any other cuts a language model.
     """
-    values, lines = read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+    return checked_recipe(*read_recipe(text, source), source)
+
+
+def read_recipe(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """The values of a recipe that is not checked yet, and the lines of its keys. Raises `InputError`."""
+    return read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+
+
+def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source: str) -> "Recipe | LongRangeRecipe":
+    """A recipe out of its values.
+
+    Args:
+        values: as `read_recipe` gives them.
+        lines: of the keys that messages may name; 0 for a key that stands in no file.
+        source: what messages call the recipe.
+
+    Raises:
+        InputError: a key is unknown, or a value is refused.
+    """
     kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
     for place, known in _unknown_keys(values, kind):
         raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
@@ -223,5 +248,5 @@ def _handed_down(place: Place, lines: Mapping[Place, int]) -> bool:
 def _at(source: str, place: Place, lines: Mapping[Place, int]) -> str:
     """`demo.yaml, line 7: prune.ratio`; the line of the nearest key above where the key itself is not there."""
     ends = (place[:length] for length in range(len(place), 0, -1))
-    line = next((f", line {lines[end]}" for end in ends if end in lines), "")
+    line = next((f", line {lines[end]}" if lines[end] else "" for end in ends if end in lines), "")
     return f"{source}{line}: {dotted(place)}" if place else source
