@@ -23,7 +23,18 @@ Removed = list[dict[Part, list[int]]]
 Counts = Mapping[tuple[int, Part], int]
 
 
-def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping: float) -> list[LayerScores]:
+def sensitivity_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, float]]:
+    """How much the uncut model's loss minds an error after each half, on a few of the windows."""
+    return stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
+
+
+def obs_scores(
+    model: PreTrainedModel,
+    windows: Tensor,
+    batch_size: int,
+    damping: float,
+    sensitivity: Sequence[Mapping[Part, float]] | None = None,
+) -> list[LayerScores]:
     """Order units by the error left after the best re-fit, on the uncut model.
 
     The cost of a unit is the rise of the loss that its removal is expected to bring: the squared error that it leaves
@@ -32,9 +43,10 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     Args:
         windows: calibration tokens, (windows, seq).
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
+        sensitivity: of the layers, where it is known already.
     """
     adapter = adapter_of(model)
-    sensitivity = stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
+    sensitivity = sensitivity or sensitivity_of_layers(model, windows, batch_size)
     stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):

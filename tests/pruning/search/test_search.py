@@ -81,27 +81,26 @@ def test_a_cut_by_projections_is_the_cut(tiny_model: Models, family: str, window
 def changes_seen_and_expected(
     model: PreTrainedModel, windows: Tensor, taken: dict[HalfName, int], part_of_the_way: float
 ) -> tuple[Tensor, Tensor]:
-    """What `measure` says of halves moved some of the way to their candidates, and what running them says."""
+    """What `measure` says of halves moved some of the way to their narrower width, and what running them says."""
     fitted, held_out = windows[::2], windows[1::2]
     reference, uncut = final_states(model, held_out, 2), log_probabilities(model, held_out)
     adapter = adapter_of(model)
     with uncut_again(model):
         cut = cut_with_candidates(model, taken, fitted, 4, 0.2)
         for half in cut.values():
-            for steps, weight in half.others.items():
+            if half.narrower is not None:
+                steps, weight = half.narrower
                 half.projections[steps] = half.present.lerp(weight, part_of_the_way)
         measured = measure(model, cut, held_out, reference, 2, seed=0)
         now = divergence(model, uncut, held_out)
         assert measured.divergence == pytest.approx(now, rel=1e-3, abs=1e-6)
-        expected, found = [], []
-        for (layer, part), half in cut.items():
-            linear = output_projection(adapter, adapter.layers(model)[layer], part)
-            for steps, weight in half.others.items():
-                linear.weight.data = weight
-                found.append(divergence(model, uncut, held_out) - now)
-                expected.append(measured.changes[layer, part][steps])
-                linear.weight.data = half.present
-    return torch.tensor(found), torch.tensor(expected)
+        found = []
+        for layer, part in measured.changes:
+            half, linear = cut[layer, part], output_projection(adapter, adapter.layers(model)[layer], part)
+            linear.weight.data = half.narrower[1]
+            found.append(divergence(model, uncut, held_out) - now)
+            linear.weight.data = half.present
+    return torch.tensor(found), torch.tensor(list(measured.changes.values()))
 
 
 def test_small_changes_are_those_of_models_run(tiny_model: Models, family: str, windows: Tensor) -> None:

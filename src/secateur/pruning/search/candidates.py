@@ -18,12 +18,12 @@ from secateur.pruning.cutting import halves_towards_uncut, removals_towards
 from secateur.pruning.units import PARTS, Part, output_projection, part_shape
 
 HalfName = tuple[int, Part]
-MOVES = 16  # a half moves by a sixteenth of its steps at least
+MOVES = 16  # a half is tried narrower by a sixteenth of its steps
 
 
 @dataclass
 class Candidates:
-    """Half a layer cut to its present width and to ones nearby, each re-fitted.
+    """Half a layer cut to its present width and to a narrower one, each re-fitted.
 
     Attributes:
         ladder: the half's steps, with the squared error per token that each adds; `taken` is the present width.
@@ -41,9 +41,10 @@ class Candidates:
         return self.projections[self.ladder.taken]
 
     @property
-    def others(self) -> dict[int, Tensor]:
-        """The projections of the widths nearby."""
-        return {steps: weight for steps, weight in self.projections.items() if steps != self.ladder.taken}
+    def narrower(self) -> tuple[int, Tensor] | None:
+        """The number of steps at the narrower width and the projection there; None where nothing is left to go."""
+        steps = max(self.projections)
+        return (steps, self.projections[steps]) if steps > self.ladder.taken else None
 
 
 @contextmanager
@@ -66,9 +67,9 @@ def cut_with_candidates(
     windows: Tensor,
     batch_size: int,
     damping: float,
-    nearby: bool = True,
+    narrower: bool = True,
 ) -> dict[HalfName, Candidates]:
-    """Cut an uncut model by its output projections, and find the projections of widths nearby.
+    """Cut an uncut model by its output projections, and find the projection that each half would have if narrower.
 
     Afterwards the model's output projections are those of the cut: wrap this in `uncut_again`.
 
@@ -78,7 +79,7 @@ def cut_with_candidates(
         windows: calibration tokens, (windows, seq).
         batch_size: windows that go through a layer at once.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
-        nearby: whether widths nearby are wanted as well.
+        narrower: whether a narrower width is wanted as well.
 
     Returns:
         What was found for each half in `taken`.
@@ -95,7 +96,7 @@ def cut_with_candidates(
             continue
         ladder = Ladder.build(half.index, half.part, shape, [0.0] * (shape.units - 1))
         ladder.taken = taken[name]
-        widths = {sum(ladder.units[:steps]): steps for steps in _steps(ladder, nearby)}
+        widths = {sum(ladder.units[:steps]): steps for steps in _steps(ladder, narrower)}
         removals = removals_towards(adapter, layer, half.part, half.gram, damping, weights_at=list(widths))
         priced = Ladder.build(half.index, half.part, shape, removals.costs.tolist())
         priced.taken = ladder.taken
@@ -105,8 +106,7 @@ def cut_with_candidates(
     return found
 
 
-def _steps(ladder: Ladder, nearby: bool) -> set[int]:
+def _steps(ladder: Ladder, narrower: bool) -> set[int]:
     """The numbers of steps whose projections are wanted."""
-    move = max(1, len(ladder.units) // MOVES) if nearby else 0
-    wanted = (ladder.taken - move, ladder.taken, ladder.taken + move)
-    return {min(max(steps, 0), len(ladder.units)) for steps in wanted}
+    move = max(1, len(ladder.units) // MOVES) if narrower else 0
+    return {ladder.taken, min(ladder.taken + move, len(ladder.units))}

@@ -1,4 +1,4 @@
-"""What it would cost to move any half of a cut model to another width, by one pass forward and two back."""
+"""What it would cost to narrow any half of a cut model further, by one pass forward and two back."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,11 +27,11 @@ class Measured:
 
     Attributes:
         divergence: mean KL divergence of the next token's distribution, in nats per token.
-        changes: for each half, by the number of steps taken, the expected change of the divergence.
+        changes: for each half that can be narrowed, by how much the divergence is expected to rise.
     """
 
     divergence: float
-    changes: dict[HalfName, dict[int, float]] = field(default_factory=dict)
+    changes: dict[HalfName, float] = field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -55,9 +55,9 @@ def measure(
     batch_size: int,
     seed: int,
 ) -> Measured:
-    """The KL divergence of a cut model from the uncut one, and what it would be with one half at another width.
+    """The KL divergence of a cut model from the uncut one, and how it would change with one half narrower.
 
-    With another projection a half adds δ to the residual stream. The divergence changes by about
+    With its narrower projection a half adds δ more to the residual stream. The divergence changes by about
     Σ g·δ + ½ E[(ĝ·δ)²]: g is the gradient of the divergence there, ĝ that of the log-likelihood of a token drawn from
     the cut model's own distribution, whose second moment is the curvature (Fisher information).
 
@@ -71,17 +71,14 @@ def measure(
     """
     # Drawn for all windows at once, so that several processes draw what one does.
     chances = torch.rand(windows.shape, generator=torch.Generator().manual_seed(seed))
-    names = [(name, steps) for name, half in cut.items() for steps in half.others]
-    slopes, curvatures = torch.zeros(2, len(names), dtype=torch.float64)
+    differences = {name: half.narrower[1] - half.present for name, half in cut.items() if half.narrower is not None}
+    slopes, curvatures = torch.zeros(2, len(differences), dtype=torch.float64)
     divergence = 0.0
     adapter = adapter_of(model)
-    differences = {
-        (name, steps): weight - cut[name].present for name in cut for steps, weight in cut[name].others.items()
-    }
     with only_gradients_of(model, []):
         batches = list(zip(shared_batches(windows, batch_size), shared_batches(chances, batch_size), strict=True))
         for (tokens, chance), uncut in zip(track(batches, "Measuring the cut"), reference, strict=True):
-            with _projection_inputs(model, cut) as inputs:
+            with _projection_inputs(model, differences) as inputs:
                 streams = residual_streams(model, tokens.to(model.device), recompute=False)
             final = adapter.final_norm(model)(streams[-1])
             pulls, draws, kl = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
@@ -90,17 +87,14 @@ def measure(
             towards = _take_gradients(streams)
             final.backward(draws)
             drawn = _take_gradients(streams)
-            for position, (name, steps) in enumerate(names):
+            for position, (name, difference) in enumerate(differences.items()):
                 where = 2 * name[0] + PARTS.index(name[1])
-                added = nn.functional.linear(inputs[name], differences[name, steps]).float()
+                added = nn.functional.linear(inputs[name], difference).float()
                 slopes[position] += (towards[where].float() * added).sum().item()
                 curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
     divergence, scored = sums_over_processes(divergence, float(share(windows).numel()))
-    changes: dict[HalfName, dict[int, float]] = {name: {} for name in cut}
-    totals = (sum_over_processes(slopes + curvatures) / scored).tolist()
-    for (name, steps), change in zip(names, totals, strict=True):
-        changes[name][steps] = change
-    return Measured(divergence / scored, changes)
+    changes = (sum_over_processes(slopes + curvatures) / scored).tolist()
+    return Measured(divergence / scored, dict(zip(differences, changes, strict=True)))
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ pass forward and two back give the cost of all of them.
 
 import logging
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -25,7 +24,7 @@ from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
-from secateur.pruning.cutting import Removed, obs_scores
+from secateur.pruning.cutting import Removed, obs_scores, sensitivity_of_layers
 from secateur.pruning.plan import PruningPlan, plan_layers
 from secateur.pruning.search.candidates import Candidates, HalfName, cut_with_candidates, uncut_again
 from secateur.pruning.search.config import SearchConfig
@@ -34,8 +33,8 @@ from secateur.pruning.units import PARTS, part_shapes
 
 logger = logging.getLogger(__name__)
 
-NEWS = 0.5
-FARTHEST = 30.0
+FARTHEST = math.log(30)
+LEAST = 1e-12  # of what a unit of squared error costs, in nats per token
 
 
 @dataclass
@@ -45,8 +44,8 @@ class Round:
     Attributes:
         divergence: KL divergence from the uncut model, in nats per token, on text that the cut was not fitted to.
         taken: for each layer, the steps taken by its attention and its MLP; None where it must not be cut.
-        scales: for each layer and half, the logarithm of its measured cost over the squared error, averaged over the
-            rounds so far.
+        scales: for each layer and half, the logarithm of what a unit of its squared error costs, averaged over the
+            uncut model's sensitivity and the rounds so far.
         following: as `taken`, for the next round.
         attention_share: share of the removed parameters that attention bears.
         seconds: what the round took.
@@ -146,7 +145,7 @@ def _search(
 ) -> None:
     """Add rounds to those that are done, until there are enough or they bring nothing more."""
     fitted, held_out = (windows[::2], windows[1::2]) if len(windows) > 1 else (windows, windows)
-    following = _named(done[-1].following) if done else _first(model, windows, config)
+    following, scales = _where_to_go_on(done) if done else _first(model, windows, config)
     # Two passes back through what a pass forward has left in memory.
     batch_size = max(1, config.batch_size // 4)
     reference = final_states(model, held_out, batch_size)
@@ -156,7 +155,7 @@ def _search(
             with uncut_again(model):
                 cut = cut_with_candidates(model, following, fitted, config.batch_size, config.damping)
                 measured = measure(model, cut, held_out, reference, batch_size, config.seed + len(done))
-            scales = _scales(cut, measured, _named(done[-1].scales) if done else {})
+            scales = _scales(cut, measured, scales, len(done))
             ladders = [half.ladder for half in cut.values()]
             taken, share = {name: half.ladder.taken for name, half in cut.items()}, _attention_share(ladders)
             following = _spread_anew(model, cut, scales, config)
@@ -182,37 +181,40 @@ def _search(
             keep(done)
 
 
-def _first(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> dict[HalfName, int]:
-    """The steps that `prune` takes by itself."""
-    ladders = build_ladders(model, config, obs_scores(model, windows, config.batch_size, config.damping))
+def _first(
+    model: PreTrainedModel, windows: Tensor, config: SearchConfig
+) -> tuple[dict[HalfName, int], dict[HalfName, float]]:
+    """The steps that `prune` takes by itself, and the scales by which it does."""
+    sensitivity = sensitivity_of_layers(model, windows, config.batch_size)
+    scores = obs_scores(model, windows, config.batch_size, config.damping, sensitivity)
+    ladders = build_ladders(model, config, scores)
     take_by_price(model, ladders, config)
-    return {(ladder.layer, ladder.part): ladder.taken for ladder in ladders}
+    names = [(ladder.layer, ladder.part) for ladder in ladders]
+    taken = [ladder.taken for ladder in ladders]
+    scales = [math.log(max(sensitivity[layer][part], LEAST)) for layer, part in names]
+    return dict(zip(names, taken, strict=True)), dict(zip(names, scales, strict=True))
+
+
+def _where_to_go_on(done: Sequence[Round]) -> tuple[dict[HalfName, int], dict[HalfName, float]]:
+    return _named(done[-1].following), _named(done[-1].scales)
 
 
 def _scales(
-    cut: Mapping[HalfName, Candidates], measured: Measured, before: Mapping[HalfName, float]
+    cut: Mapping[HalfName, Candidates], measured: Measured, before: Mapping[HalfName, float], rounds: int
 ) -> dict[HalfName, float]:
-    """How much the divergence minds a unit of each half's squared error, as a logarithm.
+    """The mean over the uncut model's sensitivity, the rounds before and this one.
 
-    What was measured now counts as much as all rounds before, the last of them most.
+    What a half would win back if it were wider says little: the layers behind it were fitted to it as it is. So only
+    the cost of more error counts, and a half that has nothing left to lose keeps its scale.
     """
-    seen: dict[HalfName, float] = {}
-    for name, half in cut.items():
-        risen, expected = 0.0, 0.0
-        for steps, change in measured.changes[name].items():
-            sign = 1 if steps > half.ladder.taken else -1
-            low, high = sorted((steps, half.ladder.taken))
-            risen += sign * change
-            expected += sum(half.ladder.costs[low:high])
-        if expected > 0:
-            seen[name] = risen / expected
-    middle = statistics.median(value for value in seen.values()) if seen else 1.0
-    middle = max(middle, 1e-12)
-    scales = {}
-    for name in cut:
-        value = seen.get(name, middle)
-        now = math.log(min(max(value, middle / FARTHEST), middle * FARTHEST))
-        scales[name] = NEWS * now + (1 - NEWS) * before[name] if name in before else now
+    scales = dict(before)
+    for name, change in measured.changes.items():
+        ladder, (steps, _) = cut[name].ladder, cut[name].narrower or (0, None)
+        error = sum(ladder.costs[ladder.taken : steps])
+        if error > 0:
+            now = math.log(max(change / error, LEAST))
+            step = min(max(now - before[name], -FARTHEST), FARTHEST)
+            scales[name] = before[name] + step / (rounds + 2)
     return scales
 
 
@@ -232,7 +234,7 @@ def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, best: 
     """The units that leave in the best round, chosen on all of the text."""
     removed: Removed = [{part: [] for part in PARTS} for _ in part_shapes(model)]
     with uncut_again(model):
-        cut = cut_with_candidates(model, _named(best.taken), windows, config.batch_size, config.damping, nearby=False)
+        cut = cut_with_candidates(model, _named(best.taken), windows, config.batch_size, config.damping, narrower=False)
     for (layer, part), half in cut.items():
         removed[layer][part] = sorted(half.order[: half.ladder.removed_units()].tolist())
     return removed
