@@ -66,7 +66,7 @@ def measure_speeds(sources: list[Source], config: EvaluateConfig) -> list[dict[s
     adapter = next((str(source.adapter) for source in sources if source.adapter), None)
     names = [source.model for source in sources if source.adapter is None]
     # A single window: the perplexities are known.
-    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "adapter": adapter})
+    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "tasks": [], "adapter": adapter})
     return [
         {figure: getattr(evaluation, figure) for figure in SPEED_FIGURES} for evaluation in compare_models(names, short)
     ]

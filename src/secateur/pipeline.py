@@ -1,7 +1,7 @@
 """The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,19 @@ from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
+from secateur.evaluation import load_tasks, task_files
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
 from secateur.models import find_model, load
 from secateur.models.processes import is_first
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
+from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import pruning_strategy, render, run_page, sparsity_map
 from secateur.runs import Run, Stage
+from secateur.searching import search_model
 from secateur.sparsity import SparsifyConfig
 from secateur.steps import (
     COMMAND,
@@ -38,7 +41,7 @@ from secateur.steps import (
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
+SCORED, SEARCHED, CUT, SPARSE, TRAINED, TIMED = "importance", "search", "prune", "sparsify", "recover", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -52,7 +55,13 @@ SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
 
 
 def run_recipe(
-    recipe: Recipe, text: str, directory: str | Path, *, command_line: str, overwrite: bool = False
+    recipe: Recipe,
+    text: str,
+    directory: str | Path,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    shared: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Do all stages of a recipe that are not done yet, and write the figures and the report.
 
@@ -62,6 +71,7 @@ def run_recipe(
         directory: the run directory, new or of an earlier try.
         command_line: the command that repeats the run.
         overwrite: start afresh.
+        shared: finished runs whose stages are taken over where they are the same.
 
     Returns:
         The content of `metrics.json`; of several processes in the first only.
@@ -79,7 +89,7 @@ def run_recipe(
     write_text(run.path / RECIPE, text)
     write_text(run.path / COMMAND, command_line + "\n")
     with logging_to(run.path / LOG):
-        run.execute(pipeline.stages())
+        run.execute(pipeline.stages(), shared)
     pipeline.publish()
     metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
     write_json(run.path / METRICS, metrics)
@@ -93,6 +103,7 @@ def _check_inputs(recipe: Recipe) -> None:
     for name in recipe.texts:
         if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
+    load_tasks(recipe.evaluate)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -129,7 +140,10 @@ class Pipeline:
         prune, recover = self.recipe.prune, self.recipe.recover
         stages = [self._measure("original")]
         if prune is not None:
-            stages += [self._score(prune), self._prune(prune), self._measure("pruned", CUT)]
+            stages.append(self._score(prune))
+            if self.recipe.search is not None:
+                stages.append(self._search(self.recipe.search))
+            stages += [self._prune(prune), self._measure("pruned", CUT)]
         if self.recipe.sparsify is not None:
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
@@ -180,7 +194,7 @@ class Pipeline:
             "seed": self.recipe.seed,
             "models": models,
             "sample_tokens": self.recipe.samples.max_new_tokens,
-            "texts": list(self._texts(measured[0]["texts"], training)),
+            "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
             "training": training,
             "versions": versions(),
             "machine": machine(),
@@ -190,9 +204,13 @@ class Pipeline:
         """The run as one command, and its steps as single ones."""
         commands = [("The whole run", command_line)]
         models = [self.recipe.model]
+        if self.recipe.search is not None:
+            words = ("secateur", "search", models[-1], "-o", SEARCHED)
+            commands.append(("The search", command_text(*words, config=self.recipe.search)))
         if self.recipe.prune is not None:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
-            commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
+            cut = self._planned(self.recipe.prune, Path(SEARCHED))
+            commands.append(("The cut", command_text(*words, config=cut)))
             models.append("pruned")
         if self.recipe.sparsify is not None:
             words = ("secateur", "sparsify", models[-1], "-o", "sparse")
@@ -224,7 +242,7 @@ class Pipeline:
             self._measured(name).name,
             {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
             work,
-            inputs=(*config.data, *([] if needs else [self.recipe.model])),
+            inputs=(*config.data, *task_files(config), *([] if needs else [self.recipe.model])),
             needs=(needs,) if needs else (),
         )
 
@@ -244,8 +262,29 @@ class Pipeline:
             inputs=(self.recipe.model, config.calibration, *file),
         )
 
-    def _prune(self, config: PruneConfig) -> Stage:
+    def _search(self, config: SearchConfig) -> Stage:
         def work(directory: Path) -> None:
+            words = ("secateur", "search", self.recipe.model, "-o", str(directory))
+            command_line = command_text(*words, config=config)
+            # Overwriting, a search with other settings is dropped; one with the same goes on.
+            search_model(self.recipe.model, directory, config, command_line=command_line, overwrite=True)
+
+        return Stage(
+            SEARCHED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(self.recipe.model, config.calibration),
+        )
+
+    def _planned(self, config: PruneConfig, directory: Path) -> PruneConfig:
+        """The cut's configuration, with the plan that the recipe's search has found."""
+        return config if self.recipe.search is None else config.model_copy(update={"plan": str(directory / PLAN)})
+
+    def _prune(self, settings: PruneConfig) -> Stage:
+        searched = self.recipe.search is not None
+
+        def work(directory: Path) -> None:
+            config = self._planned(settings, self.path / SEARCHED)
             words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
             importance = LayerImportance(**_read(self.path / SCORED / IMPORTANCE))
             prune_model(
@@ -258,10 +297,10 @@ class Pipeline:
 
         return Stage(
             CUT,
-            {"model": self.recipe.model, **config.model_dump()},
+            {"model": self.recipe.model, **settings.model_dump()},
             work,
-            inputs=(self.recipe.model, config.calibration),
-            needs=(SCORED,),
+            inputs=(self.recipe.model, settings.calibration, *([settings.plan] if settings.plan else [])),
+            needs=(SCORED, SEARCHED) if searched else (SCORED,),
         )
 
     def _sparsify(self, config: SparsifyConfig) -> Stage:
@@ -372,6 +411,17 @@ class Pipeline:
                 "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
+
+
+def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for name, score in evaluation["tasks"].items():
+        yield {
+            "figure": f"accuracy on {name}",
+            "role": "task",
+            "source": "",
+            "amount": f"{score['n']:,} questions",
+            "description": f"the task {name}, {score['n_shot']} solved examples before each",
+        }
 
 
 def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:

@@ -94,13 +94,17 @@ class Run:
         wait_for_all()
         return run
 
-    def execute(self, stages: Sequence[Stage]) -> None:
+    def execute(self, stages: Sequence[Stage], shared: Sequence[Path] = ()) -> None:
         """Do the stages in order, except those that are done and whose settings are unchanged.
 
         A stage is done again when its settings or a file or model that they name have changed, when files of its own
         are gone or of another size, and when a stage it needs was done again.
         Results of stages that are no longer asked for are deleted. Of several processes the first decides what is to
         be done, all do it, and the first keeps the account.
+
+        Args:
+            stages: in order.
+            shared: other runs. A stage that is done there with the same settings is copied instead of done here.
         """
         if not is_first():
             for stage in stages:
@@ -115,9 +119,10 @@ class Run:
             needed = [(fingerprints[name], self.progress[name].finished) for name in stage.needs]
             files = [_file_state(name) for name in stage.inputs]
             fingerprint = fingerprints[stage.name] = _fingerprint([stage.settings, files, needed])
-            if first_decides(self._is_done(stage.name, fingerprint)):
+            done = self._is_done(stage.name, fingerprint)
+            if done:
                 logger.info("%-18s done before", stage.name)
-            else:
+            if not first_decides(done or self._take_over(stage.name, fingerprint, shared)):
                 self._do(stage, fingerprint)
             wait_for_all()
 
@@ -133,6 +138,20 @@ class Run:
             and done.seconds is not None
             and done.files.items() <= _files_below(self.path / name).items()
         )
+
+    def _take_over(self, name: str, fingerprint: str, shared: Sequence[Path]) -> bool:
+        """Copy a stage from the first of other runs where it is done. Returns whether there is one."""
+        for path in shared:
+            other = Run(path, _read_state(path / STATE))
+            if not other._is_done(name, fingerprint):
+                continue
+            with _set_aside(self.path / name):
+                shutil.copytree(path / name, self.path / name)
+            self.progress[name] = other.progress[name]
+            self._save()
+            logger.info("%-18s the same as in %s", name, path.name)
+            return True
+        return False
 
     def _do(self, stage: Stage, fingerprint: str) -> None:
         directory = self.path / stage.name

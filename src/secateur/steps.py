@@ -57,8 +57,8 @@ def prune_model(
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file])
-    with _log_beside(output, command_line):
+    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
         files = result.files()
@@ -77,7 +77,7 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     require_free(output, overwrite, [name, config.calibration])
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = sparsify(model, tokenizer, config)
         zeros = result.to_dict()
@@ -98,7 +98,7 @@ def recover_model(
     A training that was stopped goes on where it stopped.
     """
     require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         result = recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
@@ -115,7 +115,7 @@ def merge_model(
     """
     require_free(output, overwrite, [name, config.adapter, config.data])
     cost = None
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = _load_to_merge(name, config)
         if config.keep_zeros and zero_masks(model):
             windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
@@ -140,7 +140,7 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
 
 
 @contextmanager
-def _log_beside(output: Path, command_line: str) -> Iterator[None]:
+def log_beside(output: Path, command_line: str) -> Iterator[None]:
     """Collect the log while the block runs, and put it into the directory that has appeared by then."""
     wait_for_all()  # so that none finds the result of a faster one where it looks for a free place
     text = io.StringIO()

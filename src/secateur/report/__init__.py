@@ -1,9 +1,11 @@
 """Showing results: tables, plots, the HTML page."""
 
+from secateur.report.comparison import comparison_page, size_plot, sweep_plot
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.search import search_plot, search_table
 from secateur.report.tables import (
     Column,
     attention_table,
@@ -11,11 +13,13 @@ from secateur.report.tables import (
     comparison_markdown,
     comparison_table,
     health_table,
+    markdown_text,
     memory_table,
     share_of_rise,
     text_notes,
     weights_table,
 )
+from secateur.report.task_tables import task_table
 
 __all__ = [
     "Column",
@@ -27,11 +31,13 @@ __all__ = [
     "attention_table",
     "comparison_columns",
     "comparison_markdown",
+    "comparison_page",
     "comparison_rows",
     "comparison_table",
     "health_table",
     "longrange_table",
     "loss_curve",
+    "markdown_text",
     "memory_table",
     "pattern_plot",
     "perplexity_plot",
@@ -39,11 +45,16 @@ __all__ = [
     "pruning_strategy",
     "render",
     "run_page",
+    "search_plot",
+    "search_table",
     "share_of_rise",
+    "size_plot",
     "source_warnings",
     "sparsity_map",
     "stage_plot",
+    "sweep_plot",
     "switch_plot",
+    "task_table",
     "text_notes",
     "weights_table",
 ]
