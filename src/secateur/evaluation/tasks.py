@@ -16,6 +16,7 @@ from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import measuring
 from secateur.evaluation.task_files import TaskFiles, read_task_files
+from secateur.models.processes import is_first
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def task_files(config: EvaluateConfig) -> list[str]:
 def measure_tasks(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, tasks: Tasks, name: str
 ) -> dict[str, TaskScore]:
-    """Ask a model the questions of tasks.
+    """Ask a model the questions of tasks. Of several processes the first asks while the others wait, and has the scores.
 
     The answer that a model gives the highest log-probability counts, unless the task lets it write.
     https://github.com/EleutherAI/lm-evaluation-harness
@@ -96,7 +97,7 @@ def measure_tasks(
     Raises:
         InputError: a task fails on its data, or a batch does not fit in the GPU's memory.
     """
-    if not tasks.loaded:
+    if not tasks.loaded or not is_first():
         return {}
     from secateur.evaluation import harness
 
