@@ -80,9 +80,10 @@ def task_files(config: EvaluateConfig) -> list[str]:
 def measure_tasks(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, tasks: Tasks, name: str
 ) -> dict[str, TaskScore]:
-    """Ask a model the questions of tasks. Of several processes the first asks while the others wait, and has the scores.
+    """Ask a model the questions of tasks.
 
-    The answer that a model gives the highest log-probability counts, unless the task lets it write.
+    The answer that a model gives the highest log-probability counts, unless the task lets it write. Of several
+    processes the first asks while the others wait, and has the scores.
     https://github.com/EleutherAI/lm-evaluation-harness
 
     Args:
