@@ -1,6 +1,7 @@
 """Commands under torchrun: a whole run, one line for an error, no process that waits for one that has failed."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ def model(
     return save(tiny_model(), tiny_tokenizer, tmp_path / "model")
 
 
+def errors(text: str) -> list[str]:
+    """What secateur's own lines on standard error say."""
+    return re.findall(r"^(?:\[rank\d\]: )?Error: (.*)$", text, re.MULTILINE)
+
+
 def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     text = RECIPE.format(model=model, text=tmp_path / "text.txt")
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
@@ -70,7 +76,6 @@ def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchr
     ("arguments", "message", "status"),
     [
         (("prune", "{model}", "--calibration", "none.txt", "-o", "{out}"), "none.txt does not exist", 1),
-        (("prune", "{model}", "--device-map", "auto", "-o", "{out}"), "each of several has one of its own", 1),
         (("merge", "{model}", "--adapter", "x", "-o", "{out}"), "merge works in one process", 1),
         (("evaluate", "{model}", "--unknown"), "No such option: --unknown", 2),
     ],
@@ -81,19 +86,19 @@ def test_an_error_is_one_line(
     filled = [part.format(model=model, out=tmp_path / "out") for part in arguments]
     done = torchrun("-m", "secateur", *filled)
     assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    (line,) = errors(done.stderr)
     assert message in line
     assert f"(exitcode: {status})" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
 FAILING = """\
+import os
 from secateur.cli.main import main
-from secateur.errors import ModelError
 from secateur.models import moments
 
 def fails(self):
-    raise {error}
+    raise KeyError("only here")
 
 if os.environ["RANK"] == "1":
     moments.Moments.add_other_processes = moments.Gram.add_other_processes = fails
@@ -101,17 +106,10 @@ main()
 """
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [('ModelError("only here")', "Error: only here"), ('KeyError("lost")', "Error: unexpected KeyError: 'lost'")],
-)
-def test_one_process_that_fails_ends_the_others(
-    model: Path, tmp_path: Path, torchrun: Torchrun, error: str, message: str
-) -> None:
-    (tmp_path / "failing.py").write_text(FAILING.format(error=error), encoding="utf-8")
+def test_one_process_that_fails_ends_the_others(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+    (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
     arguments = ["--calibration", tmp_path / "text.txt", "--samples", 4, "--seqlen", 32, "-o", tmp_path / "out"]
     done = torchrun(tmp_path / "failing.py", "prune", model, *arguments, timeout=120)
     assert done.returncode != 0
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
-    assert line.startswith(message)
+    assert errors(done.stderr) == ["unexpected KeyError: 'only here' (--debug shows where)"]
     assert not (tmp_path / "out").exists()

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from secateur.errors import SecateurError
 from secateur.evaluation import perplexity
 from secateur.models import load, own_text, save
 from secateur.models.processes import is_first, process_count, process_number, several_processes
-from secateur.pruning import prune
-from secateur.sparsity import sparsify
+from secateur.pruning import PruneConfig, prune
+from secateur.sparsity import SparsifyConfig, sparsify
 
 
 def main(cases: Path) -> None:
@@ -30,10 +29,11 @@ def cut(case: dict[str, Any]) -> dict[str, Any]:
         windows = own_text(model, tokenizer, case["options"]["windows"], 40)
         figure = perplexity(model, windows, stride=30, batch_size=2)
         return {"perplexity": figure, "tokens": windows.tolist()}
-    try:
-        result: Any = (prune if case["work"] == "prune" else sparsify)(model, tokenizer, **case["options"])
-    except SecateurError as error:
-        return {"error": str(error)}
+    result: Any
+    if case["work"] == "prune":
+        result = prune(model, tokenizer, PruneConfig(**case["options"]))
+    else:
+        result = sparsify(model, tokenizer, SparsifyConfig(**case["options"]))
     save(model, None, case["output"])
     _require_same(model)
     if case["work"] == "sparsify":

@@ -18,6 +18,7 @@ from secateur.models import (
     is_uneven,
     layer_widths,
     load,
+    loading,
     model_label,
     save,
 )
@@ -165,6 +166,25 @@ def test_missing_shard_is_named(saved: Path) -> None:
 def test_unknown_name_without_a_network() -> None:
     with pytest.raises(ModelError, match="hub cannot be reached"):
         load("nobody/nothing")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device_map": "auto"}, "device_map spreads a model .* leave it out, or start one process"),
+        ({"device": "cuda:0"}, "each process takes a GPU of its own; leave out --device cuda:0"),
+        ({"device": "auto"}, "more processes on this machine than its 1 GPUs"),
+    ],
+)
+def test_devices_of_several_processes(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str], message: str
+) -> None:
+    monkeypatch.setattr(loading, "process_count", lambda: 2)
+    monkeypatch.setattr(loading, "local_number", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match=message):
+        load(saved, **options)  # type: ignore[arg-type]
 
 
 def test_unknown_device(saved: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.errors import InputError
 from secateur.models import adapter_of, chunked_loss, token_losses
 from secateur.models.streaming import LayerStream, Offload
 
@@ -68,3 +69,8 @@ def test_losses_in_chunks_equal_the_whole(tiny_model: Callable[..., PreTrainedMo
         model(tokens).logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum", ignore_index=-100
     ).backward()
     torch.testing.assert_close(chunked, model.model.layers[0].mlp.up_proj.weight.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_fewer_windows_than_processes(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    with pytest.raises(InputError, match="fewer windows of text than one each; start fewer, or give more --samples"):
+        LayerStream.start(tiny_model(), torch.zeros(0, 16, dtype=torch.long))

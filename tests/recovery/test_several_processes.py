@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.errors import InputError
 from secateur.models import load, save
 from secateur.pruning import prune
-from secateur.recovery import recover
+from secateur.recovery import recover, sharding
 from secateur.sparsity import sparsify
 
 TinyModel = Callable[..., PreTrainedModel]
@@ -92,9 +92,8 @@ def test_two_processes_train_as_one_does(
         expected[name] = tmp_path / "one" / hashlib.sha256(repr((model, alone)).encode()).hexdigest()
         if not expected[name].exists():
             recover(*load(models[model], dtype="float32"), expected[name], **alone)
-    options = {"data": str(story), **SETTINGS, "method": "full", "lr": 1e12, "max_grad_norm": 1e30}
-    ended = {"model": str(models["uneven"]), "dtype": "float32", "options": options, "goes": [{"fsdp": True}]}
-    cases.append({**ended, "output": str(tmp_path / "two" / "diverging")})
+    diverging = {**cases[0], "output": str(tmp_path / "two" / "diverging")}
+    cases.append({**diverging, "goes": [{"fsdp": True, "poisoned": STOP}]})
     (tmp_path / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
 
     done = torchrun(WORKER, tmp_path / "cases.json")
@@ -110,17 +109,34 @@ def test_two_processes_train_as_one_does(
         for entry, other in zip(history_of(expected[name]), history_of(tmp_path / "two" / name), strict=True):
             assert entry == pytest.approx(other, rel=1e-3), name
         assert not (tmp_path / "two" / f"{name}.partial").exists()
-    assert "the last good weights are in" in (tmp_path / "two" / "diverging.error").read_text(encoding="utf-8")
+    message = (tmp_path / "two" / "diverging.error").read_text(encoding="utf-8")
+    assert f"stopped at step {STOP + 1}: the loss is nan; the last good weights are in" in message
     model, _ = load(tmp_path / "two" / "diverging.last-good")
     assert all(bool(weight.isfinite().all()) for weight in model.parameters())
+    assert not (tmp_path / "two" / "diverging.partial").exists()
+
+
+def test_one_process_shards_nothing(models: dict[str, Path], story: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="start them with torchrun"):
+        recover(*load(models["uneven"]), tmp_path / "out", data=str(story), fsdp=True)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({}, "start them with torchrun"), ({"load_in_8bit": True, "method": "lora"}, "start them with torchrun")],
+    ("options", "dtype", "message"),
+    [
+        ({"load_in_8bit": True, "method": "lora"}, "float32", "fsdp cannot spread weights in 8 bits"),
+        ({}, "float16", "fsdp does not train in float16"),
+    ],
 )
-def test_one_process_shards_nothing(
-    models: dict[str, Path], story: Path, tmp_path: Path, options: dict[str, Any], message: str
+def test_what_cannot_be_sharded(
+    models: dict[str, Path],
+    story: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    dtype: Any,
+    message: str,
 ) -> None:
+    monkeypatch.setattr(sharding, "process_count", lambda: 2)
     with pytest.raises(InputError, match=message):
-        recover(*load(models["uneven"]), tmp_path / "out", data=str(story), fsdp=True, **options)
+        recover(*load(models["uneven"], dtype=dtype), tmp_path / "out", data=str(story), fsdp=True, **options)

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur.errors import TrainingError
 from secateur.models import load
 from secateur.models.processes import is_first, several_processes
 from secateur.recovery import recover, trainer
+from secateur.recovery.sharding import own_part
 from secateur.recovery.trainer import RecoveryTrainer
 
 
@@ -22,14 +24,21 @@ def main(cases: Path) -> None:
                 train(case, **go)
 
 
-def train(case: dict[str, Any], stop: int | None = None, fsdp: bool = False) -> None:
-    """Train, to the end or until it is interrupted in the step after a given one."""
+def train(case: dict[str, Any], stop: int | None = None, poisoned: int | None = None, fsdp: bool = False) -> None:
+    """Train, to the end or until it is interrupted in the step after a given one.
+
+    Or until, in the step after `poisoned`, the loss of the last process is not a number.
+    """
     original: Any = RecoveryTrainer.training_step
 
-    def interrupted(self: RecoveryTrainer, *arguments: Any) -> Tensor:
+    def interrupted(self: RecoveryTrainer, model: Any, *arguments: Any) -> Tensor:
         if self.state.global_step == stop:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        if self.state.global_step == poisoned and not is_first():
+            weights = [weight for weight in model.parameters() if weight.requires_grad]
+            with torch.no_grad():
+                own_part(weights[0]).fill_(torch.nan)
+        return original(self, model, *arguments)
 
     model, tokenizer = load(case["model"], dtype=case["dtype"])
     RecoveryTrainer.training_step = interrupted  # type: ignore[method-assign, assignment]

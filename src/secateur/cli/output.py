@@ -1,11 +1,11 @@
 """How commands print: lines as they are on standard output, one line per error on standard error."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from secateur.console import stderr, stdout
 from secateur.errors import InputError
+from secateur.launch import launched_together
 
 
 def say(text: str) -> None:
@@ -18,7 +18,7 @@ def complain(message: str, traceback: bool = False) -> None:
 
     Of several processes the first that fails says so.
     """
-    if _started_by_torchrun():
+    if launched_together():
         from secateur.models.processes import is_first_to_fail
 
         if not is_first_to_fail():
@@ -43,7 +43,7 @@ def joined(name: str, together: bool) -> Iterator[bool]:
     Raises:
         InputError: there are several processes, and the command works in one.
     """
-    if not _started_by_torchrun():
+    if not launched_together():
         yield True
         return
     from secateur.models.processes import is_first, several_processes
@@ -53,8 +53,3 @@ def joined(name: str, together: bool) -> Iterator[bool]:
         if not together:
             raise InputError(f"{name} works in one process; start it without torchrun or accelerate launch")
         yield is_first()
-
-
-def _started_by_torchrun() -> bool:
-    # As `models.processes` tells it, without the seconds that importing PyTorch takes.
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

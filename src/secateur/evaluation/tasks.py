@@ -16,6 +16,7 @@ from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import measuring
 from secateur.evaluation.task_files import TaskFiles, read_task_files
+from secateur.models.processes import is_first
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def measure_tasks(
 ) -> dict[str, TaskScore]:
     """Ask a model the questions of tasks.
 
-    The answer that a model gives the highest log-probability counts, unless the task lets it write.
+    The answer that a model gives the highest log-probability counts, unless the task lets it write. Of several
+    processes the first asks while the others wait, and has the scores.
     https://github.com/EleutherAI/lm-evaluation-harness
 
     Args:
@@ -96,7 +98,7 @@ def measure_tasks(
     Raises:
         InputError: a task fails on its data, or a batch does not fit in the GPU's memory.
     """
-    if not tasks.loaded:
+    if not tasks.loaded or not is_first():
         return {}
     from secateur.evaluation import harness
 

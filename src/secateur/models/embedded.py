@@ -4,10 +4,11 @@ import importlib.metadata
 import logging
 from pathlib import Path
 
+from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, OutputError
 from secateur.files import cache_directory, new_directory
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ def embedded_directory() -> Path:
 
     Raises:
         ModelError: neither the hub nor the package is there.
+        OutputError: the cache directory cannot be written.
     """
     converted = cache_directory() / "models" / f"{NAME}-{_package_version()}"
     if (converted / "config.json").is_file():
@@ -35,7 +37,13 @@ def embedded_directory() -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         logger.debug("the hub did not give %s: %s", HUB_ID, error)
     logger.info("Converting SmolLM2-135M-Instruct from the package %s, once", PACKAGE)
-    _convert(_package_file(), converted)
+    try:
+        converted.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{converted.parent} could not be written: {error.strerror}") from error
+    with FileLock(f"{converted}.lock"):  # of several processes one converts and the others wait
+        if not (converted / "config.json").is_file():
+            _convert(_package_file(), converted)
     return converted
 
 

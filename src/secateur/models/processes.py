@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from secateur.launch import launched_together
+
 # Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
 TIMEOUT = datetime.timedelta(days=7)
 FAILURES = "secateur/failures"
@@ -41,11 +43,6 @@ def several_processes() -> Iterator[None]:
     yield
     wait_for_all()
     dist.destroy_process_group()
-
-
-def launched_together() -> bool:
-    """Whether torchrun or the like has started other processes beside this one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def local_number() -> int:
