@@ -12,6 +12,7 @@ from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
+from secateur.exporting import ExportConfig
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
@@ -30,6 +31,8 @@ from secateur.steps import (
     STRATEGY,
     ZEROS,
     ZEROS_MAP,
+    check_export,
+    export_model,
     prune_model,
     recover_model,
     sparsify_model,
@@ -37,7 +40,8 @@ from secateur.steps import (
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
+EXPORT, GGUF = "export.json", "model.gguf"
+SCORED, CUT, SPARSE, TRAINED, EXPORTED, TIMED = "importance", "prune", "sparsify", "recover", "export", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -89,6 +93,8 @@ def _check_inputs(recipe: Recipe) -> None:
     for name in recipe.texts:
         if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
+    if recipe.export is not None:
+        check_export(recipe.model, recipe.export)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -130,6 +136,8 @@ class Pipeline:
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
             stages += [self._recover(recover), self._measure("recovered", TRAINED)]
+        if self.recipe.export is not None:
+            stages.append(self._export(self.recipe.export))
         if self.recipe.evaluate.speed:
             stages.append(self._time())
         return stages
@@ -178,6 +186,7 @@ class Pipeline:
             "sample_tokens": self.recipe.samples.max_new_tokens,
             "texts": list(self._texts(measured[0]["texts"], training)),
             "training": training,
+            **({"export": _read(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
             "versions": versions(),
             "machine": machine(),
         }
@@ -199,6 +208,11 @@ class Pipeline:
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
             merged = self.sources()[-1].adapter is None
             models += ["recovered"] if merged else ["--adapter", "recovered"]
+        if self.recipe.export is not None:
+            last = self.sources()[-1]
+            of_adapter = [models[-3], *models[-2:]] if last.adapter else [models[-1]]
+            words = ("secateur", "export", *of_adapter, "-o", GGUF)
+            commands.append(("The export", command_text(*words, config=self.recipe.export)))
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
@@ -298,6 +312,24 @@ class Pipeline:
             work,
             inputs=tuple(inputs),
             needs=needs,
+        )
+
+    def _export(self, config: ExportConfig) -> Stage:
+        _, needs, outside = self._cut_before(EXPORTED)
+        trained = self.recipe.recover is not None
+
+        def work(directory: Path) -> None:
+            last = self.sources()[-1]
+            adapter = str(last.adapter) if last.adapter else None
+            result = export_model(last.model, directory / GGUF, config.model_copy(update={"adapter": adapter}))
+            write_json(directory / EXPORT, result.to_dict())
+
+        return Stage(
+            EXPORTED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=outside,
+            needs=(*needs, TRAINED) if trained else needs,
         )
 
     def _time(self) -> Stage:

@@ -17,6 +17,7 @@ from secateur.cli.attention import attention
 from secateur.cli.command import Command
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
+from secateur.cli.export import export
 from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.longrange import longrange
 from secateur.cli.merge import merge
@@ -29,7 +30,7 @@ from secateur.cli.sparsify import sparsify
 
 COMMANDS: dict[str, Command | Group] = {
     command.name: command
-    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, report)
+    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, export, report)
 }
 
 

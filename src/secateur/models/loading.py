@@ -14,7 +14,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from secateur.errors import InputError, ModelError
 from secateur.models import embedded
@@ -201,6 +208,24 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
     model.config.__dict__.pop("quantization_config", None)
     adapter_of(model)
     return model, with_pad_token(tokenizer)
+
+
+def load_settings(
+    name: str | Path, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """A model's config and tokenizer, without its weights. Arguments and errors as `load`."""
+    path = find_model(name)
+    if path.is_dir():
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return config, load_tokenizer(path, trust_remote_code=trust_remote_code)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{path} could not be loaded: {reason}") from error
+    return config, with_pad_token(tokenizer)
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

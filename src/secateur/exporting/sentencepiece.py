@@ -1,0 +1,81 @@
+"""SentencePiece's BPE as llama.cpp has it: no list of merges, but a score for each piece.
+
+llama.cpp merges any two neighbours whose text together is a piece, the pair with the highest score first. A
+`tokenizer.json` lists the pairs instead. Both do the same where every way to put a piece together from two others is
+listed, and the pieces come one after the other in that list; that is checked, since otherwise they would not.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gguf
+
+from secateur.errors import ModelError
+
+SPACE = "▁"
+TYPE = gguf.TokenType
+
+
+def is_sentencepiece(content: Mapping[str, Any]) -> bool:
+    """Whether a `tokenizer.json` writes spaces as ▁ and unknown characters as bytes, as Llama 2 and Mistral do.
+
+    Raises:
+        ModelError: it does, but puts its first space otherwise than llama.cpp.
+    """
+    if not content["model"].get("byte_fallback"):
+        return False
+    normalizer, pre_tokenizer = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
+    kinds = [step["type"] for step in normalizer.get("normalizers", [])]
+    as_normalizer = kinds == ["Prepend", "Replace"] and not pre_tokenizer
+    as_metaspace = (
+        not normalizer
+        and pre_tokenizer.get("type") == "Metaspace"
+        and pre_tokenizer["prepend_scheme"] in ("first", "always")
+        and not pre_tokenizer.get("split", True)
+    )
+    if not as_normalizer and not as_metaspace:
+        raise ModelError(
+            "the tokenizer falls back to bytes but does not put one ▁ before a text and for each space; llama.cpp has "
+            "no such rule, and it cannot be exported"
+        )
+    return True
+
+
+def piece_scores(content: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> list[float]:
+    """A score for each token, so that llama.cpp merges in the order of the list of merges.
+
+    Args:
+        content: of the `tokenizer.json`.
+        tokens: by id.
+        types: of each token.
+
+    Raises:
+        ModelError: no scores give that order.
+    """
+    merges = [
+        tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in content["model"]["merges"]
+    ]
+    order: dict[str, int] = {}
+    last = None
+    for left, right in merges:
+        piece = left + right
+        if piece in order and piece != last:
+            raise _no_scores(f"'{piece}' comes up twice in the list of merges, with others between")
+        order.setdefault(piece, len(order))
+        last = piece
+    pieces = {token for token, kind in zip(tokens, types, strict=True) if kind == TYPE.NORMAL}
+    listed = set(merges)
+    for piece in pieces:
+        for cut in range(1, len(piece)):
+            parts = piece[:cut], piece[cut:]
+            if parts[0] in pieces and parts[1] in pieces and parts not in listed:
+                raise _no_scores(f"'{parts[0]}' and '{parts[1]}' do not merge although '{piece}' is a token")
+    lowest = -float(len(order) + 1)
+    return [
+        0.0 if kind != TYPE.NORMAL else -float(order[token]) if token in order else lowest
+        for token, kind in zip(tokens, types, strict=True)
+    ]
+
+
+def _no_scores(reason: str) -> ModelError:
+    return ModelError(f"the tokenizer merges in an order that llama.cpp cannot have: {reason}; it cannot be exported")
