@@ -210,9 +210,9 @@ class Pipeline:
             models += ["recovered"] if merged else ["--adapter", "recovered"]
         if self.recipe.export is not None:
             last = self.sources()[-1]
-            of_adapter = [models[-3], *models[-2:]] if last.adapter else [models[-1]]
-            words = ("secateur", "export", *of_adapter, "-o", GGUF)
-            commands.append(("The export", command_text(*words, config=self.recipe.export)))
+            exported = models[-3:] if last.adapter else models[-1:]
+            line = command_text("secateur", "export", *exported, "-o", GGUF, config=self.recipe.export)
+            commands.append(("The export", line))
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]

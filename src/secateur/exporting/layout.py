@@ -1,10 +1,10 @@
 """Which of llama.cpp's architectures carries a model, and what of a model none of them can carry.
 
 An architecture of llama.cpp is a graph written in C++. Those of Llama, Qwen2 and Qwen3 take one width for all layers.
-`deci` (Nemotron's) is Llama's graph with query heads, key/value heads and MLP widths read layer by layer; it applies
-projections' biases where a file has them, so that it carries Qwen2 too: uneven, and with a number of heads that does not
-add up to the hidden size, which `qwen2` cannot have. `openelm` does the same with norms on queries
-and keys, as Qwen3 has them, and always multiplies by the embeddings at the end.
+`deci` (Nemotron's) is Llama's graph with query heads, key/value heads and MLP widths read layer by layer. It applies
+projections' biases where a file has them, and so carries Qwen2 as well: uneven, and with heads that do not add up to
+the hidden size, which `qwen2` cannot have. `openelm` reads widths per layer too and norms queries and keys, as Qwen3
+does; it always multiplies by the embeddings at the end.
 """
 
 from collections.abc import Sequence

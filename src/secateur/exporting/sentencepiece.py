@@ -2,7 +2,8 @@
 
 llama.cpp merges any two neighbours whose text together is a piece, the pair with the highest score first. A
 `tokenizer.json` lists the pairs instead. Both do the same where every way to put a piece together from two others is
-listed, and the pieces come one after the other in that list; that is checked, since otherwise they would not.
+listed, and the pieces come one after the other in that list; that is checked, since otherwise they would not. Runs of
+spaces may be out of order: SentencePiece gives those of Llama and Mistral one score, and merges them from the left.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,25 +57,34 @@ def piece_scores(content: Mapping[str, Any], tokens: Sequence[str], types: Seque
         tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in content["model"]["merges"]
     ]
     order: dict[str, int] = {}
-    last = None
+    last, runs_tie = None, False
     for left, right in merges:
         piece = left + right
         if piece in order and piece != last:
-            raise _no_scores(f"'{piece}' comes up twice in the list of merges, with others between")
+            if piece.strip(SPACE):
+                raise _no_scores(f"'{piece}' comes up twice in the list of merges, with others between")
+            runs_tie = True
         order.setdefault(piece, len(order))
         last = piece
+    if runs_tie:
+        runs = [piece for piece in order if not piece.strip(SPACE)]
+        order.update(dict.fromkeys(runs, max(order[run] for run in runs)))
     pieces = {token for token, kind in zip(tokens, types, strict=True) if kind == TYPE.NORMAL}
-    listed = set(merges)
-    for piece in pieces:
-        for cut in range(1, len(piece)):
-            parts = piece[:cut], piece[cut:]
-            if parts[0] in pieces and parts[1] in pieces and parts not in listed:
-                raise _no_scores(f"'{parts[0]}' and '{parts[1]}' do not merge although '{piece}' is a token")
+    _require_all_pairs(pieces, set(merges))
     lowest = -float(len(order) + 1)
     return [
         0.0 if kind != TYPE.NORMAL else -float(order[token]) if token in order else lowest
         for token, kind in zip(tokens, types, strict=True)
     ]
+
+
+def _require_all_pairs(pieces: set[str], listed: set[tuple[str, ...]]) -> None:
+    """Raise `ModelError` where two pieces together are a third and the list of merges does not say so."""
+    for piece in pieces:
+        for cut in range(1, len(piece)):
+            parts = piece[:cut], piece[cut:]
+            if parts[0] in pieces and parts[1] in pieces and parts not in listed:
+                raise _no_scores(f"'{parts[0]}' and '{parts[1]}' do not merge although '{piece}' is a token")
 
 
 def _no_scores(reason: str) -> ModelError:

@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 TYPE = gguf.TokenType
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
-NEVER = "[PAD] [PAD]"  # llama.cpp wants a merge; this one has nothing to apply to
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         return Vocabulary(SENTENCEPIECE, "default", scores=piece_scores(content, tokens, types), **common)
     _require_plain_bytes(content)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
-    return Vocabulary(BYTE_LEVEL, pre_tokenizer_name(content), merges=merges or [NEVER], **common)
+    return Vocabulary(BYTE_LEVEL, pre_tokenizer_name(content), merges=merges, **common)
 
 
 def _tokens(content: Mapping[str, Any]) -> tuple[list[str], list[int]]:
@@ -187,6 +186,8 @@ def _require_plain_bytes(content: Mapping[str, Any]) -> None:
             f"the tokenizer rewrites text first ({normalizer['type']}), which llama.cpp does not; it cannot be exported"
         )
     model = content["model"]
+    if not model["merges"]:
+        raise ModelError("the tokenizer has no merges, and llama.cpp needs some; it cannot be exported")
     affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     if affixes or model.get("dropout") or model.get("byte_fallback"):
         raise ModelError("the tokenizer's BPE marks parts of words, which llama.cpp does not; it cannot be exported")

@@ -32,6 +32,8 @@ from secateur.models.options import DType
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# llama.cpp's architectures for models that Transformers reads from a directory only.
+UNEVEN_GGUF = ("deci", "openelm")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -201,13 +203,23 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
                 file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
             )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{file} could not be loaded: {reason}") from error
+        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
     model.hf_quantizer = None
     model.is_quantized = False
     model.config.__dict__.pop("quantization_config", None)
     adapter_of(model)
     return model, with_pad_token(tokenizer)
+
+
+def _why(file: Path, error: Exception) -> str:
+    """Why a GGUF file could not be loaded, in plain words where it is one that `secateur export` wrote."""
+    reason = str(error).strip().splitlines()[0]
+    if not any(name in reason for name in UNEVEN_GGUF):
+        return reason
+    return (
+        "its layers have widths of their own, or its heads do not add up to the hidden size, which llama.cpp reads and "
+        "Transformers does not; name the model directory that it was exported from"
+    )
 
 
 def load_settings(
@@ -223,8 +235,7 @@ def load_settings(
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{path} could not be loaded: {reason}") from error
+        raise ModelError(f"{path} could not be loaded: {_why(path, error)}") from error
     return config, with_pad_token(tokenizer)
 
 
