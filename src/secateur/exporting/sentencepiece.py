@@ -6,12 +6,15 @@ listed, and the pieces come one after the other in that list; that is checked, s
 spaces may be out of order: SentencePiece gives those of Llama and Mistral one score, and merges them from the left.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gguf
 
 from secateur.errors import ModelError
+
+logger = logging.getLogger(__name__)
 
 SPACE = "▁"
 TYPE = gguf.TokenType
@@ -38,6 +41,11 @@ def is_sentencepiece(content: Mapping[str, Any]) -> bool:
         raise ModelError(
             "the tokenizer falls back to bytes but does not put one ▁ before a text and for each space; llama.cpp has "
             "no such rule, and it cannot be exported"
+        )
+    if as_metaspace:
+        logger.warning(
+            "llama.cpp puts a ▁ before every text and after every special token, the tokenizer only where none is yet: "
+            "text that begins with a space, or follows a special token, is split otherwise"
         )
     return True
 
