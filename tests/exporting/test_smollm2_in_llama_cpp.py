@@ -24,7 +24,7 @@ NEW_TOKENS = 24
 WINDOW, FIRST = 96, 16
 UNDECIDED = 0.01  # nats; float16 moves log-probabilities by so much
 KINDS = ("original", "even", "uneven", "recovered")
-CUT = {"ratio": 0.2, "samples": 4, "seqlen": 128, "own_text": 0, "layer_importance": "similarity"}
+CUT = {"ratio": 0.2, "samples": 4, "seqlen": 128, "own_text": 0}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def test_same_tokens_and_perplexity(
 
 @torch.no_grad()
 def require_same_way(model: PreTrainedModel, prompt: list[int], written: list[int]) -> None:
-    """Each token that llama.cpp wrote must be Transformers' most probable one there, unless two are as good as equal."""
+    """Each token that llama.cpp wrote must be the most probable one in Transformers, unless two are as good as equal."""
     assert len(written) == NEW_TOKENS
     logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
     chosen = logits.gather(1, torch.tensor(written)[:, None])[:, 0]
