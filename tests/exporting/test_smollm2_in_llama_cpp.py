@@ -76,7 +76,7 @@ def test_same_tokens_and_perplexity(
 
 @torch.no_grad()
 def require_same_way(model: PreTrainedModel, prompt: list[int], written: list[int]) -> None:
-    """Each token that llama.cpp wrote must be the most probable one in Transformers, unless two are as good as equal."""
+    """Each token that llama.cpp wrote is the most probable one in Transformers, unless two are as good as equal."""
     assert len(written) == NEW_TOKENS
     logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
     chosen = logits.gather(1, torch.tensor(written)[:, None])[:, 0]
