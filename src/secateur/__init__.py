@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur.evaluation import diagnose
     from secateur.evaluation.evaluate import evaluate
+    from secateur.exporting.export import export
     from secateur.models import load, save
     from secateur.pruning.prune import prune
     from secateur.pruning.search.rounds import search
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
     from secateur.recovery.recover import recover
     from secateur.sparsity.sparsify import sparsify
 
-__all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save", "search", "sparsify"]
+__all__ = ["diagnose", "evaluate", "export", "load", "merge", "prune", "recover", "save", "search", "sparsify"]
 
 _HOMES = {
     "diagnose": "secateur.evaluation",
     "evaluate": "secateur.evaluation",
+    "export": "secateur.exporting",
     "load": "secateur.models",
     "merge": "secateur.recovery",
     "prune": "secateur.pruning",

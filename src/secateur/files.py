@@ -59,6 +59,67 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
     return target
 
 
+def require_new_file(
+    file: str | Path, suffix: str, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+) -> Path:
+    """Check, before any work is done, that a result may be written to one file.
+
+    Args:
+        file: where it will go.
+        suffix: how such files are named, `.gguf`.
+        overwrite: whether a file of that name may be replaced.
+        inputs: models and texts that the work reads, as the user names them; None is passed over.
+
+    Returns:
+        The file as a `Path`.
+
+    Raises:
+        OutputError: it is named otherwise, is there and `overwrite` is off, is read by the work, or cannot be written.
+    """
+    target = Path(file).expanduser()
+    if target.is_dir():
+        raise OutputError(f"{target} is a directory; name a file, {target / f'model{suffix}'}")
+    if target.suffix != suffix:
+        raise OutputError(f"{target} does not end in {suffix}; name the output model{suffix} or the like")
+    if any(name is not None and input_path(name).resolve() == target.resolve() for name in inputs):
+        raise OutputError(f"{target} is read by this very command; name another file for the output")
+    if (target.exists() or target.is_symlink()) and not target.is_file():
+        raise OutputError(f"{target} is no ordinary file, and so is not replaced; name another file")
+    if target.is_file() and not overwrite:
+        raise OutputError(f"{target} is there already; name another file or pass --overwrite")
+    existing = next(parent for parent in target.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"{target} cannot be written; name a file in a directory that can")
+    return target
+
+
+@contextmanager
+def new_file(file: str | Path, suffix: str, overwrite: bool = False) -> Iterator[Path]:
+    """Fill a file beside `file` and rename it into place when the block ends without an error.
+
+    Yields:
+        The path to write to. What is there is removed if the block raises.
+
+    Raises:
+        OutputError: as `require_new_file`, or the disk is full.
+    """
+    target = require_new_file(file, suffix, overwrite)
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=suffix, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
 def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
     """Check a file for figures before the work whose figures it is for.
 

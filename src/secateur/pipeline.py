@@ -13,6 +13,7 @@ from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
+from secateur.exporting import ExportConfig
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
@@ -34,6 +35,8 @@ from secateur.steps import (
     STRATEGY,
     ZEROS,
     ZEROS_MAP,
+    check_export,
+    export_model,
     prune_model,
     recover_model,
     sparsify_model,
@@ -41,7 +44,9 @@ from secateur.steps import (
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, SEARCHED, CUT, SPARSE, TRAINED, TIMED = "importance", "search", "prune", "sparsify", "recover", "speed"
+EXPORT, GGUF = "export.json", "model.gguf"
+SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
+TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -104,6 +109,8 @@ def _check_inputs(recipe: Recipe) -> None:
         if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
     load_tasks(recipe.evaluate)
+    if recipe.export is not None:
+        check_export(recipe.model, recipe.export)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -148,6 +155,8 @@ class Pipeline:
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
             stages += [self._recover(recover), self._measure("recovered", TRAINED)]
+        if self.recipe.export is not None:
+            stages.append(self._export(self.recipe.export))
         if self.recipe.evaluate.speed:
             stages.append(self._time())
         return stages
@@ -196,6 +205,7 @@ class Pipeline:
             "sample_tokens": self.recipe.samples.max_new_tokens,
             "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
             "training": training,
+            **({"export": _read(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
             "versions": versions(),
             "machine": machine(),
         }
@@ -221,6 +231,11 @@ class Pipeline:
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
             merged = self.sources()[-1].adapter is None
             models += ["recovered"] if merged else ["--adapter", "recovered"]
+        if self.recipe.export is not None:
+            last = self.sources()[-1]
+            exported = models[-3:] if last.adapter else models[-1:]
+            line = command_text("secateur", "export", *exported, "-o", GGUF, config=self.recipe.export)
+            commands.append(("The export", line))
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
@@ -344,6 +359,24 @@ class Pipeline:
             work,
             inputs=tuple(inputs),
             needs=needs,
+        )
+
+    def _export(self, config: ExportConfig) -> Stage:
+        _, needs, outside = self._cut_before(EXPORTED)
+        trained = self.recipe.recover is not None
+
+        def work(directory: Path) -> None:
+            last = self.sources()[-1]
+            adapter = str(last.adapter) if last.adapter else None
+            result = export_model(last.model, directory / GGUF, config.model_copy(update={"adapter": adapter}))
+            write_json(directory / EXPORT, result.to_dict())
+
+        return Stage(
+            EXPORTED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=outside,
+            needs=(*needs, TRAINED) if trained else needs,
         )
 
     def _time(self) -> Stage:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
+from secateur.exporting import ExportConfig
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
@@ -64,6 +65,9 @@ class Recipe(LoadOptions):
     recover: RecoverConfig | None = Field(
         default=None, description="Options of secateur recover; without it there is no training."
     )
+    export: ExportConfig | None = Field(
+        default=None, description="Options of secateur export, for the last model; without it no GGUF file is written."
+    )
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="Options of secateur evaluate, for every stage."
     )
@@ -86,7 +90,7 @@ class Recipe(LoadOptions):
         for name, section in {"evaluate": {}, **values}.items():
             kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
             if kind is not None and isinstance(section, dict):
-                handed[name] = {key: shared[key] for key in shared if key in kind.model_fields} | section
+                handed[name] = {key: shared[key] for key in shared if _same_option(cls, kind, key)} | section
         return handed
 
     @model_validator(mode="after")
@@ -107,6 +111,19 @@ class Recipe(LoadOptions):
             raise ValueError(f"the search decides prune.{given[0]}; leave it out, or write it below search")
         if not self.prune.compensate:
             raise ValueError("a search is for a cut that is re-fitted; leave out prune.compensate")
+        return self
+
+    @model_validator(mode="after")
+    def _exports_its_last_model(self) -> Self:
+        if self.export is None:
+            return self
+        if self.export.adapter is not None:
+            raise ValueError("export.adapter is for the command; a run exports the last model of its own stages")
+        if self.sparsify is not None and self.recover is not None and self.recover.writes_adapter:
+            raise ValueError(
+                "export needs whole weights, and recover.method lora leaves an adapter beside the zeros of sparsify; "
+                "use recover.method masked-lora"
+            )
         return self
 
     @model_validator(mode="after")
@@ -229,6 +246,12 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
         found = [_model_of(kind) for kind in typing.get_args(annotation)]
         return next((kind for kind in found if kind is not None), None)
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _same_option(recipe: type[BaseModel], section: type[BaseModel], key: str) -> bool:
+    """Whether a section has a shared option, and not another one of the same name, as `export` with its `dtype`."""
+    field = section.model_fields.get(key)
+    return field is not None and field.annotation == recipe.model_fields[key].annotation
 
 
 def _complaint(problem: Mapping[str, Any], source: str, lines: Mapping[Place, int]) -> str:

@@ -16,10 +16,12 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import load_corpus, token_windows
+from secateur.errors import InputError
 from secateur.evaluation import perplexity
-from secateur.files import require_free, write_text
+from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
+from secateur.files import require_free, require_new_file, write_text
 from secateur.models import attach_adapter, find_model, load, save
-from secateur.models.loading import remember_checkpoint_dtype
+from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import zero_masks
 from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
@@ -127,6 +129,37 @@ def merge_model(
             merged = merge_adapter(model, config.adapter, allow_dense=config.allow_dense)
         save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
     return cost
+
+
+def export_model(name: str, output: Path, config: ExportConfig, *, overwrite: bool = False) -> ExportResult:
+    """Load a model, add an adapter to its weights where one is given, write it as GGUF.
+
+    Args:
+        name: a hub id, directory, `.gguf` file or `smollm2-135m`.
+        output: the new file.
+        config: how it is written.
+        overwrite: replace `output`.
+
+    Raises:
+        SecateurError: what `load`, `merge_adapter` and `export` raise.
+    """
+    require_new_file(output, ".gguf", overwrite, [name, config.adapter])
+    check_export(name, config)
+    # In float32 everything that is stored keeps its value.
+    model, tokenizer = load(name, dtype="float32", device="cpu", trust_remote_code=config.trust_remote_code)
+    if config.adapter is not None:
+        if zero_masks(model):
+            raise InputError(
+                "the model has zeros, which the adapter would fill; merge it first: secateur merge MODEL --adapter "
+                f"{config.adapter} with --keep-zeros or --allow-dense"
+            )
+        model = merge_adapter(model, config.adapter)
+    return export(model, tokenizer, output, config.model_copy(update={"adapter": None}), overwrite=overwrite)
+
+
+def check_export(name: str, config: ExportConfig) -> None:
+    """Check without loading its weights whether a model, cut or uncut, can be exported. Raises `ModelError`."""
+    require_exportable(*load_settings(name, trust_remote_code=config.trust_remote_code))
 
 
 def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -18,6 +18,7 @@ from secateur.cli.command import Command
 from secateur.cli.compare import compare
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
+from secateur.cli.export import export
 from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.longrange import longrange
 from secateur.cli.merge import merge
@@ -34,7 +35,7 @@ COMMANDS: dict[str, Command | Group] = {
     command.name: command
     for command in (
         *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
-        *(evaluate, compare, diagnose, report),
+        *(evaluate, compare, diagnose, export, report),
     )
 }
 

@@ -14,7 +14,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from secateur.errors import InputError, ModelError
 from secateur.models import embedded
@@ -26,6 +33,8 @@ from secateur.models.processes import local_number, process_count
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# llama.cpp's architectures for models that Transformers reads from a directory only.
+UNEVEN_GGUF = ("deci", "openelm")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -200,13 +209,40 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
                 file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
             )
     except (ValueError, RuntimeError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{file} could not be loaded: {reason}") from error
+        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
     model.hf_quantizer = None
     model.is_quantized = False
     model.config.__dict__.pop("quantization_config", None)
     adapter_of(model)
     return model, with_pad_token(tokenizer)
+
+
+def _why(file: Path, error: Exception) -> str:
+    """Why a GGUF file could not be loaded, in plain words where it is one that `secateur export` wrote."""
+    reason = str(error).strip().splitlines()[0]
+    if not any(name in reason for name in UNEVEN_GGUF):
+        return reason
+    return (
+        "its layers have widths of their own, or its heads do not add up to the hidden size, which llama.cpp reads and "
+        "Transformers does not; name the model directory that it was exported from"
+    )
+
+
+def load_settings(
+    name: str | Path, *, trust_remote_code: bool = False
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """A model's config and tokenizer, without its weights. Arguments and errors as `load`."""
+    path = find_model(name)
+    if path.is_dir():
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return config, load_tokenizer(path, trust_remote_code=trust_remote_code)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise ModelError(f"{path} could not be loaded: {_why(path, error)}") from error
+    return config, with_pad_token(tokenizer)
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -1,0 +1,211 @@
+"""A model and its tokenizer as one GGUF file."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.console import track
+from secateur.errors import InputError
+from secateur.exporting.config import ExportConfig
+from secateur.exporting.layout import Layout, embeddings, layout_of, require_carried
+from secateur.exporting.rope import Rope, rope_of
+from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
+from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
+from secateur.files import new_file
+from secateur.models import count_parameters
+from secateur.models.checks import require_finite
+from secateur.models.options import configured
+
+logger = logging.getLogger(__name__)
+
+FILE_TYPES = {
+    QUANT.F16: gguf.LlamaFileType.MOSTLY_F16,
+    QUANT.BF16: gguf.LlamaFileType.MOSTLY_BF16,
+    QUANT.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written.
+
+    Attributes:
+        architecture: llama.cpp's graph that runs it.
+        per_layer: whether the layers' widths stand in the file one by one.
+        pre_tokenizer: llama.cpp's name for how text is split.
+        dtype: the number format asked for.
+        parameters: of the model.
+        parameters_in_file: more than that where layers were filled up with zeros.
+        bytes: size of the file.
+        tensors: how many of each number format.
+    """
+
+    architecture: str
+    per_layer: bool
+    pre_tokenizer: str
+    dtype: str
+    parameters: int
+    parameters_in_file: int
+    bytes: int
+    tensors: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for `--json`."""
+        return asdict(self)
+
+
+def export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | Path,
+    config: ExportConfig | None = None,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> ExportResult:
+    """Write a model as GGUF, for llama.cpp.
+
+    Args:
+        model: a causal language model of a supported family, even or uneven, without an adapter.
+        tokenizer: its tokenizer.
+        path: the file, `….gguf`. It appears whole or not at all.
+        config: how it is written.
+        overwrite: replace a file that is there.
+        options: fields of `ExportConfig`, instead of `config` or over it: `dtype="q8_0"`.
+
+    Raises:
+        InputError: an option is refused, or an adapter stands beside the weights.
+        ModelError: llama.cpp cannot run the model, or has no tokenizer that does the same.
+        OutputError: the file is there already or cannot be written.
+    """
+    config = configured(ExportConfig, config, options)
+    if config.adapter is not None:
+        raise InputError("adapter is for the command; in Python merge first: model = secateur.merge(model, directory)")
+    layout = layout_of(model)
+    require_finite(model, "the model")
+    rows = embeddings(model).shape[0]
+    vocabulary = read_vocabulary(tokenizer).resized(rows)
+    parts = list(entries(model, layout))
+    kinds = [format_of(part.shape, config.dtype) for part in parts]
+    with new_file(path, ".gguf", overwrite) as file:
+        writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
+        try:
+            writer.add_name(Path(path).stem)
+            writer.add_file_type(FILE_TYPES[FORMATS[config.dtype]])
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            _add_shape(writer, model, layout, rows)
+            vocabulary.write(writer)
+            _write(writer, parts, kinds)
+        finally:
+            writer.close()
+        size = file.stat().st_size
+    return _result(model, layout, vocabulary, config, parts, kinds, size)
+
+
+def require_exportable(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check without any weights whether a model, cut or uncut, can be exported.
+
+    Raises:
+        ModelError: llama.cpp cannot run the model, or has no tokenizer that does the same.
+    """
+    require_carried(config)
+    read_vocabulary(tokenizer).resized(config.vocab_size)
+
+
+def _add_shape(writer: gguf.GGUFWriter, model: PreTrainedModel, layout: Layout, rows: int) -> None:
+    config = model.config
+    writer.add_context_length(_context_length(config))
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(len(layout.widths))
+    writer.add_vocab_size(rows)
+    writer.add_head_count(_column(layout, "num_attention_heads"))
+    writer.add_head_count_kv(_column(layout, "num_key_value_heads"))
+    writer.add_feed_forward_length(_column(layout, "intermediate_size"))
+    writer.add_key_length(layout.head_dim)
+    writer.add_value_length(layout.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_rope(writer, rope_of(config), layout.head_dim)
+
+
+def _add_rope(writer: gguf.GGUFWriter, rope: Rope, head_dim: int) -> None:
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope.base)
+    if rope.scaling is None:
+        return
+    writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
+    writer.add_rope_scaling_factor(rope.factor)
+    if rope.original_length:
+        fast, slow = rope.betas
+        writer.add_rope_scaling_orig_ctx_len(rope.original_length)
+        writer.add_rope_scaling_yarn_beta_fast(fast)
+        writer.add_rope_scaling_yarn_beta_slow(slow)
+
+
+def _context_length(config: Any) -> int:
+    """Positions that the model was made for, at most its sliding window: llama.cpp's graphs have none here."""
+    longest = int(config.max_position_embeddings)
+    window = getattr(config, "sliding_window", None)
+    if window is None or window >= longest:
+        return longest
+    logger.warning(
+        "The model attends to the last %d tokens only and llama.cpp, in this architecture, to all: the same up "
+        "to %d tokens, which is the context length in the file",
+        window,
+        window,
+    )
+    return int(window)
+
+
+def _column(layout: Layout, field: str) -> int | list[int]:
+    """One of the widths: a number where all layers have the same, in the architectures of even models, else a list."""
+    values = [getattr(width, field) for width in layout.widths]
+    return values if layout.per_layer else values[0]
+
+
+def _write(writer: gguf.GGUFWriter, parts: Sequence[Entry], kinds: Sequence[gguf.GGMLQuantizationType]) -> None:
+    """Header first, then one tensor after the other, so that no more than one is held."""
+    for part, kind in zip(parts, kinds, strict=True):
+        shape = gguf.quant_shape_to_byte_shape(part.shape, kind)
+        writer.add_tensor_info(part.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for part, kind in track(zip(parts, kinds, strict=True), "Writing", total=len(parts)):
+        writer.write_tensor_data(encoded(part, kind))
+
+
+def _result(
+    model: PreTrainedModel,
+    layout: Layout,
+    vocabulary: Vocabulary,
+    config: ExportConfig,
+    parts: Sequence[Entry],
+    kinds: Sequence[gguf.GGMLQuantizationType],
+    size: int,
+) -> ExportResult:
+    result = ExportResult(
+        architecture=gguf.MODEL_ARCH_NAMES[layout.architecture],
+        per_layer=layout.per_layer,
+        pre_tokenizer=vocabulary.pre,
+        dtype=config.dtype,
+        parameters=count_parameters(model),
+        parameters_in_file=sum(math.prod(part.shape) for part in parts if part.name != ROPE_FACTORS),
+        bytes=size,
+        tensors=dict(Counter(kind.name.lower() for kind in kinds)),
+    )
+    if layout.filled:
+        logger.warning(
+            "llama.cpp has no graph for this model's layers of different widths: they are filled up with zeros, and "
+            "the file has %s parameters where the model has %s",
+            f"{result.parameters_in_file:,}",
+            f"{result.parameters:,}",
+        )
+    return result

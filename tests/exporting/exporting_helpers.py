@@ -1,0 +1,113 @@
+"""llama.cpp, by the package xllamacpp: what it makes of an exported file."""
+
+import json
+import math
+import os
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from secateur.data import load_corpus
+from secateur.models import adapter_of, declare_widths
+from secateur.models.widths import keep_columns, keep_rows
+
+xllamacpp: Any = pytest.importorskip("xllamacpp")
+
+MOST_PROBABLE = 1000
+
+
+class LlamaCpp:
+    """A GGUF file, loaded by llama.cpp."""
+
+    def __init__(self, file: Path, context: int = 512) -> None:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(file)
+        params.n_ctx, params.n_parallel = context, 1
+        params.cpuparams.n_threads = os.cpu_count() or 1
+        params.warmup, params.verbosity = False, 0
+        self.server = xllamacpp.Server(params)
+        self.visible = self.tokens("a", special=False)[-1]
+
+    def tokens(self, text: str, special: bool = True) -> list[int]:
+        """Its own tokens of a text."""
+        return self._ask("/tokenize", {"content": text, "add_special": special, "parse_special": special})["tokens"]
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """The `count` tokens that it writes on, the most probable each time."""
+        settings = {"n_predict": count, "temperature": 0, "ignore_eos": True, "return_tokens": True}
+        return self._ask("/completion", {"prompt": [int(token) for token in prompt], **settings})["tokens"]
+
+    def next_log_probabilities(self, prompt: Sequence[int], most: int) -> dict[int, float]:
+        """Log-probabilities of the `most` probable next tokens."""
+        # The server tells no probabilities of a token that is half a character, so that an "a" is made to come next;
+        # the probabilities are those before that.
+        settings = {"n_predict": 1, "temperature": 0, "n_probs": most, "logit_bias": [[self.visible, 1e4]]}
+        answer = self._ask("/completion", {"prompt": [int(token) for token in prompt], **settings})
+        return {each["id"]: each["logprob"] for each in answer["completion_probabilities"][0]["top_logprobs"]}
+
+    def perplexity(self, window: Sequence[int], first: int, vocabulary: int) -> float:
+        """Of the tokens of a window from the position `first` on."""
+        loss = 0.0
+        for position in range(first, len(window)):
+            before, token = list(window[:position]), int(window[position])
+            probable = self.next_log_probabilities(before, min(MOST_PROBABLE, vocabulary))
+            if token not in probable:
+                probable = self.next_log_probabilities(before, vocabulary)
+            loss -= probable[token]
+        return math.exp(loss / (len(window) - first))
+
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.server.listening_address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+
+WIDTHS = ((4, 96), (3, 40), (1, 33), (2, 64))
+
+
+def cut_unevenly(model: PreTrainedModel, widths: Sequence[tuple[int, int]] = WIDTHS) -> PreTrainedModel:
+    """Leave each layer of a tiny model so many key/value heads, with their query heads, and MLP channels."""
+    adapter = adapter_of(model)
+    for layer, (heads, channels) in zip(adapter.layers(model), widths, strict=True):
+        query, key, value, output = adapter.attention_linears(layer)
+        gate, up, down = adapter.mlp_linears(layer)
+        group = query.out_features // key.out_features
+        rows = heads * adapter.head_dim(layer)
+        for linear in (key, value):
+            keep_rows(linear, range(rows))
+        keep_rows(query, range(group * rows))
+        keep_columns(output, range(group * rows))
+        for linear in (gate, up):
+            keep_rows(linear, range(channels))
+        keep_columns(down, range(channels))
+    declare_widths(model)
+    return model
+
+
+def byte_tokenizer(
+    pre_tokenizer: pre_tokenizers.PreTokenizer, ignore_merges: bool = False, size: int = 300
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with these rules."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, special_tokens=["<bos>", "<eos>"], show_progress=False
+    )
+    tokenizer.train_from_iterator([load_corpus("pydocs").text[:200_000]], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>")
+
+
+def log_probabilities(model: Any, prompt: Sequence[int]) -> torch.Tensor:
+    """Transformers' log-probabilities of the next token, (vocabulary,), in float32."""
+    with torch.no_grad():
+        return model(torch.tensor([list(prompt)])).logits[0, -1].float().log_softmax(-1)

@@ -1,0 +1,92 @@
+"""SmolLM2 in llama.cpp: original, cut even and uneven, recovered; the same greedy tokens and perplexity."""
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from exporting_helpers import LlamaCpp
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+import secateur
+from secateur.data import load_corpus, token_windows
+
+PROMPTS = (
+    "The capital of France is",
+    "Water boils at a temperature of",
+    "def fibonacci(n):",
+    "Once upon a time there was",
+    "The for statement is used to iterate over",
+)
+NEW_TOKENS = 24
+WINDOW, FIRST = 96, 16
+UNDECIDED = 0.01  # nats; float16 moves log-probabilities by so much
+KINDS = ("original", "even", "uneven", "recovered")
+CUT = {"ratio": 0.2, "samples": 4, "seqlen": 128, "own_text": 0}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in float32 and its file."""
+
+    model: PreTrainedModel
+    file: Path
+    architecture: str
+
+
+@pytest.fixture(scope="module")
+def exports(
+    smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Exported]:
+    torch.set_num_threads(2)
+    directory = tmp_path_factory.mktemp("smollm2")
+    original, tokenizer = smollm2
+    even, uneven = copy.deepcopy(original), copy.deepcopy(original)
+    secateur.prune(even, tokenizer, even=True, **CUT)
+    secateur.prune(uneven, tokenizer, **CUT)
+    recovered = copy.deepcopy(uneven)
+    settings = {"samples": 8, "seqlen": 64, "val_size": 0, "max_minutes": 1, "batch_size": 4}
+    secateur.recover(recovered, tokenizer, directory / "recovered", merge=True, **settings)
+    recovered, _ = secateur.load(directory / "recovered", dtype="float32", device="cpu")
+    exports = {}
+    for kind, model in zip(KINDS, (original, even, uneven, recovered), strict=True):
+        file = directory / f"{kind}.gguf"
+        exports[kind] = Exported(model, file, secateur.export(model, tokenizer, file).architecture)
+    return exports
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_tokens_and_perplexity(
+    kind: str, exports: dict[str, Exported], smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast]
+) -> None:
+    exported, tokenizer = exports[kind], smollm2[1]
+    assert exported.architecture == ("deci" if kind in ("uneven", "recovered") else "llama")
+    llama_cpp = LlamaCpp(exported.file)
+    for prompt in PROMPTS:
+        tokens = tokenizer(prompt).input_ids
+        assert llama_cpp.tokens(prompt) == tokens
+        require_same_way(exported.model, tokens, llama_cpp.greedy(tokens, NEW_TOKENS))
+    window = token_windows(tokenizer, load_corpus("pydocs", "test"), WINDOW, limit=1)[0].tolist()
+    found = llama_cpp.perplexity(window, FIRST, len(tokenizer))
+    assert found == pytest.approx(perplexity(exported.model, window), rel=0.01)
+
+
+@torch.no_grad()
+def require_same_way(model: PreTrainedModel, prompt: list[int], written: list[int]) -> None:
+    """Each token that llama.cpp wrote is the most probable one in Transformers, unless two are as good as equal."""
+    assert len(written) == NEW_TOKENS
+    logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
+    chosen = logits.gather(1, torch.tensor(written)[:, None])[:, 0]
+    behind = logits.max(-1).values - chosen
+    assert float(behind.max()) < UNDECIDED
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, window: list[int]) -> float:
+    """Of the tokens from `FIRST` on, as `LlamaCpp.perplexity`."""
+    log_probabilities = model(torch.tensor([window])).logits[0, :-1].float().log_softmax(-1)
+    of_next = log_probabilities.gather(1, torch.tensor(window[1:])[:, None])[FIRST - 1 :]
+    return math.exp(-float(of_next.mean()))
