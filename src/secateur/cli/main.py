@@ -21,6 +21,7 @@ from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.longrange import longrange
 from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
+from secateur.cli.plan import plan
 from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.report import report
@@ -29,7 +30,7 @@ from secateur.cli.sparsify import sparsify
 
 COMMANDS: dict[str, Command | Group] = {
     command.name: command
-    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, report)
+    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, plan, report)
 }
 
 

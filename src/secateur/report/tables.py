@@ -70,7 +70,7 @@ def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | Non
 
 def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
     """The comparison of models as a Markdown table. Arguments as `comparison_columns`."""
-    return _markdown(comparison_columns(rows, baseline))
+    return markdown_table(comparison_columns(rows, baseline))
 
 
 def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
@@ -301,7 +301,8 @@ def plain_table(columns: Sequence[Column], title: str | None = None) -> Table:
     return table
 
 
-def _markdown(columns: Sequence[Column]) -> str:
+def markdown_table(columns: Sequence[Column]) -> str:
+    """A table in Markdown."""
     ruler = ["---:" if column.justify == "right" else "---" for column in columns]
     lines = [[column.header for column in columns], ruler]
     lines += [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]

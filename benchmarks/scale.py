@@ -1,0 +1,172 @@
+"""Computed against measured: what `secateur plan` says of SmolLM2-135M on this CPU, and what its phases take.
+
+    python benchmarks/scale.py                            # all phases, 64 calibration windows
+    python benchmarks/scale.py --phases load,evaluate     # some of them
+    python benchmarks/scale.py --rates                    # what the processor does in one large product
+
+Each phase runs in a process of its own. Memory is the largest resident set less that before the model was loaded. The
+last line is one JSON object.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import common
+import secateur
+from secateur.models.calibration import calibrate
+from secateur.models.memory import peak_memory
+from secateur.models.own_text import own_text
+from secateur.planning import PlanConfig, estimate
+from secateur.planning.devices import CPU
+from secateur.pruning import PruneConfig
+from secateur.pruning.allocation import allocate
+from secateur.pruning.cutting import cut_and_refit
+from secateur.pruning.importance import magnitude_scores
+from secateur.pruning.prune import unit_scores
+
+MODEL = "smollm2-135m"
+RECOVER_WINDOWS = 64
+Run = Callable[[PreTrainedModel, PreTrainedTokenizerBase, argparse.Namespace], float]
+
+
+def main() -> None:
+    options = parse_options()
+    if options.rates:
+        print(json.dumps(rates()))
+        return
+    if options.child:
+        print(json.dumps(measured(options.phases[0], options)))
+        return
+    config = PlanConfig(devices="cpu", samples=options.samples, recover_windows=RECOVER_WINDOWS)
+    computed = {phase.phase: phase for phase in estimate(MODEL, config).phases}
+    print(f"{'phase':24}{'GB, computed':>14}{'measured':>10}{'s, computed':>14}{'measured':>10}")
+    rows = {}
+    for name in options.phases or computed:
+        found = in_own_process(name, options)
+        phase = computed[name]
+        rows[name] = {**found, "computed_bytes": phase.memory_bytes, "computed_seconds": phase.seconds}
+        print(
+            f"{name:24}{phase.memory_bytes / 1e9:14.2f}{found['bytes'] / 1e9:10.2f}{phase.seconds or 0:14.1f}"
+            f"{found['seconds']:10.1f}",
+            flush=True,
+        )
+    print(json.dumps(rows))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = common.parser(__doc__)
+    parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
+    parser.add_argument("--phases", type=lambda text: text.split(","), default=[], help="names of the plan's rows")
+    parser.add_argument("--rates", action="store_true", help="measure the processor's rates only")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def in_own_process(name: str, options: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", "--phases", name, "--samples", str(options.samples)]
+    done = subprocess.run([*command, "--data", str(options.data)], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a phase, and the bytes that it and the model take."""
+    before = psutil.Process().memory_info().rss
+    start = time.perf_counter()
+    model, tokenizer = secateur.load(MODEL)
+    loading = time.perf_counter() - start
+    with peak_memory(model) as memory:
+        seconds = loading if name == "load" else PHASES[name](model, tokenizer, options)
+    return {"seconds": seconds, "bytes": memory.bytes - before}
+
+
+def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+    return clock(lambda: secateur.evaluate(model, tokenizer, data=[str(options.data)], windows=64))
+
+
+def write_own_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+    config = PruneConfig(samples=options.samples)
+    seed = time.time_ns() % 2**32  # so that it is not in the cache
+    return clock(lambda: own_text(model, tokenizer, int(config.own_text * config.samples), config.seqlen, seed))
+
+
+def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+    config = calibration(options)
+    windows = calibrate(model, tokenizer, config).windows
+    return clock(lambda: unit_scores(model, windows, config))
+
+
+def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+    config = calibration(options)
+    windows = calibrate(model, tokenizer, config).windows
+    ladders = allocate(model, config.model_copy(update={"allocation": "uniform"}), magnitude_scores(model), None)
+    return clock(lambda: cut_and_refit(model, None, ladders, windows, config.batch_size, config.damping))
+
+
+def calibration(options: argparse.Namespace) -> PruneConfig:
+    """As many windows as the plan's, all of them from the text: where they come from does not matter here."""
+    return PruneConfig(samples=options.samples, own_text=0.0, calibration=str(options.data))
+
+
+def sparsify(method: str) -> Run:
+    def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+        done = secateur.sparsify(
+            model, tokenizer, method=method, samples=options.samples, calibration=str(options.data)
+        )
+        return sum(seconds for phase, seconds in done.seconds.items() if phase != "calibration text")
+
+    return run
+
+
+def recover(method: str, with_teacher: bool = False) -> Run:
+    def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+        teacher = secateur.load(MODEL)[0] if with_teacher else None
+        with tempfile.TemporaryDirectory() as directory:
+            output = Path(directory) / "recovered"
+            settings: dict[str, Any] = {"method": method, "samples": RECOVER_WINDOWS, "data": str(options.data)}
+            return secateur.recover(model, tokenizer, output, teacher=teacher, **settings).seconds
+
+    return run
+
+
+PHASES: dict[str, Run] = {
+    "evaluate": evaluate,
+    "prune: own text": write_own_text,
+    "prune: scores": score,
+    "prune: cut and re-fit": cut,
+    **{f"sparsify: {method}": sparsify(method) for method in ("magnitude", "wanda", "sparsegpt", "admm")},
+    **{f"recover: {method}": recover(method) for method in ("lora", "full")},
+    **{f"recover: {method}, teacher": recover(method, with_teacher=True) for method in ("lora", "full")},
+}
+
+
+def clock(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def rates() -> dict[str, float]:
+    """FLOP/s of a product of two 2048 x 2048 matrices, and bytes a second of a copy: the best of three."""
+    found = {}
+    for name, dtype in (("products", torch.bfloat16), ("float32", torch.float32), ("float64", torch.float64)):
+        matrix = torch.randn(2048, 2048).to(dtype)
+        found[name] = 2 * 2048**3 / min(clock(lambda matrix=matrix: matrix @ matrix) for _ in range(4))
+    source = torch.empty(64 << 20)
+    target = torch.empty_like(source)
+    found["bandwidth"] = 2 * source.nbytes / min(clock(lambda: target.copy_(source)) for _ in range(4))
+    return {**found, "of the table": {name: getattr(CPU, name) for name in found}}  # type: ignore[dict-item]
+
+
+if __name__ == "__main__":
+    main()
