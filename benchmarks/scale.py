@@ -1,10 +1,10 @@
 """Computed against measured: what `secateur plan` says of SmolLM2-135M on this CPU, and what its phases take.
 
     python benchmarks/scale.py                            # all phases, 64 calibration windows
-    python benchmarks/scale.py --phases load,evaluate     # some of them
+    python benchmarks/scale.py --phases "load;evaluate"   # some of them
     python benchmarks/scale.py --rates                    # what the processor does in one large product
 
-Each phase runs in a process of its own. Memory is the largest resident set less that before the model was loaded. The
+Each phase runs in a process of its own. Memory is the growth of the resident set, with the model's weights. The
 last line is one JSON object.
 """
 
@@ -37,7 +37,8 @@ from secateur.pruning.prune import unit_scores
 
 MODEL = "smollm2-135m"
 RECOVER_WINDOWS = 64
-Run = Callable[[PreTrainedModel, PreTrainedTokenizerBase, argparse.Namespace], float]
+Phase = Callable[[], object]
+Prepare = Callable[[PreTrainedModel, PreTrainedTokenizerBase, argparse.Namespace], Phase]
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
-    parser.add_argument("--phases", type=lambda text: text.split(","), default=[], help="names of the plan's rows")
+    parser.add_argument("--phases", type=lambda text: text.split(";"), default=[], help="names of the plan's rows")
     parser.add_argument("--rates", action="store_true", help="measure the processor's rates only")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -81,36 +82,49 @@ def in_own_process(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of a phase, and the bytes that it and the model take."""
-    before = psutil.Process().memory_info().rss
+    before = resident()
     start = time.perf_counter()
     model, tokenizer = secateur.load(MODEL)
-    loading = time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        model(torch.zeros(1, 16, dtype=torch.long))  # so that all weights, mapped from their file, are in memory
+    if name == "load":
+        return {"seconds": seconds, "bytes": resident() - before}
+    phase = PHASES[name](model, tokenizer, options)
+    weights = sum(weight.nbytes for weight in model.parameters())
+    before = resident()
     with peak_memory(model) as memory:
-        seconds = loading if name == "load" else PHASES[name](model, tokenizer, options)
-    return {"seconds": seconds, "bytes": memory.bytes - before}
+        start = time.perf_counter()
+        told = phase()
+        seconds = time.perf_counter() - start
+    return {"seconds": told if isinstance(told, float) else seconds, "bytes": memory.bytes - before + weights}
 
 
-def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
-    return clock(lambda: secateur.evaluate(model, tokenizer, data=[str(options.data)], windows=64))
+def resident() -> int:
+    return psutil.Process().memory_info().rss
 
 
-def write_own_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
+    return lambda: secateur.evaluate(model, tokenizer, data=[str(options.data)], windows=64)
+
+
+def write_own_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
     config = PruneConfig(samples=options.samples)
     seed = time.time_ns() % 2**32  # so that it is not in the cache
-    return clock(lambda: own_text(model, tokenizer, int(config.own_text * config.samples), config.seqlen, seed))
+    return lambda: own_text(model, tokenizer, int(config.own_text * config.samples), config.seqlen, seed)
 
 
-def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
     config = calibration(options)
     windows = calibrate(model, tokenizer, config).windows
-    return clock(lambda: unit_scores(model, windows, config))
+    return lambda: unit_scores(model, windows, config)
 
 
-def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
+def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
     config = calibration(options)
     windows = calibrate(model, tokenizer, config).windows
     ladders = allocate(model, config.model_copy(update={"allocation": "uniform"}), magnitude_scores(model), None)
-    return clock(lambda: cut_and_refit(model, None, ladders, windows, config.batch_size, config.damping))
+    return lambda: cut_and_refit(model, None, ladders, windows, config.batch_size, config.damping)
 
 
 def calibration(options: argparse.Namespace) -> PruneConfig:
@@ -118,28 +132,35 @@ def calibration(options: argparse.Namespace) -> PruneConfig:
     return PruneConfig(samples=options.samples, own_text=0.0, calibration=str(options.data))
 
 
-def sparsify(method: str) -> Run:
-    def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
-        done = secateur.sparsify(
-            model, tokenizer, method=method, samples=options.samples, calibration=str(options.data)
-        )
-        return sum(seconds for phase, seconds in done.seconds.items() if phase != "calibration text")
+def sparsify(method: str) -> Prepare:
+    def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
+        def run() -> float:
+            done = secateur.sparsify(
+                model, tokenizer, method=method, samples=options.samples, calibration=str(options.data)
+            )
+            return sum(seconds for phase, seconds in done.seconds.items() if phase != "calibration text")
 
-    return run
+        calibrate(model, tokenizer, calibration(options))  # so that the tokens are in the cache
+        return run
+
+    return prepare
 
 
-def recover(method: str, with_teacher: bool = False) -> Run:
-    def run(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> float:
-        teacher = secateur.load(MODEL)[0] if with_teacher else None
-        with tempfile.TemporaryDirectory() as directory:
-            output = Path(directory) / "recovered"
+def recover(method: str, with_teacher: bool = False) -> Prepare:
+    def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
+        def run() -> float:
+            teacher = secateur.load(MODEL)[0] if with_teacher else None
             settings: dict[str, Any] = {"method": method, "samples": RECOVER_WINDOWS, "data": str(options.data)}
-            return secateur.recover(model, tokenizer, output, teacher=teacher, **settings).seconds
+            with tempfile.TemporaryDirectory() as directory:
+                output = Path(directory) / "recovered"
+                return secateur.recover(model, tokenizer, output, teacher=teacher, **settings).seconds
 
-    return run
+        return run
+
+    return prepare
 
 
-PHASES: dict[str, Run] = {
+PHASES: dict[str, Prepare] = {
     "evaluate": evaluate,
     "prune: own text": write_own_text,
     "prune: scores": score,

@@ -11,7 +11,7 @@ from secateur.errors import InputError
 GB = 1e9
 TFLOPS = 1e12
 NETWORK = 50 * GB  # bytes a second to another machine, for each device: 400 Gbit/s
-DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?([A-Za-z][\w.-]*)")
+DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(\w[\w.-]*)")
 LARGEST_COUNT = 100_000
 
 

@@ -205,11 +205,10 @@ def _with_defaults(adapter: Adapter, declared: Declared) -> Any:
     """The family's own config with what is declared, for what a `config.json` leaves to defaults."""
     told = {"head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_key_value_heads"}
     given = {name: value for name, value in declared.model_dump(include=told).items() if value is not None}
-    known = adapter.stock_config()
+    kind: Any = adapter.stock_config
+    known = kind()
     extra = {name: value for name, value in given.items() if hasattr(known, name)}
-    return adapter.stock_config(
-        hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra
-    )
+    return kind(hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra)
 
 
 def _layers(declared: Declared, heads: int, groups: int, source: str) -> tuple[LayerWidths, ...]:
