@@ -3,8 +3,8 @@
     python benchmarks/ablation.py                                   # all of them
     python benchmarks/ablation.py --only "default;no-own-text"      # some
 
-Every cut is calibrated on the first 80 % of WikiText-2's validation split. Perplexity is measured on the last 20 % and on
-`pydocs`, which no cut sees. The last line is one JSON object.
+Every cut is calibrated on the first 80 % of WikiText-2's validation split. Perplexity is measured on the last 20 % and
+on `pydocs`, which no cut sees. The last line is one JSON object.
 """
 
 import argparse

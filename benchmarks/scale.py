@@ -1,11 +1,11 @@
 """Computed against measured: what `secateur plan` says of SmolLM2-135M on this CPU, and what its phases take.
 
-    python benchmarks/scale.py                            # all phases, 64 calibration windows
+    python benchmarks/scale.py                            # all phases
     python benchmarks/scale.py --phases "load;evaluate"   # some of them
     python benchmarks/scale.py --rates                    # what the processor does in one large product
 
-Each phase runs in a process of its own. Memory is the growth of the resident set, with the model's weights. The
-last line is one JSON object.
+Each phase runs in a process of its own, on one thread; seconds are its processor time, which other programs beside it
+hardly change. Memory is the growth of the resident set, with the model's weights. The last line is one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from secateur.models.calibration import calibrate
 from secateur.models.memory import peak_memory
 from secateur.models.own_text import own_text
 from secateur.planning import PlanConfig, estimate
-from secateur.planning.devices import CPU
+from secateur.planning.devices import CORE
 from secateur.pruning import PruneConfig
 from secateur.pruning.allocation import allocate
 from secateur.pruning.cutting import cut_and_refit
@@ -36,20 +36,26 @@ from secateur.pruning.importance import magnitude_scores
 from secateur.pruning.prune import unit_scores
 
 MODEL = "smollm2-135m"
-RECOVER_WINDOWS = 64
+SAMPLES, EVALUATE_WINDOWS, RECOVER_WINDOWS = 16, 16, 24
 Phase = Callable[[], object]
 Prepare = Callable[[PreTrainedModel, PreTrainedTokenizerBase, argparse.Namespace], Phase]
 
 
 def main() -> None:
     options = parse_options()
+    torch.set_num_threads(1)
     if options.rates:
         print(json.dumps(rates()))
         return
     if options.child:
         print(json.dumps(measured(options.phases[0], options)))
         return
-    config = PlanConfig(devices="cpu", samples=options.samples, recover_windows=RECOVER_WINDOWS)
+    config = PlanConfig(
+        devices="1xcpu-core",
+        samples=options.samples,
+        recover_windows=RECOVER_WINDOWS,
+        evaluate_windows=EVALUATE_WINDOWS,
+    )
     computed = {phase.phase: phase for phase in estimate(MODEL, config).phases}
     print(f"{'phase':24}{'GB, computed':>14}{'measured':>10}{'s, computed':>14}{'measured':>10}")
     rows = {}
@@ -67,7 +73,7 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = common.parser(__doc__)
-    parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="calibration windows of 512 tokens")
     parser.add_argument("--phases", type=lambda text: text.split(";"), default=[], help="names of the plan's rows")
     parser.add_argument("--rates", action="store_true", help="measure the processor's rates only")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -83,9 +89,9 @@ def in_own_process(name: str, options: argparse.Namespace) -> dict[str, float]:
 def measured(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of a phase, and the bytes that it and the model take."""
     before = resident()
-    start = time.perf_counter()
+    start = time.process_time()
     model, tokenizer = secateur.load(MODEL)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     with torch.no_grad():
         model(torch.zeros(1, 16, dtype=torch.long))  # so that all weights, mapped from their file, are in memory
     if name == "load":
@@ -94,10 +100,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, float]:
     weights = sum(weight.nbytes for weight in model.parameters())
     before = resident()
     with peak_memory(model) as memory:
-        start = time.perf_counter()
-        told = phase()
-        seconds = time.perf_counter() - start
-    return {"seconds": told if isinstance(told, float) else seconds, "bytes": memory.bytes - before + weights}
+        seconds = clock(phase)
+    return {"seconds": seconds, "bytes": memory.bytes - before + weights}
 
 
 def resident() -> int:
@@ -105,7 +109,7 @@ def resident() -> int:
 
 
 def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
-    return lambda: secateur.evaluate(model, tokenizer, data=[str(options.data)], windows=64)
+    return lambda: secateur.evaluate(model, tokenizer, data=[str(options.data)], windows=EVALUATE_WINDOWS)
 
 
 def write_own_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
@@ -134,26 +138,21 @@ def calibration(options: argparse.Namespace) -> PruneConfig:
 
 def sparsify(method: str) -> Prepare:
     def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
-        def run() -> float:
-            done = secateur.sparsify(
-                model, tokenizer, method=method, samples=options.samples, calibration=str(options.data)
-            )
-            return sum(seconds for phase, seconds in done.seconds.items() if phase != "calibration text")
-
+        settings: dict[str, Any] = {"samples": options.samples, "calibration": str(options.data)}
         calibrate(model, tokenizer, calibration(options))  # so that the tokens are in the cache
-        return run
+        return lambda: secateur.sparsify(model, tokenizer, method=method, **settings)
 
     return prepare
 
 
 def recover(method: str, with_teacher: bool = False) -> Prepare:
     def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
-        def run() -> float:
-            teacher = secateur.load(MODEL)[0] if with_teacher else None
-            settings: dict[str, Any] = {"method": method, "samples": RECOVER_WINDOWS, "data": str(options.data)}
+        teacher = secateur.load(MODEL)[0] if with_teacher else None
+        settings: dict[str, Any] = {"method": method, "samples": RECOVER_WINDOWS, "data": str(options.data)}
+
+        def run() -> None:
             with tempfile.TemporaryDirectory() as directory:
-                output = Path(directory) / "recovered"
-                return secateur.recover(model, tokenizer, output, teacher=teacher, **settings).seconds
+                secateur.recover(model, tokenizer, Path(directory) / "recovered", teacher=teacher, **settings)
 
         return run
 
@@ -172,13 +171,13 @@ PHASES: dict[str, Prepare] = {
 
 
 def clock(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def rates() -> dict[str, float]:
-    """FLOP/s of a product of two 2048 x 2048 matrices, and bytes a second of a copy: the best of three."""
+    """FLOP/s of a product of two 2048 x 2048 matrices, and bytes a second of a copy: the best of four."""
     found = {}
     for name, dtype in (("products", torch.bfloat16), ("float32", torch.float32), ("float64", torch.float64)):
         matrix = torch.randn(2048, 2048).to(dtype)
@@ -186,7 +185,7 @@ def rates() -> dict[str, float]:
     source = torch.empty(64 << 20)
     target = torch.empty_like(source)
     found["bandwidth"] = 2 * source.nbytes / min(clock(lambda: target.copy_(source)) for _ in range(4))
-    return {**found, "of the table": {name: getattr(CPU, name) for name in found}}  # type: ignore[dict-item]
+    return {**found, "of the table": {name: getattr(CORE, name) for name in found}}  # type: ignore[dict-item]
 
 
 if __name__ == "__main__":

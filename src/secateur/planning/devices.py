@@ -39,7 +39,7 @@ class Device:
 
     @property
     def is_cpu(self) -> bool:
-        return self.name == "cpu"
+        return self.name.startswith("cpu")
 
 
 def _gpu(
@@ -70,15 +70,16 @@ GPUS = (
 )
 OTHER_NAMES = {"a100": "A100-80", "h100-sxm": "H100", "h100-80": "H100", "4090": "RTX4090", "3090": "RTX3090"}
 
-# Two cores of an Intel Xeon with AMX, as `benchmarks/scale.py --rates` measures them: one product of 2048 x 2048.
-CPU = Device("cpu", 0.0, 1382e9, 273e9, 110e9, 30e9, 1 * GB)
+# One core of an Intel Xeon with AMX, as `benchmarks/scale.py --rates` measures it.
+CORE = Device("cpu-core", 0.0, 684e9, 138e9, 67e9, 15e9, 1 * GB)
 
 
 def named_devices(text: str, memory_gb: float | None = None, tflops: float | None = None) -> tuple[int, Device]:
     """How many devices a text such as `8xH100` names, and which.
 
     Args:
-        text: a number, x, and a name of `GPUS` or `cpu`; the name alone is one of them.
+        text: a number, x, and a name of `GPUS`; the name alone is one of them. `cpu` is all cores of this machine,
+            each taken to be as fast as the one that was measured, and `cpu-core` is one of them.
         memory_gb: another memory than the table's, in GB.
         tflops: another rate of bfloat16 products than the table's, in TFLOP/s; the other rates are scaled with it.
             With both a name that the table lacks is a device like an H100 in other respects.
@@ -107,9 +108,23 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
     return count, device
 
 
+def _processor(name: str) -> Device:
+    """All cores of this machine, or one of them, with all its memory."""
+    cores = 1 if name == CORE.name else psutil.cpu_count(logical=False) or 1
+    return replace(
+        CORE,
+        name=name,
+        memory=float(psutil.virtual_memory().total),
+        products=cores * CORE.products,
+        float32=cores * CORE.float32,
+        float64=cores * CORE.float64,
+        bandwidth=cores * CORE.bandwidth,
+    )
+
+
 def _device(name: str, described: bool) -> Device:
-    if name.lower() == CPU.name:
-        return replace(CPU, memory=float(psutil.virtual_memory().total))
+    if name.lower() in ("cpu", CORE.name):
+        return _processor(name.lower())
     by_name = {gpu.name.lower(): gpu for gpu in GPUS}
     known = by_name.get(OTHER_NAMES.get(name.lower(), name).lower())
     if known is not None:
