@@ -1,6 +1,9 @@
-"""Small random models of every supported family, a byte tokenizer, and SmolLM2 itself."""
+"""Small random models of every supported family, a byte tokenizer, SmolLM2 itself, and a task of local files."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +87,23 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
 
 
+@pytest.fixture
+def torchrun() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a script, or `-m secateur …`, in two processes of one thread each."""
+
+    def run(*arguments: object, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """SmolLM2-135M-Instruct in float32. Tests that change it work on a deep copy."""
@@ -91,3 +111,33 @@ def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     return load("smollm2-135m", dtype="float32")
+
+
+SUMS = """\
+task: sums
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: sums.jsonl}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{question}}\\nAnswer:"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+QUESTIONS = [
+    {"question": f"What is {i} plus {i + 1}?", "choices": [str(2 * i + 1), f"it is {3 * i}", "seven"], "answer": i % 3}
+    for i in range(12)
+]
+
+
+@pytest.fixture
+def task_directory(tmp_path: Path, private_cache: Path) -> Path:
+    """A directory with the task `sums`: 12 questions of three answers."""
+    root = tmp_path / "tasks"
+    root.mkdir()
+    (root / "sums.yaml").write_text(SUMS)
+    (root / "sums.jsonl").write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    return root

@@ -9,7 +9,7 @@ import pytest
 
 from secateur import pipeline
 from secateur.data import load_corpus
-from secateur.errors import InputError, OutputError
+from secateur.errors import DataError, InputError, OutputError
 from secateur.pipeline import run_recipe, write_report
 from secateur.recipe import Recipe
 
@@ -28,6 +28,7 @@ def recipe(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> C
 
     def make(**sections: Any) -> Recipe:
         texts = {
+            "search": {"calibration": str(text)},
             "prune": {"calibration": str(text)},
             "sparsify": {"calibration": str(text)},
             "recover": {"data": str(text)},
@@ -81,6 +82,19 @@ def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path:
     assert (tmp_path / "run/recipe.yaml").read_text() == "the recipe"
     log = (tmp_path / "run/run.log").read_text()
     assert all(stage in log for stage in stages)
+
+
+def test_a_cut_follows_the_recipes_search(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    made = recipe(search={"ratio": 0.2, "samples": 4, "seqlen": 32, "rounds": 2}, prune={})
+    run(made, tmp_path / "run")
+    found, cut = (json.loads((tmp_path / f"run/{name}/pruning_plan.json").read_text()) for name in ("search", "prune"))
+    names = ("removed_groups", "removed_channels")
+    assert [[layer[name] for name in names] for layer in cut["layers"]] == [
+        [layer[name] for name in names] for layer in found["layers"]
+    ]
+    commands = json.loads((tmp_path / "run/metrics.json").read_text())["commands"]
+    assert [entry["purpose"] for entry in commands] == ["The whole run", "The search", "The cut", "The figures"]
+    assert "--plan search/pruning_plan.json" in commands[2]["command"]
 
 
 def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(
@@ -204,6 +218,31 @@ def test_several_texts_the_first_is_the_number(recipe: Callable[..., Recipe], tm
     model = run(recipe(evaluate={**MEASURE, "data": data}), tmp_path / "run")["models"][0]
     assert list(model["perplexities"]) == data
     assert model["perplexity"] == model["perplexities"][data[0]] != model["perplexities"][data[1]]
+
+
+def test_tasks_at_every_stage(recipe: Callable[..., Recipe], task_directory: Path, tmp_path: Path) -> None:
+    tasks = {"tasks": ["sums"], "include_path": str(task_directory), "limit": 5, "speed": False}
+    made = recipe(prune=PRUNE, evaluate={**MEASURE, **tasks})
+    metrics = run(made, tmp_path / "run")
+    assert [model["tasks"]["sums"]["n"] for model in metrics["models"]] == [5, 5]
+    assert metrics["texts"][-1]["figure"] == "accuracy on sums"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "<h2>Tasks</h2>" in page and "accuracy on sums" in page and "±" in page
+    assert "--tasks sums" in metrics["commands"][-1]["command"]
+    before = metrics["seconds"]
+    (task_directory / "sums.yaml").write_text((task_directory / "sums.yaml").read_text() + 'description: "Add. "\n')
+    again = run(made, tmp_path / "run")
+    assert again["models"][0]["tasks"]["sums"]["prompts"] != metrics["models"][0]["tasks"]["sums"]["prompts"]
+    assert again["seconds"]["prune"] == before["prune"]
+
+
+def test_a_mistyped_task_is_named_before_any_work(
+    recipe: Callable[..., Recipe], task_directory: Path, tmp_path: Path
+) -> None:
+    (task_directory / "sums.jsonl").unlink()
+    with pytest.raises(DataError, match=r"the data file sums\.jsonl is not there"):
+        run(recipe(evaluate={"tasks": ["sums"], "include_path": str(task_directory)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_damage_in_a_finished_run_is_named(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from secateur.errors import InputError
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pruning import PruneConfig
+from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe, load_recipe, parse_recipe
 from secateur.recovery import RecoverConfig
 
@@ -42,6 +43,15 @@ def test_python_may_build_a_recipe() -> None:
     assert (recipe.prune.ratio, recipe.prune.seed) == (0.3, 7)
 
 
+def test_a_cut_follows_the_search_on_its_text() -> None:
+    recipe = parse_recipe("model: m\nseed: 4\nsearch: {ratio: 0.3, calibration: notes.txt, samples: 8}\n")
+    assert recipe.prune is not None
+    assert (recipe.prune.calibration, recipe.prune.samples, recipe.prune.seed) == ("notes.txt", 8, 4)
+    python = Recipe(model="m", search=SearchConfig(samples=8), prune={"importance": "taylor"})
+    assert python.prune is not None
+    assert (python.prune.samples, python.prune.importance) == (8, "taylor")
+
+
 def test_the_teacher_may_be_the_original() -> None:
     recipe = parse_recipe("model: some/model\nrecover: {teacher: original}\n")
     assert recipe.recover is not None
@@ -52,6 +62,8 @@ def test_the_teacher_may_be_the_original() -> None:
     ("text", "message"),
     [
         ("model: m\nprun:\n  ratio: 0.2\n", "r.yaml, line 2: prun: unknown key; did you mean prune?"),
+        ("model: m\nsearch:\nprune: {ratio: 0.3}\n", "the search decides prune.ratio; leave it out"),
+        ("model: m\nsearch:\nprune: {compensate: false}\n", "leave out prune.compensate"),
         ("model: m\nprune:\n  ratoi: 0.2\n", "r.yaml, line 3: prune.ratoi: unknown key; did you mean ratio?"),
         ("model: m\nevaluate:\n  - pydocs\n", "r.yaml, line 2: evaluate: "),
         ("model: m\nxyz: 1\n", "r.yaml, line 2: xyz: unknown key; known are dtype, "),
@@ -64,6 +76,8 @@ def test_the_teacher_may_be_the_original() -> None:
         ("[1, 2]: x\n", "r.yaml, line 1: not valid YAML"),
         ("", "r.yaml: model: Field required"),
         ("model: m\nevaluate: {adapter: x}\n", "r.yaml: evaluate.adapter is for the command; a run measures"),
+        ("model: m\nevaluate: {perplexity: false}\n", "evaluate.perplexity is for the command; the report of a run"),
+        ("model: m\nevaluate: {limit: 3}\n", "limit is about tasks and none is named"),
         ("model: m\nsparsify:\nrecover: {method: full}\n", "method full would fill the model's zeros"),
         ("model: m\nname: a/b\n", "r.yaml, line 2: name: "),
         ("model: m\nname: ..\n", "r.yaml, line 2: name: "),

@@ -103,6 +103,20 @@ def test_a_changed_input_file_redoes_the_stage(bench: Bench, tmp_path: Path) -> 
     assert bench.run() == ["b", "c"]
 
 
+def test_stages_that_are_the_same_in_another_run_are_copied(bench: Bench, tmp_path: Path) -> None:
+    bench.run()
+    other = Bench(tmp_path / "other")
+    other.settings["b"] = {"y": 2}
+    Run.open(other.path).execute(other.stages(), shared=[bench.path])
+    assert other.worked == ["b", "c"]
+    assert (other.path / "a" / "0.txt").read_text() == "a"
+    assert other.run() == []
+    (bench.path / "a" / "0.txt").unlink()
+    third = Bench(tmp_path / "third")
+    Run.open(third.path).execute(third.stages(), shared=[bench.path, other.path])
+    assert third.worked == [], "a comes from the other run, whose files are whole"
+
+
 def test_results_no_longer_asked_for_are_deleted(bench: Bench) -> None:
     bench.run()
     Run.open(bench.path).execute(bench.stages()[:2])

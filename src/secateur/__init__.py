@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from secateur.evaluation.evaluate import evaluate
     from secateur.models import load, save
     from secateur.pruning.prune import prune
+    from secateur.pruning.search.rounds import search
     from secateur.recovery import merge
     from secateur.recovery.recover import recover
     from secateur.sparsity.sparsify import sparsify
 
-__all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save", "sparsify"]
+__all__ = ["diagnose", "evaluate", "load", "merge", "prune", "recover", "save", "search", "sparsify"]
 
 _HOMES = {
     "diagnose": "secateur.evaluation",
@@ -24,6 +25,7 @@ _HOMES = {
     "prune": "secateur.pruning",
     "recover": "secateur.recovery",
     "save": "secateur.models",
+    "search": "secateur.pruning.search",
     "sparsify": "secateur.sparsity",
 }
 

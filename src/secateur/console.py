@@ -1,7 +1,7 @@
 """What the terminal shows: progress on standard error, tables on standard output, a log in a file."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,7 @@ stdout = Console(emoji=False)
 stderr = Console(stderr=True, emoji=False)
 
 
-def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Generator[Item]:
     """Yield `items` under a progress bar on standard error that disappears when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
@@ -30,6 +30,12 @@ def configure_logging(verbose: bool = False) -> None:
     logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, show_level=False)]
     logger.handlers[0].setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+
+
+def is_verbose() -> bool:
+    """Whether the detailed log is shown."""
+    handlers = logging.getLogger("secateur").handlers
+    return any(isinstance(handler, RichHandler) and handler.level <= logging.DEBUG for handler in handlers)
 
 
 @contextmanager

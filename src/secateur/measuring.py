@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from secateur.data import load_corpus
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.models import attach_adapter, load
+from secateur.models.processes import is_first
 
 SPEED_FIGURES = (
     "prefill_tokens_per_second",
@@ -29,7 +30,10 @@ class Source:
 
 
 def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_tokens: int) -> dict[str, Any]:
-    """Perplexity and samples of one model, with the identity of each text."""
+    """Perplexity and samples of one model, with the identity of each text.
+
+    Of several processes the first writes the samples.
+    """
     model, tokenizer = load(source.model, **config.load_arguments())
     size = size_on_disk(source.model)
     measured: PreTrainedModel | PeftModel = model
@@ -37,6 +41,7 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
         measured = attach_adapter(model, source.adapter)
         size += sum(file.stat().st_size for file in source.adapter.glob("*.safetensors"))
     evaluation = evaluate(measured, tokenizer, config, name=source.name, size_bytes=size, speed=False)
+    prompts = prompts if is_first() else []
     continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens)
     corpora = [load_corpus(name, "test") for name in config.data]
     return {
@@ -61,7 +66,7 @@ def measure_speeds(sources: list[Source], config: EvaluateConfig) -> list[dict[s
     adapter = next((str(source.adapter) for source in sources if source.adapter), None)
     names = [source.model for source in sources if source.adapter is None]
     # A single window: the perplexities are known.
-    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "adapter": adapter})
+    short = config.model_copy(update={"data": config.data[:1], "windows": 1, "tasks": [], "adapter": adapter})
     return [
         {figure: getattr(evaluation, figure) for figure in SPEED_FIGURES} for evaluation in compare_models(names, short)
     ]

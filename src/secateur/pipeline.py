@@ -1,7 +1,7 @@
 """The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,19 @@ from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
+from secateur.evaluation import load_tasks, task_files
 from secateur.files import write_bytes, write_json, write_text
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of, measure, measure_speeds
 from secateur.models import find_model, load
+from secateur.models.processes import is_first
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
+from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import pruning_strategy, render, run_page, sparsity_map
 from secateur.runs import Run, Stage
+from secateur.searching import search_model
 from secateur.sparsity import SparsifyConfig
 from secateur.steps import (
     COMMAND,
@@ -37,7 +41,7 @@ from secateur.steps import (
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-SCORED, CUT, SPARSE, TRAINED, TIMED = "importance", "prune", "sparsify", "recover", "speed"
+SCORED, SEARCHED, CUT, SPARSE, TRAINED, TIMED = "importance", "search", "prune", "sparsify", "recover", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -51,7 +55,13 @@ SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
 
 
 def run_recipe(
-    recipe: Recipe, text: str, directory: str | Path, *, command_line: str, overwrite: bool = False
+    recipe: Recipe,
+    text: str,
+    directory: str | Path,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    shared: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Do all stages of a recipe that are not done yet, and write the figures and the report.
 
@@ -61,9 +71,10 @@ def run_recipe(
         directory: the run directory, new or of an earlier try.
         command_line: the command that repeats the run.
         overwrite: start afresh.
+        shared: finished runs whose stages are taken over where they are the same.
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; of several processes in the first only.
 
     Raises:
         OutputError: the directory holds something that is not a run, or a model or text that the run reads.
@@ -71,11 +82,14 @@ def run_recipe(
     """
     _check_inputs(recipe)
     run = Run.open(directory, overwrite, recipe.inputs)
+    pipeline = Pipeline(recipe, run.path)
+    if not is_first():
+        run.execute(pipeline.stages())
+        return {}
     write_text(run.path / RECIPE, text)
     write_text(run.path / COMMAND, command_line + "\n")
-    pipeline = Pipeline(recipe, run.path)
     with logging_to(run.path / LOG):
-        run.execute(pipeline.stages())
+        run.execute(pipeline.stages(), shared)
     pipeline.publish()
     metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
     write_json(run.path / METRICS, metrics)
@@ -89,6 +103,7 @@ def _check_inputs(recipe: Recipe) -> None:
     for name in recipe.texts:
         if split_name(name)[0] not in HUB_CORPORA:
             load_corpus(name)
+    load_tasks(recipe.evaluate)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -125,7 +140,10 @@ class Pipeline:
         prune, recover = self.recipe.prune, self.recipe.recover
         stages = [self._measure("original")]
         if prune is not None:
-            stages += [self._score(prune), self._prune(prune), self._measure("pruned", CUT)]
+            stages.append(self._score(prune))
+            if self.recipe.search is not None:
+                stages.append(self._search(self.recipe.search))
+            stages += [self._prune(prune), self._measure("pruned", CUT)]
         if self.recipe.sparsify is not None:
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
@@ -176,7 +194,7 @@ class Pipeline:
             "seed": self.recipe.seed,
             "models": models,
             "sample_tokens": self.recipe.samples.max_new_tokens,
-            "texts": list(self._texts(measured[0]["texts"], training)),
+            "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
             "training": training,
             "versions": versions(),
             "machine": machine(),
@@ -186,9 +204,13 @@ class Pipeline:
         """The run as one command, and its steps as single ones."""
         commands = [("The whole run", command_line)]
         models = [self.recipe.model]
+        if self.recipe.search is not None:
+            words = ("secateur", "search", models[-1], "-o", SEARCHED)
+            commands.append(("The search", command_text(*words, config=self.recipe.search)))
         if self.recipe.prune is not None:
             words = ("secateur", "prune", models[-1], "-o", "pruned")
-            commands.append(("The cut", command_text(*words, config=self.recipe.prune)))
+            cut = self._planned(self.recipe.prune, Path(SEARCHED))
+            commands.append(("The cut", command_text(*words, config=cut)))
             models.append("pruned")
         if self.recipe.sparsify is not None:
             words = ("secateur", "sparsify", models[-1], "-o", "sparse")
@@ -211,14 +233,16 @@ class Pipeline:
 
         def work(directory: Path) -> None:
             source = next(source for source in self.sources() if source.name == name)
-            write_json(directory / EVALUATION, measure(source, config, samples.prompts, samples.max_new_tokens))
+            figures = measure(source, config, samples.prompts, samples.max_new_tokens)
+            if is_first():
+                write_json(directory / EVALUATION, figures)
 
         settings = config.model_dump(exclude={"speed", *SPEED_FIELDS})
         return Stage(
             self._measured(name).name,
             {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
             work,
-            inputs=(*config.data, *([] if needs else [self.recipe.model])),
+            inputs=(*config.data, *task_files(config), *([] if needs else [self.recipe.model])),
             needs=(needs,) if needs else (),
         )
 
@@ -226,7 +250,8 @@ class Pipeline:
         def work(directory: Path) -> None:
             model, tokenizer = load(self.recipe.model, **config.load_arguments())
             importance = score_layers(model, tokenizer, config)
-            write_json(directory / IMPORTANCE, importance.to_dict())
+            if is_first():
+                write_json(directory / IMPORTANCE, importance.to_dict())
 
         settings = {name: getattr(config, name) for name in SCORING_FIELDS}
         file = [config.layer_importance_file] if config.layer_importance_file else []
@@ -237,8 +262,29 @@ class Pipeline:
             inputs=(self.recipe.model, config.calibration, *file),
         )
 
-    def _prune(self, config: PruneConfig) -> Stage:
+    def _search(self, config: SearchConfig) -> Stage:
         def work(directory: Path) -> None:
+            words = ("secateur", "search", self.recipe.model, "-o", str(directory))
+            command_line = command_text(*words, config=config)
+            # Overwriting, a search with other settings is dropped; one with the same goes on.
+            search_model(self.recipe.model, directory, config, command_line=command_line, overwrite=True)
+
+        return Stage(
+            SEARCHED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(self.recipe.model, config.calibration),
+        )
+
+    def _planned(self, config: PruneConfig, directory: Path) -> PruneConfig:
+        """The cut's configuration, with the plan that the recipe's search has found."""
+        return config if self.recipe.search is None else config.model_copy(update={"plan": str(directory / PLAN)})
+
+    def _prune(self, settings: PruneConfig) -> Stage:
+        searched = self.recipe.search is not None
+
+        def work(directory: Path) -> None:
+            config = self._planned(settings, self.path / SEARCHED)
             words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
             importance = LayerImportance(**_read(self.path / SCORED / IMPORTANCE))
             prune_model(
@@ -251,10 +297,10 @@ class Pipeline:
 
         return Stage(
             CUT,
-            {"model": self.recipe.model, **config.model_dump()},
+            {"model": self.recipe.model, **settings.model_dump()},
             work,
-            inputs=(self.recipe.model, config.calibration),
-            needs=(SCORED,),
+            inputs=(self.recipe.model, settings.calibration, *([settings.plan] if settings.plan else [])),
+            needs=(SCORED, SEARCHED) if searched else (SCORED,),
         )
 
     def _sparsify(self, config: SparsifyConfig) -> Stage:
@@ -304,7 +350,9 @@ class Pipeline:
         config = self.recipe.evaluate
 
         def work(directory: Path) -> None:
-            write_json(directory / SPEED, measure_speeds(self.sources(), config))
+            speeds = measure_speeds(self.sources(), config)
+            if is_first():
+                write_json(directory / SPEED, speeds)
 
         settings = {name: getattr(config, name) for name in SPEED_FIELDS}
         recipe = self.recipe
@@ -363,6 +411,17 @@ class Pipeline:
                 "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
+
+
+def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for name, score in evaluation["tasks"].items():
+        yield {
+            "figure": f"accuracy on {name}",
+            "role": "task",
+            "source": "",
+            "amount": f"{score['n']:,} questions",
+            "description": f"the task {name}, {score['n_shot']} solved examples before each",
+        }
 
 
 def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:

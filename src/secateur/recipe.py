@@ -15,10 +15,13 @@ from secateur.evaluation import EvaluateConfig
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
+from secateur.pruning.config import PLANNED
+from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 from secateur.yaml_text import Place, dotted, read_yaml
 
+FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping")
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
 
@@ -51,6 +54,9 @@ class Recipe(LoadOptions):
     model: str = Field(description="A hub id, a model directory, a .gguf file, or smollm2-135m.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed of every stage.")
     output: str | None = Field(default=None, description="The run's directory; default: runs/<name>.")
+    search: SearchConfig | None = Field(
+        default=None, description="Options of secateur search, whose plan the cut then follows."
+    )
     prune: PruneConfig | None = Field(default=None, description="Options of secateur prune; without it nothing is cut.")
     sparsify: SparsifyConfig | None = Field(
         default=None, description="Options of secateur sparsify; without it no weight becomes zero."
@@ -71,6 +77,12 @@ class Recipe(LoadOptions):
             return values
         shared = {name: values[name] for name in SHARED if name in values}
         handed = dict(values)
+        if isinstance(values.get("search"), dict | SearchConfig) and isinstance(values.get("prune", {}), dict):
+            # The cut that a search has found is made on the search's text.
+            search = values["search"]
+            given = search.model_dump(exclude_unset=True) if isinstance(search, SearchConfig) else search
+            fitted = {name: given[name] for name in FITTED if name in given}
+            values = {**values, "prune": fitted | values.get("prune", {})}
         for name, section in {"evaluate": {}, **values}.items():
             kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
             if kind is not None and isinstance(section, dict):
@@ -82,6 +94,19 @@ class Recipe(LoadOptions):
         for name in ("adapter", "semi_structured"):
             if getattr(self.evaluate, name):
                 raise ValueError(f"evaluate.{name} is for the command; a run measures the models of its own stages")
+        if not self.evaluate.perplexity:
+            raise ValueError("evaluate.perplexity is for the command; the report of a run needs it")
+        return self
+
+    @model_validator(mode="after")
+    def _search_decides(self) -> Self:
+        if self.search is None or self.prune is None:
+            return self
+        given = [name for name in (*PLANNED, "plan") if name in self.prune.model_fields_set]
+        if given:
+            raise ValueError(f"the search decides prune.{given[0]}; leave it out, or write it below search")
+        if not self.prune.compensate:
+            raise ValueError("a search is for a cut that is re-fitted; leave out prune.compensate")
         return self
 
     @model_validator(mode="after")
@@ -96,6 +121,8 @@ class Recipe(LoadOptions):
     def texts(self) -> list[str]:
         """Every text that the recipe names."""
         names = [*self.evaluate.data]
+        if self.search is not None:
+            names.append(self.search.calibration)
         if self.prune is not None:
             names.append(self.prune.calibration)
         if self.sparsify is not None:
@@ -107,7 +134,12 @@ class Recipe(LoadOptions):
     @property
     def inputs(self) -> list[str]:
         """The model, and every text, teacher and file that the recipe names."""
-        others = [self.prune and self.prune.layer_importance_file, self.recover and self.recover.teacher]
+        others = [
+            self.prune and self.prune.layer_importance_file,
+            self.prune and self.prune.plan,
+            self.recover and self.recover.teacher,
+            self.evaluate.include_path,
+        ]
         return [self.model, *self.texts, *(name for name in others if name)]
 
     @property
@@ -122,14 +154,18 @@ def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
     Raises:
         InputError: there is no such file, it is no YAML, a key is unknown or given twice, or a value is refused.
     """
+    return parse_recipe(recipe_text(path), str(Path(path)))
+
+
+def recipe_text(path: str | Path) -> str:
+    """The text of a recipe's file. Raises `InputError` where there is none, or it is no text."""
     file = Path(path)
     if not file.is_file():
         raise InputError(f"the recipe {file} does not exist")
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text") from error
-    return parse_recipe(text, str(file))
 
 
 def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe":
@@ -137,7 +173,25 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
 
     One with a section `longrange` trains a classifier of long sequences, any other cuts a language model.
     """
-    values, lines = read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+    return checked_recipe(*read_recipe(text, source), source)
+
+
+def read_recipe(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
+    """The values of a recipe that is not checked yet, and the lines of its keys. Raises `InputError`."""
+    return read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+
+
+def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source: str) -> "Recipe | LongRangeRecipe":
+    """A recipe out of its values.
+
+    Args:
+        values: as `read_recipe` gives them.
+        lines: of the keys that messages may name; 0 for a key that stands in no file.
+        source: what messages call the recipe.
+
+    Raises:
+        InputError: a key is unknown, or a value is refused.
+    """
     kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
     for place, known in _unknown_keys(values, kind):
         raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
@@ -194,5 +248,5 @@ def _handed_down(place: Place, lines: Mapping[Place, int]) -> bool:
 def _at(source: str, place: Place, lines: Mapping[Place, int]) -> str:
     """`demo.yaml, line 7: prune.ratio`; the line of the nearest key above where the key itself is not there."""
     ends = (place[:length] for length in range(len(place), 0, -1))
-    line = next((f", line {lines[end]}" for end in ends if end in lines), "")
+    line = next((f", line {lines[end]}" if lines[end] else "" for end in ends if end in lines), "")
     return f"{source}{line}: {dotted(place)}" if place else source

@@ -15,6 +15,7 @@ from typing import Any
 
 from secateur.errors import OutputError
 from secateur.files import input_path, require_free, write_json
+from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Run:
 
     @classmethod
     def open(cls, directory: str | Path, overwrite: bool = False, inputs: Sequence[str] = ()) -> "Run":
-        """Create a run directory, or go on with one.
+        """Create a run directory, or go on with one. Of several processes the first does that.
 
         Args:
             directory: the run's directory. It need not be there.
@@ -77,6 +78,9 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
+        if not is_first():
+            wait_for_all()
+            return cls(Path(directory).expanduser())
         path = require_free(directory, overwrite=True, inputs=inputs)
         state_file = path / STATE
         if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
@@ -87,25 +91,40 @@ class Run:
         if state_file.is_file():
             run.progress = _read_state(state_file)
         run._save()
+        wait_for_all()
         return run
 
-    def execute(self, stages: Sequence[Stage]) -> None:
+    def execute(self, stages: Sequence[Stage], shared: Sequence[Path] = ()) -> None:
         """Do the stages in order, except those that are done and whose settings are unchanged.
 
         A stage is done again when its settings or a file or model that they name have changed, when files of its own
         are gone or of another size, and when a stage it needs was done again.
-        Results of stages that are no longer asked for are deleted.
+        Results of stages that are no longer asked for are deleted. Of several processes the first decides what is to
+        be done, all do it, and the first keeps the account.
+
+        Args:
+            stages: in order.
+            shared: other runs. A stage that is done there with the same settings is copied instead of done here.
         """
+        if not is_first():
+            for stage in stages:
+                if not first_decides(False):
+                    wait_for_all()
+                    stage.work(self.path / stage.name)
+                wait_for_all()
+            return
         self._forget({stage.name for stage in stages})
         fingerprints: dict[str, str] = {}
         for stage in stages:
             needed = [(fingerprints[name], self.progress[name].finished) for name in stage.needs]
             files = [_file_state(name) for name in stage.inputs]
             fingerprint = fingerprints[stage.name] = _fingerprint([stage.settings, files, needed])
-            if self._is_done(stage.name, fingerprint):
+            done = self._is_done(stage.name, fingerprint)
+            if done:
                 logger.info("%-18s done before", stage.name)
-                continue
-            self._do(stage, fingerprint)
+            if not first_decides(done or self._take_over(stage.name, fingerprint, shared)):
+                self._do(stage, fingerprint)
+            wait_for_all()
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
@@ -120,6 +139,20 @@ class Run:
             and done.files.items() <= _files_below(self.path / name).items()
         )
 
+    def _take_over(self, name: str, fingerprint: str, shared: Sequence[Path]) -> bool:
+        """Copy a stage from the first of other runs where it is done. Returns whether there is one."""
+        for path in shared:
+            other = Run(path, _read_state(path / STATE))
+            if not other._is_done(name, fingerprint):
+                continue
+            with _set_aside(self.path / name):
+                shutil.copytree(path / name, self.path / name)
+            self.progress[name] = other.progress[name]
+            self._save()
+            logger.info("%-18s the same as in %s", name, path.name)
+            return True
+        return False
+
     def _do(self, stage: Stage, fingerprint: str) -> None:
         directory = self.path / stage.name
         before = self.progress.get(stage.name)
@@ -129,6 +162,7 @@ class Run:
         start = time.perf_counter()
         with _set_aside(directory):
             try:
+                wait_for_all()  # the others find the place free
                 stage.work(directory)
             except BaseException:
                 if before is not None:

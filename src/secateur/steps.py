@@ -1,5 +1,7 @@
 """One step each: a model directory in, a model directory out, with a record of the work beside the weights.
 
+With several processes all do the work and the first writes.
+
 The single commands and the stages of a run both do their work here. Beside its result every step leaves
 `command.txt`, the command that repeats it, and `run.log`.
 """
@@ -19,6 +21,7 @@ from secateur.files import require_free, write_text
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import remember_checkpoint_dtype
 from secateur.models.masks import zero_masks
+from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
 from secateur.report import pruning_strategy, sparsity_map
@@ -54,8 +57,8 @@ def prune_model(
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file])
-    with _log_beside(output, command_line):
+    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
         files = result.files()
@@ -74,7 +77,7 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     require_free(output, overwrite, [name, config.calibration])
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments())
         result = sparsify(model, tokenizer, config)
         zeros = result.to_dict()
@@ -95,7 +98,7 @@ def recover_model(
     A training that was stopped goes on where it stopped.
     """
     require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         result = recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
@@ -112,7 +115,7 @@ def merge_model(
     """
     require_free(output, overwrite, [name, config.adapter, config.data])
     cost = None
-    with _log_beside(output, command_line):
+    with log_beside(output, command_line):
         model, tokenizer = _load_to_merge(name, config)
         if config.keep_zeros and zero_masks(model):
             windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
@@ -137,8 +140,9 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
 
 
 @contextmanager
-def _log_beside(output: Path, command_line: str) -> Iterator[None]:
+def log_beside(output: Path, command_line: str) -> Iterator[None]:
     """Collect the log while the block runs, and put it into the directory that has appeared by then."""
+    wait_for_all()  # so that none finds the result of a faster one where it looks for a free place
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -152,4 +156,6 @@ def _log_beside(output: Path, command_line: str) -> Iterator[None]:
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-    write_text(output / LOG, text.getvalue())
+    if is_first():
+        write_text(output / LOG, text.getvalue())
+    wait_for_all()

@@ -10,19 +10,22 @@ from secateur.errors import InputError
 Place = tuple[str | int, ...]
 
 
-def read_yaml(text: str, source: str, what: str) -> tuple[dict[str, Any], dict[Place, int]]:
+def read_yaml(
+    text: str, source: str, what: str, kind: type[yaml.SafeLoader] = yaml.SafeLoader
+) -> tuple[dict[str, Any], dict[Place, int]]:
     """The content of a YAML text, and the line on which each key stands.
 
     Args:
         text: of the file.
         source: what messages call it.
         what: it should be.
+        kind: of the loader, for tags that only this text has.
 
     Raises:
         InputError: it is no YAML, no mapping, or gives a key twice.
     """
     try:
-        loader = yaml.SafeLoader(text)
+        loader = kind(text)
     except yaml.reader.ReaderError as error:
         raise InputError(f"{source}: not valid YAML, {error.reason} at character {error.position}") from error
     try:

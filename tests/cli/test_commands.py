@@ -120,6 +120,51 @@ def test_recover_merge_and_evaluate(tiny: Path, tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_evaluate_tasks_then_compare(tiny: Path, task_directory: Path, tmp_path: Path) -> None:
+    figures, out = tmp_path / "figures.json", tmp_path / "compared"
+    tasks = ["--tasks", "sums", "--include-path", task_directory, "--limit", 6, "--num-fewshot", 1, "--device", "cpu"]
+    result = done(secateur("evaluate", tiny, tiny, *tasks, "--no-perplexity", "--no-speed", "--json", figures))
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "±" in result.stdout and "acc_norm" in result.stdout and "perplexity" not in result.stdout
+    assert "it/s" not in result.stderr and "Building contexts" not in result.stderr
+    first, second = (row["tasks"]["sums"] for row in json.loads(figures.read_text())["models"])
+    assert first == second
+    assert (first["n"], first["n_shot"]) == (6, 1)
+    assert first["metrics"].keys() == first["stderr"].keys() == {"acc", "acc_norm"}
+
+    result = done(secateur("compare", figures, "-o", out))
+    assert result.stdout.rstrip().endswith(str(out / "comparison.html"))
+    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
+    assert "--overwrite" in failed(secateur("compare", figures, "-o", out))
+    done(secateur("compare", figures, out, "-o", tmp_path / "again"))
+    assert "is read by this very command" in failed(
+        secateur("compare", out / "comparison.json", "-o", out, "--overwrite")
+    )
+
+
+def test_what_evaluate_refuses_about_tasks(tiny: Path, task_directory: Path, tmp_path: Path) -> None:
+    own = ["--include-path", task_directory]
+    assert "--limit 0" in failed(secateur("evaluate", tiny, "--tasks", "sums", *own, "--limit", 0), 2)
+    assert "none is named" in failed(secateur("evaluate", tiny, *own), 2)
+    plot = ["--no-perplexity", "--plot", tmp_path / "x.png"]
+    assert "--plot draws perplexities" in failed(secateur("evaluate", tiny, "--tasks", "sums", *own, *plot), 2)
+    (task_directory / "sums.jsonl").write_text("")
+    assert "sums.jsonl is empty" in failed(secateur("evaluate", tiny, "--tasks", "sums", *own))
+
+
+def test_sweep_reports_a_failed_cell_and_is_status_1(tiny: Path, tmp_path: Path) -> None:
+    recipe, out, figures = tmp_path / "r.yaml", tmp_path / "sweep", tmp_path / "figures.json"
+    recipe.write_text(
+        f"model: {tiny}\ndevice: cpu\nprune: {{samples: 2, seqlen: 32, layer_importance_samples: 1}}\n"
+        "evaluate: {windows: 2, seqlen: 32, speed: false}\nsamples: {prompts: [Once], max_new_tokens: 2}\n"
+    )
+    result = secateur("sweep", recipe, "--set", "prune.ratio=0.2,0.99", "-o", out, "--json", figures)
+    assert "1 of 2 cells failed: prune.ratio=0.99: " in failed(result)
+    assert "original" in result.stdout and "0.2" in result.stdout and "comparison.html" in result.stdout
+    assert json.loads(figures.read_text())["swept"] == ["prune.ratio"]
+    assert "did you mean ratio?" in failed(secateur("sweep", recipe, "--set", "prune.ratoi=1", "-o", out))
+
+
 def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None:
     sparse, figures = tmp_path / "sparse", tmp_path / "figures.json"
     quick = ["--samples", 4, "--seqlen", 32, "--device", "cpu"]

@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_named(
 def test_someone_else_s_directory_is_left_alone(train: Train, tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("x", encoding="utf-8")
-    with pytest.raises(OutputError, match="in the way of this training's checkpoints"):
+    with pytest.raises(OutputError, match="in the way of what this training keeps"):
         train(tiny_model(), overwrite=True)
     assert (tmp_path / "out.partial" / "thesis.tex").exists()
 

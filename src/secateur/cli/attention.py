@@ -33,6 +33,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile 
         "Text": ("data", "samples", "seqlen", "seed"),
         "Blocks": ("layers", *BLOCKS),
     },
+    together=True,
 )
 def tune(
     model: Model,
@@ -50,7 +51,7 @@ def tune(
     from secateur.attention.profile import require_new
     from secateur.attention.tuning import tune
     from secateur.models import load
-    from secateur.models.processes import is_first, several_processes
+    from secateur.models.processes import is_first
     from secateur.report import attention_map
 
     output = output.expanduser()
@@ -58,11 +59,10 @@ def tune(
     files = [path.absolute() for path in (output, json, plot) if path]
     if len(set(files)) < len(files):
         raise InputError("--output, --json and --plot must be different files")
-    with several_processes():
-        loaded, tokenizer = load(model, **config.load_arguments())
-        profile = tune(loaded, tokenizer, config)
-        if not is_first():
-            return
+    loaded, tokenizer = load(model, **config.load_arguments())
+    profile = tune(loaded, tokenizer, config)
+    if not is_first():
+        return
     profile.save(output)
     figures = profile.to_dict()
     if json is not None:

@@ -15,8 +15,8 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from secateur.cli.options import UsageError, option_parameters, validated
-from secateur.cli.output import complain
-from secateur.console import configure_logging, stderr
+from secateur.cli.output import complain, joined
+from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
 
@@ -24,6 +24,7 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 ARGUMENTS = "secateur.arguments"
 SUPPLIED = ("config", "command_line")
+FILES = {"json", "plot"}
 LAST_PANEL = "Terminal"
 TERMINAL = {
     "debug": Annotated[
@@ -62,11 +63,13 @@ class Command:
             given what its parameters name: its own options, `config`, and `command_line`, the text to repeat it.
         config: "module:Class" of the pydantic model that arrives as `config` and whose fields become options.
         panels: headings of the help text, and the fields of the config below each.
+        together: whether it works in several processes, under torchrun.
     """
 
     function: Callable[..., None]
     config: str | None = None
     panels: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    together: bool = False
 
     @property
     def name(self) -> str:
@@ -88,19 +91,19 @@ class Command:
             configure_logging(verbose)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
             try:
-                if config:
-                    values["config"] = validated(config, given)
-                if "command_line" in wanted:
-                    values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
-                for file in (values.get("json"), values.get("plot")):
-                    if file is not None:
-                        require_writable(file, _names_in(values))
-                quiet_libraries(verbose)
-                self.function(**values)
+                with joined(self.name, self.together) as first:
+                    if config:
+                        values["config"] = validated(config, given)
+                    if "command_line" in wanted:
+                        values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
+                    for name in FILES & values.keys():
+                        if values[name] is not None:
+                            require_writable(values[name], _names_in(values))
+                            values[name] = values[name] if first else None
+                    quiet_libraries(verbose)
+                    self.function(**values)
             except SecateurError as error:
-                if debug:
-                    stderr.print_exception()
-                complain(str(error))
+                complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
             except KeyboardInterrupt as error:
                 complain("interrupted")
@@ -113,10 +116,10 @@ class Command:
 
 
 def command(
-    config: str | None = None, panels: Mapping[str, Sequence[str]] | None = None
+    config: str | None = None, panels: Mapping[str, Sequence[str]] | None = None, *, together: bool = False
 ) -> Callable[[Callable[..., None]], Command]:
     """Make a function a `Command`. The arguments are its attributes."""
-    return lambda function: Command(function, config, panels or {})
+    return lambda function: Command(function, config, panels or {}, together)
 
 
 def quiet_libraries(verbose: bool = False) -> None:

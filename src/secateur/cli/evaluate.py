@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from secateur.cli.command import command
-from secateur.cli.options import Json, Models
+from secateur.cli.options import Json, Models, UsageError
 from secateur.console import stdout
 from secateur.files import write_bytes, write_json
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from secateur.evaluation import EvaluateConfig
 
 PANELS = {
-    "Perplexity": ("data", "seqlen", "stride", "windows", "batch_size"),
+    "Perplexity": ("data", "perplexity", "seqlen", "stride", "windows", "batch_size"),
+    "Tasks": ("tasks", "limit", "num_fewshot", "include_path"),
     "Speed": ("speed", "prompt_tokens", "new_tokens", "repeats", "max_seconds", "semi_structured", "seed"),
 }
 
 
-@command("secateur.evaluation:EvaluateConfig", PANELS)
+@command("secateur.evaluation:EvaluateConfig", PANELS, together=True)
 def evaluate(
     models: Models,
     config: "EvaluateConfig",
@@ -28,17 +29,24 @@ def evaluate(
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the perplexities as a PNG.")
     ] = None,
 ) -> None:
-    """Measure models side by side: perplexity, size, speed, memory.
+    """Measure models side by side: perplexity, tasks, size, speed, memory.
 
-    The first model is the baseline of the changes.
+    The first model is the baseline of the changes. --tasks asks questions with known answers, zero-shot unless
+    --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is measured. A task of one's own in
+    --include-path may only run code with --trust-remote-code.
     """
+    if plot is not None and not config.perplexity:
+        raise UsageError("--plot draws perplexities; leave out --no-perplexity")
     from secateur.evaluation import compare_models
-    from secateur.report import comparison_table, memory_table, perplexity_plot
+    from secateur.report import comparison_table, memory_table, perplexity_plot, task_table
 
     evaluations = [evaluation.to_dict() for evaluation in compare_models(models, config)]
     stdout.print(comparison_table(evaluations))
     stdout.print()
     stdout.print(memory_table(evaluations))
+    if config.tasks:
+        stdout.print()
+        stdout.print(task_table(evaluations))
     if json is not None:
         write_json(json, {"models": evaluations})
     if plot is not None:

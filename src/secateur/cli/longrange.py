@@ -43,6 +43,7 @@ def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: 
         "Which run": ("task", "name", "data", "config", "seed"),
         "The switch": ("mode", "pattern", "skewness", "distance", "check_every"),
     },
+    together=True,
 )
 def train(
     config: "TrainConfig", output: Output, command_line: str, overwrite: Overwrite = False, json: Json = None

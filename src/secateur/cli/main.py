@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from secateur.cli.attention import attention
 from secateur.cli.command import Command
+from secateur.cli.compare import compare
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
 from secateur.cli.group import Group, LazyGroup, listing
@@ -26,11 +27,16 @@ from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.report import report
 from secateur.cli.run import run
+from secateur.cli.search import search
 from secateur.cli.sparsify import sparsify
+from secateur.cli.sweep import sweep
 
 COMMANDS: dict[str, Command | Group] = {
     command.name: command
-    for command in (run, prune, sparsify, attention, longrange, recover, merge, evaluate, diagnose, plan, report)
+    for command in (
+        *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
+        *(evaluate, compare, diagnose, plan, report),
+    )
 }
 
 

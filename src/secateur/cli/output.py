@@ -1,6 +1,11 @@
 """How commands print: lines as they are on standard output, one line per error on standard error."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from secateur.console import stderr, stdout
+from secateur.errors import InputError
 
 
 def say(text: str) -> None:
@@ -8,6 +13,48 @@ def say(text: str) -> None:
     stdout.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def complain(message: str) -> None:
-    """Print an error as one line on standard error."""
+def complain(message: str, traceback: bool = False) -> None:
+    """Print an error as one line on standard error, the traceback of the exception at hand above it if wanted.
+
+    Of several processes the first that fails says so.
+    """
+    if _started_by_torchrun():
+        from secateur.models.processes import is_first_to_fail
+
+        if not is_first_to_fail():
+            return
+        stderr.quiet = False
+    if traceback:
+        stderr.print_exception()
     stderr.print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def joined(name: str, together: bool) -> Iterator[bool]:
+    """Join the other processes of torchrun while a command runs; only the first of them prints.
+
+    Args:
+        name: of the command.
+        together: whether it works in several processes.
+
+    Yields:
+        Whether this is the first process, the one that writes.
+
+    Raises:
+        InputError: there are several processes, and the command works in one.
+    """
+    if not _started_by_torchrun():
+        yield True
+        return
+    from secateur.models.processes import is_first, several_processes
+
+    with several_processes():
+        stdout.quiet = stderr.quiet = not is_first()
+        if not together:
+            raise InputError(f"{name} works in one process; start it without torchrun or accelerate launch")
+        yield is_first()
+
+
+def _started_by_torchrun() -> bool:
+    # As `models.processes` tells it, without the seconds that importing PyTorch takes.
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

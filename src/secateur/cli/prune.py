@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
 
 PANELS = {
-    "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
+    "What is cut": ("ratio", "plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
     "How the cut is spread": (
         "allocation",
         "alpha",
@@ -24,7 +24,7 @@ PANELS = {
 }
 
 
-@command("secateur.pruning:PruneConfig", PANELS)
+@command("secateur.pruning:PruneConfig", PANELS, together=True)
 def prune(
     model: Model,
     config: "PruneConfig",

@@ -24,6 +24,7 @@ PANELS = {
         "micro_batch_size",
         "gradient_checkpointing",
         "checkpoint_steps",
+        "fsdp",
     ),
     "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "merge", "load_in_8bit"),
     "Teacher": ("teacher", "distill_weight", "distill_temperature"),
@@ -31,7 +32,7 @@ PANELS = {
 }
 
 
-@command("secateur.recovery:RecoverConfig", PANELS)
+@command("secateur.recovery:RecoverConfig", PANELS, together=True)
 def recover(
     model: Model,
     config: "RecoverConfig",

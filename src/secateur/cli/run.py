@@ -12,7 +12,7 @@ from secateur.console import stdout
 from secateur.files import write_json
 
 
-@command()
+@command(together=True)
 def run(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file.")],
     command_line: str,
@@ -28,7 +28,9 @@ def run(
     What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
     afresh.
     """
+    from secateur.errors import InputError
     from secateur.longrange_recipe import LongRangeRecipe, run_longrange
+    from secateur.models.processes import is_first, process_count
     from secateur.pipeline import REPORT, run_recipe
     from secateur.recipe import load_recipe
     from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings
@@ -37,6 +39,8 @@ def run(
     directory = output or loaded.directory
     text = recipe.read_text(encoding="utf-8")
     if isinstance(loaded, LongRangeRecipe):
+        if process_count() > 1:
+            raise InputError("a recipe with a section longrange works in one process; start longrange train instead")
         metrics = run_longrange(loaded, text, directory, command_line=command_line, overwrite=overwrite)
         if json is not None:
             write_json(json, metrics)
@@ -44,6 +48,8 @@ def run(
         say(str(directory))
         return
     metrics = run_recipe(loaded, text, directory, command_line=command_line, overwrite=overwrite)
+    if not is_first():
+        return
     if json is not None:
         write_json(json, metrics)
     stdout.print(comparison_table(comparison_rows(metrics)))

@@ -19,7 +19,7 @@ PANELS = {
 }
 
 
-@command("secateur.sparsity:SparsifyConfig", PANELS)
+@command("secateur.sparsity:SparsifyConfig", PANELS, together=True)
 def sparsify(
     model: Model,
     config: "SparsifyConfig",

@@ -1,6 +1,7 @@
 """The corpora that come from the Hugging Face hub."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -72,22 +73,34 @@ def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
     Raises:
         DataError: the hub cannot be reached, or does not give what is asked for.
     """
+    corpus = HUB_CORPORA[name]
+    with hub_errors(name, f"give a {file_kinds()} file instead"):
+        require_reachable(corpus.repository)
+        return rows_to_content(_numbered(_rows(corpus, split)), name)
+
+
+def require_reachable(repository: str) -> None:
+    """Ask the hub for a data set, unless it is not to be asked. Raises what `huggingface_hub` raises."""
+    import datasets
+
+    if not datasets.config.HF_HUB_OFFLINE:
+        # `datasets` tries six times, half a minute in all, before it says that there is no network.
+        HfApi().dataset_info(repository, timeout=TIMEOUT_SECONDS, expand=["sha"])
+
+
+@contextmanager
+def hub_errors(name: str, instead: str) -> Iterator[None]:
+    """Raise `DataError` where the block fails to fetch `name`; `instead` says what its user may do without the hub."""
     import datasets
     from datasets.exceptions import DatasetsError
 
-    corpus = HUB_CORPORA[name]
-    offline = datasets.config.HF_HUB_OFFLINE
     try:
-        if not offline:
-            # `datasets` tries six times, half a minute in all, before it says that there is no network.
-            HfApi().dataset_info(corpus.repository, timeout=TIMEOUT_SECONDS, expand=["sha"])
-        return rows_to_content(_numbered(_rows(corpus, split)), name)
+        yield
     except (HTTPError, OSError, ValueError, DatasetsError) as error:
+        offline = datasets.config.HF_HUB_OFFLINE
         problem = "is not in the cache" if offline else "cannot be fetched from the Hugging Face hub"
         remedy = "unset HF_HUB_OFFLINE" if offline else "set HF_HUB_OFFLINE=1 to use a copy fetched earlier"
-        raise DataError(
-            f"{name} {problem} ({first_line(error)}); give a {file_kinds()} file instead, or {remedy}"
-        ) from error
+        raise DataError(f"{name} {problem} ({first_line(error)}); {instead}, or {remedy}") from error
 
 
 def _rows(corpus: HubCorpus, split: str) -> Iterable[Any]:

@@ -7,6 +7,7 @@ from secateur.evaluation.health import HealthReport, Problem, TensorHealth, diag
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.samples import generate_samples
 from secateur.evaluation.speed import Speed, measure_speed, measure_speeds
+from secateur.evaluation.tasks import Tasks, TaskScore, load_tasks, measure_tasks, task_files
 
 __all__ = [
     "DiagnoseConfig",
@@ -15,14 +16,19 @@ __all__ = [
     "HealthReport",
     "Problem",
     "Speed",
+    "TaskScore",
+    "Tasks",
     "TensorHealth",
     "compare_models",
     "diagnose",
     "diagnose_model",
     "evaluate",
     "generate_samples",
+    "load_tasks",
     "measure_speed",
     "measure_speeds",
+    "measure_tasks",
     "perplexity",
     "size_on_disk",
+    "task_files",
 ]

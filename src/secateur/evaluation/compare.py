@@ -12,15 +12,23 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.data import Corpus, load_corpus
+from secateur.data import Corpus
 from secateur.evaluation.config import EvaluateConfig
-from secateur.evaluation.evaluate import Evaluation, corpus_windows, measure_quality, speed_options
+from secateur.evaluation.evaluate import (
+    Evaluation,
+    corpus_windows,
+    load_texts,
+    measure_quality,
+    speed_options,
+)
 from secateur.evaluation.modes import input_device, weight_bytes
 from secateur.evaluation.semi_structured import require_sparse_cores, use_semi_structured
 from secateur.evaluation.speed import measure_speeds
+from secateur.evaluation.tasks import Tasks, load_tasks, measure_tasks
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
+from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +61,19 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
     Raises:
         ModelError: a model or the adapter cannot be loaded, or they do not fit each other.
         DataError: a text cannot be found or is shorter than one window.
-        InputError: a model does not fit in a GPU's memory with these settings.
+        InputError: a model does not fit in a GPU's memory with these settings, or a task is unknown.
     """
     config = config or EvaluateConfig()
     if config.semi_structured:
         require_sparse_cores(resolve_device(config.device))
-    corpora = [load_corpus(corpus, "test") for corpus in config.data]
+    corpora, tasks = load_texts(config), load_tasks(config)
     evaluations: list[Evaluation] = []
     held: Held = []
     baseline_windows: Mapping[str, Tensor] = {}
     for candidate in _candidates(names, config):
-        if held and not _room_for_another(held, config):
+        if held and not first_decides(_room_for_another(held, config)):
             _measure_held(held, config)
-        evaluation, model, windows = _measure(candidate, corpora, config)
+        evaluation, model, windows = _measure(candidate, corpora, tasks, config)
         if candidate.semi_structured and not use_semi_structured(underlying(model)):
             logger.info("%s: left out, none of its projections is 2:4", candidate.label)
             continue
@@ -99,7 +107,7 @@ def _candidates(names: Sequence[str], config: EvaluateConfig) -> list[_Candidate
 
 
 def _measure(
-    candidate: _Candidate, corpora: list[Corpus], config: EvaluateConfig
+    candidate: _Candidate, corpora: list[Corpus], tasks: Tasks, config: EvaluateConfig
 ) -> tuple[Evaluation, PreTrainedModel | PeftModel, dict[str, Tensor]]:
     model, tokenizer = load(candidate.name, **config.load_arguments())
     size = size_on_disk(candidate.name)
@@ -109,16 +117,22 @@ def _measure(
         size += sum(file.stat().st_size for file in Path(candidate.adapter).glob("*.safetensors"))
     windows = corpus_windows(tokenizer, corpora, config)
     evaluation = measure_quality(measured, windows, corpora, config, candidate.label)
+    evaluation.tasks = measure_tasks(measured, tokenizer, tasks, candidate.label)
     evaluation.size_bytes = size
     return evaluation, measured, windows
 
 
 def _measure_held(held: Held, config: EvaluateConfig) -> None:
-    """Measure the speeds of the models held in memory, note them, and let the models go."""
-    if held:
+    """Measure the speeds of the models held in memory, note them, and let the models go.
+
+    Of several processes the first measures while the others wait, and has the figures.
+    """
+    wait_for_all()
+    if held and is_first():
         speeds = measure_speeds([model for _, model in held], **speed_options(config))
         for (evaluation, _), speed in zip(held, speeds, strict=True):
             evaluation.add_speed(speed)
+    wait_for_all()
     held.clear()
     gc.collect()
     torch.cuda.empty_cache()

@@ -21,6 +21,18 @@ class EvaluateConfig(LoadOptions):
     )
     windows: int | None = Field(default=None, ge=1, description="Use only the first so many windows; default: all.")
     batch_size: int = Field(default=8, ge=1, description="Windows per forward pass; halved where a GPU lacks memory.")
+    perplexity: bool = Field(default=True, description="Measure perplexity.")
+    tasks: list[str] = Field(
+        default=[],
+        description="Tasks and groups of lm-eval, or of include_path: hellaswag,piqa,arc_easy,mmlu (extra: tasks).",
+    )
+    limit: int | None = Field(default=None, ge=1, description="Use only the first so many examples of each task.")
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="Solved examples before each question; default: the task's own, most have 0."
+    )
+    include_path: str | None = Field(
+        default=None, description="A directory with tasks of your own: YAML files as lm-eval has them, and their data."
+    )
     speed: bool = Field(default=True, description="Measure tokens per second and peak memory.")
     prompt_tokens: int = Field(default=512, ge=1, description="Length of the prompt that speed is measured on.")
     new_tokens: int = Field(default=32, ge=1, description="Tokens decoded when speed is measured.")
@@ -36,7 +48,10 @@ class EvaluateConfig(LoadOptions):
         default=None, description="A LoRA directory: the last model with it, unmerged, is one more row."
     )
     seed: int = Field(
-        default=0, ge=0, le=LARGEST_SEED, description="Seed of the random prompt that speed is measured on."
+        default=0,
+        ge=0,
+        le=LARGEST_SEED,
+        description="Seed of the random prompt that speed is measured on, and of the tasks' solved examples.",
     )
 
     @model_validator(mode="after")
@@ -46,6 +61,16 @@ class EvaluateConfig(LoadOptions):
                 f"stride {self.stride} is larger than seqlen {self.seqlen} and would skip text; "
                 f"use at most {self.seqlen}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_have_names(self) -> Self:
+        given = [name for name in ("limit", "num_fewshot", "include_path") if getattr(self, name) is not None]
+        if given and not self.tasks:
+            raise ValueError(f"{given[0]} is about tasks and none is named; name some with tasks")
+        repeated = [name for name in dict.fromkeys(self.tasks) if self.tasks.count(name) > 1]
+        if repeated:
+            raise ValueError(f"the task {repeated[0]} is named twice")
         return self
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from peft import PeftModel
@@ -14,10 +14,12 @@ from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
+from secateur.evaluation.tasks import TaskScore, load_tasks, measure_tasks
 from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
+from secateur.models.processes import is_first, wait_for_all
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Evaluation:
         decode_tokens_per_second: new tokens written one by one, batch size 1.
         peak_memory_bytes: while generating.
         memory_measured: what that is: GPU allocations, or the resident set of the process.
+        tasks: scores by the task's name.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Evaluation:
     decode_tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     memory_measured: str | None = None
+    tasks: dict[str, TaskScore] = field(default_factory=dict)
 
     def add_speed(self, speed: Speed) -> None:
         """Take over the figures of a speed measurement."""
@@ -77,7 +81,9 @@ def evaluate(
     size_bytes: int | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Measure perplexity on each text, the number of parameters, speed and peak memory of a model in memory.
+    """Measure perplexity on each text, tasks, the number of parameters, speed and peak memory of a model in memory.
+
+    With several processes each runs its share of the windows; only the first measures and returns speed and memory.
 
     Args:
         model: a causal language model, or one with a PEFT adapter.
@@ -89,16 +95,26 @@ def evaluate(
 
     Raises:
         DataError: a text cannot be found or is shorter than one window.
-        InputError: the model does not fit in a GPU's memory with these settings.
+        InputError: the model does not fit in a GPU's memory with these settings, or a task is unknown.
     """
     config = configured(EvaluateConfig, config, options)
-    corpora = [load_corpus(corpus, "test") for corpus in config.data]
+    tasks = load_tasks(config)
+    corpora = load_texts(config)
     windows = corpus_windows(tokenizer, corpora, config)
     evaluation = measure_quality(model, windows, corpora, config, name)
+    evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
     evaluation.size_bytes = size_bytes
     if config.speed:
-        evaluation.add_speed(measure_speed(model, **speed_options(config)))
+        wait_for_all()
+        if is_first():
+            evaluation.add_speed(measure_speed(model, **speed_options(config)))
+        wait_for_all()
     return evaluation
+
+
+def load_texts(config: EvaluateConfig) -> list[Corpus]:
+    """The texts that perplexity is measured on. Raises `DataError`."""
+    return [load_corpus(corpus, "test") for corpus in config.data] if config.perplexity else []
 
 
 def corpus_windows(
@@ -119,7 +135,8 @@ def measure_quality(
     name: str,
 ) -> Evaluation:
     """Perplexity on every text and the number of parameters; speed is measured on its own."""
-    warn_of_long_windows(underlying(model), config.seqlen)
+    if windows:
+        warn_of_long_windows(underlying(model), config.seqlen)
     figures = {
         corpus: perplexity(
             model,

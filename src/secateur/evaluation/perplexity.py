@@ -15,6 +15,7 @@ from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring
 from secateur.models import adapter_of, token_losses
 from secateur.models.lora import underlying
+from secateur.models.processes import is_first, share, sums_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def perplexity(
     below seqlen) the first counts whole and every other only the tokens that no earlier window has scored.
     https://huggingface.co/docs/transformers/perplexity
 
+    With several processes each runs its share of the windows, and all get the figure of the whole.
+
     Args:
         model: a causal language model, or one with a PEFT adapter.
         windows: token ids, (windows, seqlen).
@@ -49,9 +52,10 @@ def perplexity(
     _check(windows, stride)
     seqlen = windows.shape[1]
     first_scored = max(1, seqlen - (stride or seqlen))
+    own = share(windows)
     with measuring(model):
-        losses = _window_losses(model, windows, first_scored, batch_size)
-        total = math.fsum(track(losses, description, total=len(windows)))
+        losses = _window_losses(model, own, first_scored, batch_size) if len(own) else ()
+        (total,) = sums_over_processes(math.fsum(track(losses, description, total=len(own))))
     tokens = (seqlen - 1) + (len(windows) - 1) * (seqlen - first_scored)
     return torch.tensor(total / tokens, dtype=torch.float64).exp().item()
 
@@ -68,9 +72,11 @@ def _check(windows: Tensor, stride: int | None) -> None:
 def _window_losses(
     model: PreTrainedModel | PeftModel, windows: Tensor, first_scored: int, batch_size: int
 ) -> Iterator[float]:
-    """Yield each window's summed loss of its tokens from `first_scored` on; the first's from token 1 on."""
-    yield from _batch_losses(model, windows[:1], 1) or _too_large(windows)
-    start = 1
+    """Yield each window's summed loss of its tokens from `first_scored` on; the text's first's from token 1 on."""
+    start = 0
+    if is_first():
+        yield from _batch_losses(model, windows[:1], 1) or _too_large(windows)
+        start = 1
     while start < len(windows):
         losses = _batch_losses(model, windows[start : start + batch_size], first_scored)
         if losses is not None:

@@ -21,6 +21,7 @@ from secateur.models import embedded
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import check_directory
 from secateur.models.options import DType
+from secateur.models.processes import local_number, process_count
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,13 @@ def load(
 
     Raises:
         ModelError: the model cannot be found, is damaged, holds only pickled weights, or is not supported.
-        InputError: the device is not there, or cannot hold 8 bits.
+        InputError: the device is not there, or cannot hold 8 bits, or `device_map` is given to several processes.
     """
+    if device_map is not None and process_count() > 1:
+        raise InputError(
+            "device_map spreads a model over all devices for one process, and each of several has one of its own; "
+            "leave it out, or start one process"
+        )
     place = resolve_device(device)
     arguments: dict[str, Any] = {"dtype": resolve_dtype(dtype, place)}
     if load_in_8bit:
@@ -222,7 +228,13 @@ def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBas
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` becomes the first GPU, or the CPU where there is none. Raises `InputError` for a device not there."""
+    """`auto` becomes a GPU, the process's own of several processes, or the CPU where there is none.
+
+    Raises:
+        InputError: the device is not there, or would be shared by several processes.
+    """
+    if process_count() > 1 and device != "cpu" and torch.cuda.is_available():
+        return _own_gpu(device)
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
@@ -233,6 +245,17 @@ def resolve_device(device: str) -> torch.device:
             f"the device '{device}' is not there: {torch.cuda.device_count()} GPUs found; use --device cpu"
         )
     return place
+
+
+def _own_gpu(device: str) -> torch.device:
+    if device not in ("auto", "cuda"):
+        raise InputError(f"each process takes a GPU of its own; leave out --device {device}, or use --device cpu")
+    if local_number() >= torch.cuda.device_count():
+        raise InputError(
+            f"there are more processes on this machine than its {torch.cuda.device_count()} GPUs; start as many, or "
+            "use --device cpu"
+        )
+    return torch.device("cuda", local_number())
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype | str:

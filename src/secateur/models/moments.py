@@ -1,10 +1,15 @@
-"""Re-fitting an output projection to what is left of its inputs, by ridge-regularised least squares."""
+"""Re-fitting an output projection to what is left of its inputs, by ridge-regularised least squares.
+
+With several processes each adds up its own tokens, and what `of` and `of_pairs` return is the sum over all of them.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from secateur.models.processes import agreed, sum_over_processes, sums_over_processes
 
 TOKENS_AT_ONCE = 512
 
@@ -23,7 +28,7 @@ class Norms:
             # Some tokens at a time stay in the processor's cache.
             for part in batch.flatten(0, -2).split(TOKENS_AT_ONCE):
                 total = total.to(part.device) + part.to(torch.float32, copy=True).square_().sum(0)
-        return cls(total)
+        return cls(sum_over_processes(total))
 
     @property
     def root(self) -> Tensor:
@@ -52,12 +57,19 @@ class Moments:
             moments.add_inputs(inputs.float())
         if moments is None:
             raise ValueError("no calibration tokens")
+        moments.add_other_processes()
         return moments
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add tokens: inputs (tokens, in_features)."""
         self.inputs.addmm_(inputs.T, inputs)
         self.tokens += inputs.shape[0]
+
+    def add_other_processes(self) -> None:
+        """Add the tokens that the other processes have added to theirs."""
+        sum_over_processes(self.inputs)
+        (tokens,) = sums_over_processes(self.tokens)
+        self.tokens = int(tokens)
 
     def damped(self, damping: float) -> tuple[Tensor, float]:
         """XᵀX + λI in float64 with λ = `damping` times the mean of its diagonal, and λ."""
@@ -99,6 +111,7 @@ class Gram(Moments):
             gram.add(inputs, target)
         if gram is None:
             raise ValueError("no calibration tokens")
+        gram.add_other_processes()
         return gram
 
     def add(self, inputs: Tensor, target: Tensor) -> None:
@@ -107,6 +120,11 @@ class Gram(Moments):
         self.add_inputs(inputs)
         self.cross.addmm_(inputs.T, target)
         self.target += target.square().sum().item()
+
+    def add_other_processes(self) -> None:
+        super().add_other_processes()
+        sum_over_processes(self.cross)
+        (self.target,) = sums_over_processes(self.target)
 
     @torch.no_grad()
     def refit(self, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
@@ -127,7 +145,7 @@ class Gram(Moments):
         left = damped[kept[:, None], kept]
         right = self.cross[kept].double() + ridge * weight[:, kept].T.double()
         factor = torch.linalg.cholesky(left)
-        return torch.cholesky_solve(right, factor).T.float()
+        return agreed(torch.cholesky_solve(right, factor).T.float())
 
     def error(self, weight: Tensor, kept: Tensor) -> float:
         """‖X[:, kept] Vᵀ − T‖² for weights V (out_features, kept)."""

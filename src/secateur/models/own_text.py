@@ -13,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from secateur.console import track
 from secateur.data.tokens import cached_tokens
 from secateur.models.fingerprint import weights_fingerprint
+from secateur.models.processes import process_count, process_number, sum_over_processes
 
 PIECES = 64
 PIECE_TOKENS = 128
@@ -24,7 +25,8 @@ def own_text(
     """Windows of text that the model samples at temperature 1.
 
     Each piece of up to 128 tokens begins with a token drawn at random from the vocabulary, so that the pieces are about
-    different things; the windows are pieces joined. They are kept in the cache directory and reused.
+    different things; the windows are pieces joined. They are kept in the cache directory and reused. With several
+    processes each writes some blocks of pieces.
 
     Args:
         model: a causal language model, in evaluation mode.
@@ -48,8 +50,10 @@ def own_text(
         return cached_tokens(tokenizer, kind, content, write)["input_ids"]
 
     blocks = math.ceil(count * seqlen / (PIECES * length))
-    tokens = torch.cat([block(number) for number in range(blocks)]).flatten()
-    return tokens[: count * seqlen].view(count, seqlen).long()
+    tokens = torch.zeros(blocks, PIECES, length, dtype=torch.int32)
+    for number in range(process_number(), blocks, process_count()):
+        tokens[number] = block(number)
+    return sum_over_processes(tokens).flatten()[: count * seqlen].view(count, seqlen).long()
 
 
 @torch.no_grad()

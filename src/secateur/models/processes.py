@@ -1,28 +1,130 @@
-"""Several processes under torchrun."""
+"""Several processes under torchrun or accelerate launch: joining them, sharing work out, and putting it together.
 
+Each process holds the model and works on its share of the text. What is summed over text is added up over processes,
+and what is decided from it (which units leave, the re-fitted weights) is taken from the first process: sums come out
+the same everywhere, but two GPUs of different make may solve the same equations differently, and models that drift
+apart would not be noticed. Without other processes all of this does nothing.
+"""
+
+import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+# Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
+TIMEOUT = datetime.timedelta(days=7)
+FAILURES = "secateur/failures"
+
+_meeting_place: dist.Store | None = None
 
 
 @contextmanager
 def several_processes() -> Iterator[None]:
-    """Join the other processes of torchrun while the block runs; nothing happens without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    """Join the other processes of torchrun while the block runs; nothing happens without it.
+
+    A process that fails leaves without waiting for the others, which then fail as well instead of waiting for it.
+    """
+    global _meeting_place
+    if not launched_together() or dist.is_initialized():
         yield
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    on_gpus = torch.cuda.is_available()
+    if on_gpus:
+        torch.cuda.set_device(local_number() % torch.cuda.device_count())
+    _meeting_place, number, count = next(dist.rendezvous("env://"))
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, store=_meeting_place, rank=number, world_size=count, timeout=TIMEOUT)
+    yield
+    wait_for_all()
+    dist.destroy_process_group()
+
+
+def launched_together() -> bool:
+    """Whether torchrun or the like has started other processes beside this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_number() -> int:
+    """This process's number among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def process_count() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def process_number() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
     """Whether this process writes the results."""
-    return not dist.is_initialized() or dist.get_rank() == 0
+    return process_number() == 0
+
+
+def is_first_to_fail() -> bool:
+    """Whether no other process has reported an error yet, so that one line says what is wrong."""
+    if not launched_together():
+        return True
+    try:
+        place = _meeting_place or next(dist.rendezvous("env://"))[0]
+        return place.add(FAILURES, 1) == 1
+    except RuntimeError:
+        # The process that keeps the count is gone: it has failed first, and said so.
+        return False
+
+
+def share(windows: Tensor) -> Tensor:
+    """This process's share of some windows, (windows, seq): neighbouring ones, as many as others have or one fewer.
+
+    It is empty where there are fewer windows than processes.
+    """
+    return windows.tensor_split(process_count())[process_number()]
+
+
+def shared_batches(windows: Tensor, batch_size: int) -> Sequence[Tensor]:
+    """This process's share in batches; none where there are fewer windows than processes."""
+    own = share(windows)
+    return own.split(batch_size) if len(own) else ()
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """Add a tensor up over all processes, in place. All get the same bits; floats are added in float64."""
+    if process_count() > 1:
+        total = tensor.double() if tensor.is_floating_point() else tensor
+        dist.all_reduce(total)
+        tensor.copy_(total)
+    return tensor
+
+
+def sums_over_processes(*numbers: float) -> list[float]:
+    """Add numbers up over all processes."""
+    return (
+        sum_over_processes(torch.tensor(numbers, dtype=torch.float64)).tolist() if process_count() > 1 else [*numbers]
+    )
+
+
+def agreed(tensor: Tensor, of: int = 0) -> Tensor:
+    """One process's values, the first's unless `of` says otherwise, of a tensor that all have in the same shape."""
+    if process_count() == 1:
+        return tensor
+    values = tensor.detach().contiguous()
+    dist.broadcast(values, of)
+    return values
+
+
+def first_decides(decision: bool) -> bool:
+    """The first process's answer to a question that others may answer otherwise, by their clock or disk."""
+    return bool(agreed(torch.tensor(decision)))
+
+
+def wait_for_all() -> None:
+    """Go on when all processes have come here."""
+    if process_count() > 1:
+        dist.all_reduce(torch.zeros(()))

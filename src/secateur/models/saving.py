@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur import files
 from secateur.models import modeling_secateur
 from secateur.models.loading import quiet
+from secateur.models.processes import is_first
 from secateur.models.widths import is_uneven
 
 
@@ -23,6 +24,8 @@ def save(
     extras: Mapping[str, object] | None = None,
 ) -> Path:
     """Write a model directory: safetensors, config, tokenizer. It appears whole or not at all.
+
+    With several processes only the first writes; the others go on at once.
 
     A model with uneven layers gets its modelling file beside the weights, so that it also loads where secateur is
     not installed (`trust_remote_code=True`).
@@ -38,6 +41,8 @@ def save(
     Raises:
         OutputError: the directory is in use or cannot be written.
     """
+    if not is_first():
+        return Path(directory)
     with files.new_directory(directory, overwrite) as staging:
         if is_uneven(model):
             _add_modeling_file(model, staging)

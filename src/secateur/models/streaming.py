@@ -15,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
+from secateur.models.processes import process_count
 
 Step = Callable[[Tensor, dict[str, Any]], Tensor]
 
@@ -98,7 +100,15 @@ class LayerStream:
             windows: tokens, (windows, seq), without padding.
             batch_size: windows that go through a layer at once.
             offload: where activations are kept: `none`, on the embedding's device.
+
+        Raises:
+            InputError: there is no window: fewer than processes that share them.
         """
+        if not len(windows):
+            raise InputError(
+                f"{process_count()} processes have fewer windows of text than one each; start fewer, or give more "
+                "--samples (of the layers' importance --layer-importance-samples)"
+            )
         embedding = model.get_input_embeddings()
         place = next(embedding.parameters()).device
         store = {"none": place, "cpu": torch.device("cpu"), "disk": None}[offload]

@@ -59,7 +59,7 @@ def declare_widths(model: PreTrainedModel) -> None:
         for field in PER_LAYER_FIELDS:
             model.config.__dict__.pop(field, None)
         # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
-        model.config.head_dim = adapter.head_dim(adapter.layers(model)[0])
+        model.config.head_dim = head_dim_of(model)
         model.config.num_attention_heads = widths[0].num_attention_heads
         model.config.num_key_value_heads = widths[0].num_key_value_heads
         model.config.intermediate_size = widths[0].intermediate_size
@@ -85,7 +85,7 @@ def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
         num_attention_heads=width.num_attention_heads,
         num_key_value_heads=width.num_key_value_heads,
         intermediate_size=width.intermediate_size,
-        head_dim=adapter_of(model).head_dim(adapter_of(model).layers(model)[0]),
+        head_dim=head_dim_of(model),
     )
     settings.pop("model_type", None)
     try:
@@ -108,6 +108,12 @@ def declared_widths(model: PreTrainedModel) -> list[LayerWidths]:
 def is_uneven(model: PreTrainedModel) -> bool:
     """Whether the layers' widths stand one by one in the config."""
     return getattr(model.config, PER_LAYER_FIELDS[0], None) is not None
+
+
+def head_dim_of(model: PreTrainedModel) -> int:
+    """The width of a head, the same in all layers."""
+    adapter = adapter_of(model)
+    return adapter.head_dim(adapter.layers(model)[0])
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
-from secateur.pruning.config import PruneConfig
+from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.units import PARTS, Part, PartShape, part_shapes
 
@@ -111,7 +111,7 @@ class Budget:
         return True
 
 
-def build_ladders(model: PreTrainedModel, config: PruneConfig, scores: Sequence[LayerScores]) -> list[Ladder]:
+def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[LayerScores]) -> list[Ladder]:
     """The ladders of the layers and halves that the configuration lets be cut."""
     shapes = part_shapes(model)
     parts = [part for part in PARTS if config.target in ("both", part)]
@@ -143,32 +143,47 @@ def allocate(
         InputError: the ratio is more than the layers can lose within their limits.
     """
     ladders = build_ladders(model, config, scores)
-    parameters = count_parameters(model)
-    sizes: dict[int, int] = {}
-    for ladder in ladders:
-        sizes[ladder.layer] = sizes.get(ladder.layer, 0) + ladder.total
-    full = _full_sizes(model, sizes)
-    budget = Budget(
-        total=round(config.ratio * parameters),
-        least={layer: config.min_rate * full[layer] for layer in sizes},
-        most={layer: config.max_rate * full[layer] for layer in sizes},
-    )
-    _check_reachable(ladders, budget, config, parameters)
+    budget = _budget(model, ladders, config)
     if config.even:
         _allocate_evenly(model, ladders, budget, config)
     elif config.allocation == "global":
-        _allocate_globally(ladders, budget, config)
+        _allocate_globally(ladders, budget, config.attention_share if config.target == "both" else None)
     else:
-        _allocate_by_rate(ladders, budget, config, full, importance)
+        _allocate_by_rate(ladders, budget, config, _full_sizes(model, ladders), importance)
     return ladders
 
 
-def _full_sizes(model: PreTrainedModel, layers: dict[int, int]) -> dict[int, int]:
+def take_by_price(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> None:
+    """Set the ladders' `taken` by one ranking of all steps by cost per parameter. Raises as `allocate`."""
+    for ladder in ladders:
+        ladder.taken = 0
+    _allocate_globally(ladders, _budget(model, ladders, config), None)
+
+
+def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> Budget:
+    parameters, full = count_parameters(model), _full_sizes(model, ladders)
+    budget = Budget(
+        total=round(config.ratio * parameters),
+        least={layer: config.min_rate * size for layer, size in full.items()},
+        most={layer: config.max_rate * size for layer, size in full.items()},
+    )
+    _check_reachable(ladders, budget, config, parameters)
+    return budget
+
+
+def units_removed(ladders: Sequence[Ladder]) -> dict[tuple[int, Part], int]:
+    """How many units leave each half of each layer, by the ladders' steps taken."""
+    return {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
+
+
+def _full_sizes(model: PreTrainedModel, ladders: Sequence[Ladder]) -> dict[int, int]:
+    """Parameters of the layers that the ladders belong to, both halves counted."""
     shapes = part_shapes(model)
+    layers = dict.fromkeys(ladder.layer for ladder in ladders)
     return {index: sum(shape.units * shape.unit_parameters for shape in shapes[index].values()) for index in layers}
 
 
-def _check_reachable(ladders: list[Ladder], budget: Budget, config: PruneConfig, parameters: int) -> None:
+def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, parameters: int) -> None:
     by_layer: dict[int, int] = {}
     for ladder in ladders:
         steps = sum(ladder.parameters(step) for step in range(len(ladder.units)))
@@ -188,17 +203,17 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: PruneConfig,
         )
 
 
-def _allocate_globally(ladders: list[Ladder], budget: Budget, config: PruneConfig) -> None:
+def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: float | None) -> None:
     """One ranking of all steps by cost per parameter."""
     for ladder in ladders:
         while ladder.left and budget.removed.get(ladder.layer, 0) < budget.least[ladder.layer]:
             cheapest = min(_siblings(ladders, ladder.layer), key=_price)
             if not budget.take(cheapest, budget.remaining()):
                 break
-    if config.attention_share is None or config.target != "both":
+    if attention_share is None:
         _take_cheapest(ladders, budget, budget.remaining)
         return
-    for part, share in (("attention", config.attention_share), ("mlp", 1.0)):
+    for part, share in (("attention", attention_share), ("mlp", 1.0)):
         chosen = [ladder for ladder in ladders if ladder.part == part]
         # Whole GQA groups come as near to the share as they can, from either side; channels make up the difference.
         half_group = max(ladder.shape.unit_parameters for ladder in chosen) / 2 if part == "attention" else 0.0

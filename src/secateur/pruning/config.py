@@ -1,10 +1,11 @@
 """What `prune` can be told, for the command line, recipes and Python alike."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import InputError
+from secateur.flags import flag
 from secateur.models.calibration import CalibratedConfig
 
 Target = Literal["both", "attention", "mlp"]
@@ -14,14 +15,63 @@ Allocation = Literal["global", "inverse", "proportional", "uniform"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class PruneConfig(CalibratedConfig):
-    """Structured pruning of GQA groups and MLP channels."""
+class CutLimits(CalibratedConfig):
+    """What is cut."""
 
     ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
     target: Target = Field(default="both", description="What is cut.")
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
+    damping: float = Field(
+        default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
+    )
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    def cut_layers(self, num_layers: int) -> list[int]:
+        """The layers that may be cut.
+
+        Raises:
+            InputError: the range or a frozen layer is outside the model, or nothing is left to cut.
+        """
+        layers = self.layer_range(num_layers)
+        outside = [index for index in self.freeze if not 0 <= index < num_layers]
+        if outside:
+            raise InputError(f"--freeze names layer {outside[0]}; the model has layers 0 to {num_layers - 1}")
+        if self.min_rate > self.max_rate:
+            raise InputError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
+        chosen = [index for index in layers if index not in self.freeze]
+        if not chosen:
+            raise InputError("no layer is left to cut: --freeze names every layer of the range")
+        return chosen
+
+
+PLANNED = (
+    "ratio",
+    "target",
+    "layers",
+    "freeze",
+    "min_rate",
+    "max_rate",
+    "attention_share",
+    "even",
+    "allocation",
+    "alpha",
+)
+
+
+class PruneConfig(CutLimits):
+    """Structured pruning of GQA groups and MLP channels."""
+
+    plan: str | None = Field(
+        default=None,
+        description="Cut what this pruning_plan.json says, of search, of another cut or written by hand; options that "
+        "decide how much leaves where are refused beside it.",
+    )
     attention_share: Share | None = Field(
         default=None,
         description="Share of the cut that attention bears. By size unless given; with the global allocation, as "
@@ -55,28 +105,10 @@ class PruneConfig(CalibratedConfig):
         default=True,
         description="Re-fit o_proj and down_proj of every layer from the first cut on, so that little is lost.",
     )
-    damping: float = Field(
-        default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
-    )
 
-    @field_validator("freeze", mode="before")
-    @classmethod
-    def _split_commas(cls, value: object) -> object:
-        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-    def cut_layers(self, num_layers: int) -> list[int]:
-        """The layers that may be cut.
-
-        Raises:
-            InputError: the range or a frozen layer is outside the model, or nothing is left to cut.
-        """
-        layers = self.layer_range(num_layers)
-        outside = [index for index in self.freeze if not 0 <= index < num_layers]
-        if outside:
-            raise InputError(f"--freeze names layer {outside[0]}; the model has layers 0 to {num_layers - 1}")
-        if self.min_rate > self.max_rate:
-            raise InputError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
-        chosen = [index for index in layers if index not in self.freeze]
-        if not chosen:
-            raise InputError("no layer is left to cut: --freeze names every layer of the range")
-        return chosen
+    @model_validator(mode="after")
+    def _plan_decides(self) -> Self:
+        given = [name for name in PLANNED if name in self.model_fields_set]
+        if self.plan is not None and given:
+            raise ValueError(f"the plan decides that; leave out {', '.join(map(flag, given))}, or the plan")
+        return self

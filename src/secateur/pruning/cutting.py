@@ -1,6 +1,7 @@
 """The cut itself: layers streamed one after another, each narrowed and re-fitted to what the uncut model gives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +10,17 @@ from transformers import PreTrainedModel
 from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.moments import Gram, Moments
+from secateur.models.processes import agreed, share
 from secateur.models.streaming import LayerStream, Step
-from secateur.pruning.allocation import Ladder
 from secateur.pruning.importance import LayerScores, PartScores
-from secateur.pruning.obs import removal_order
+from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.sensitivity import stream_sensitivity
 from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
 
 SENSITIVITY_WINDOWS = 8
 
 Removed = list[dict[Part, list[int]]]
+Counts = Mapping[tuple[int, Part], int]
 
 
 def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping: float) -> list[LayerScores]:
@@ -33,7 +35,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
     """
     adapter = adapter_of(model)
     sensitivity = stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
-    stream = LayerStream.start(model, windows, batch_size)
+    stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         layer_scores: LayerScores = {}
@@ -42,7 +44,7 @@ def obs_scores(model: PreTrainedModel, windows: Tensor, batch_size: int, damping
             inputs = stream.kept(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
             removals = part_removals(adapter, layer, part, moments, linear.weight, damping)
-            layer_scores[part] = PartScores(removals.order, removals.costs * sensitivity[index][part])
+            layer_scores[part] = PartScores(removals.blocks, removals.costs * sensitivity[index][part])
             stream.add(linear, inputs)
         scores.append(layer_scores)
     return scores
@@ -62,52 +64,54 @@ def part_removals(
     weight: Tensor,
     damping: float,
     limit: int | None = None,
-) -> PartScores:
-    """The OBS order of the units of one half of a layer, and the squared error that each removal adds to a token.
+    weights_at: Sequence[int] = (),
+) -> RemovalOrder:
+    """The OBS order of the units of one half of a layer, and the squared error per token after each removal.
 
     Args:
         moments: of the inputs of the half's output projection.
         weight: the weights of that projection that fit the target best with all units there.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         limit: how many units to order; all but one unless given.
+        weights_at: numbers of removals after which the re-fitted projection is wanted.
     """
     damped, _ = moments.damped(damping)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    removals = removal_order(inverse, weight, part_shape(adapter, layer, part).block_size, limit)
-    costs = torch.diff(removals.errors, prepend=removals.errors.new_zeros(1)) / moments.tokens
-    return PartScores(removals.blocks.cpu(), costs.cpu())
+    block_size = part_shape(adapter, layer, part).block_size
+    removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at)
+    return RemovalOrder(
+        agreed(removals.blocks.cpu()),
+        agreed(removals.errors.cpu() / moments.tokens),
+        {count: agreed(fitted) for count, fitted in removals.weights.items()},
+    )
 
 
-def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], ladders: Sequence[Ladder]) -> Removed:
+def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], counts: Counts) -> Removed:
     """Cut the model in place by the order of `scores`, without re-fitting. Returns the units removed."""
     adapter = adapter_of(model)
     removed = _nothing(model)
-    for ladder in ladders:
-        chosen = scores[ladder.layer][ladder.part].order[: ladder.removed_units()]
-        _cut(adapter, adapter.layers(model)[ladder.layer], ladder.part, chosen)
-        removed[ladder.layer][ladder.part] = sorted(chosen.tolist())
+    for (layer, part), units in counts.items():
+        chosen = scores[layer][part].order[:units]
+        _cut(adapter, adapter.layers(model)[layer], part, chosen)
+        removed[layer][part] = sorted(chosen.tolist())
     return removed
 
 
 @torch.no_grad()
 def cut_and_refit(
     model: PreTrainedModel,
-    scores: Sequence[LayerScores] | None,
-    ladders: Sequence[Ladder],
+    scores: Sequence[Mapping[Part, PartScores]] | None,
+    counts: Counts,
     windows: Tensor,
     batch_size: int,
     damping: float,
 ) -> Removed:
     """Cut the model in place, re-fitting each output projection by least squares.
 
-    Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
-    the cut layers so far give it. Each half of a layer is fitted so that the cut stream comes back to the uncut one,
-    which also mends what the layers before it left.
-
     Args:
         model: the model, cut in place.
-        scores: the order in which units go; None to find it by OBS on the cut stream.
-        ladders: how many units each half of each layer loses.
+        scores: the order in which units go; what it says nothing of is ordered by OBS on the cut stream, all if None.
+        counts: how many units each half of each layer loses.
         windows: calibration tokens, (windows, seq).
         batch_size: windows that go through a layer at once.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
@@ -116,11 +120,55 @@ def cut_and_refit(
         For each layer and half the indices of the units removed.
     """
     adapter = adapter_of(model)
-    uncut = LayerStream.start(model, windows, batch_size)
-    cut = uncut.fork()
-    counts = {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
-    first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
     removed = _nothing(model)
+    first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
+    for half in halves_towards_uncut(model, windows, batch_size, first):
+        layer, part = adapter.layers(model)[half.index], half.part
+        units = counts.get((half.index, part), 0)
+        chosen = torch.empty(0, dtype=torch.long)
+        if units:
+            known = scores[half.index].get(part) if scores else None
+            order = known.order if known else removals_towards(adapter, layer, part, half.gram, damping, units).blocks
+            chosen = order[:units]
+        half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping)
+        removed[half.index][part] = sorted(chosen.tolist())
+    return removed
+
+
+@dataclass
+class Half:
+    """Half a layer that is about to be cut.
+
+    Attributes:
+        index: the layer.
+        part: which half.
+        gram: moments of its output projection's inputs in the cut stream, towards what brings it to the uncut one.
+        columns: inputs of the output projection that are left after the cut; all while None.
+    """
+
+    index: int
+    part: Part
+    gram: Gram
+    columns: Tensor | None = None
+
+
+@torch.no_grad()
+def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: int, first: int = 0) -> Iterator[Half]:
+    """The halves of an uncut model's layers in turn, each to be cut by the caller before it asks for the next one.
+
+    Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
+    the cut layers so far give it. Each half of a layer can be fitted so that the cut stream comes back to the uncut
+    one, which also mends what the layers before it left.
+
+    Args:
+        model: the model; the caller changes the output projection of the half that it is given, and what feeds it.
+        windows: calibration tokens, (windows, seq).
+        batch_size: windows that go through a layer at once.
+        first: the first layer that will be cut; those before it are passed over.
+    """
+    adapter = adapter_of(model)
+    uncut = LayerStream.start(model, share(windows), batch_size)
+    cut = uncut.fork()
     for index, layer in enumerate(track(adapter.layers(model), "Cutting and re-fitting")):
         for part in PARTS:
             uncut.advance(index, _half(uncut, index, part))
@@ -128,16 +176,10 @@ def cut_and_refit(
                 cut.replace(uncut.hidden)
                 continue
             inputs = cut.kept(cut.inputs(index, _half(cut, index, part), output_projection(adapter, layer, part)))
-            gram = _gram_towards(uncut, cut, output_projection(adapter, layer, part), inputs)
-            units = counts.get((index, part), 0)
-            chosen = torch.empty(0, dtype=torch.long)
-            if units:
-                ranking = scores[index][part] if scores else _removals(adapter, layer, part, gram, damping, units)
-                chosen = ranking.order[:units]
-            columns = _cut_refitting(adapter, layer, part, chosen, gram, damping)
-            removed[index][part] = sorted(chosen.tolist())
-            cut.add(output_projection(adapter, layer, part), (batch[..., columns.to(batch.device)] for batch in inputs))
-    return removed
+            half = Half(index, part, _gram_towards(uncut, cut, output_projection(adapter, layer, part), inputs))
+            yield half
+            left = (batch if half.columns is None else batch[..., half.columns.to(batch.device)] for batch in inputs)
+            cut.add(output_projection(adapter, layer, part), left)
 
 
 def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, inputs: Sequence[Tensor]) -> Gram:
@@ -157,12 +199,20 @@ def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, input
     return Gram.of_pairs(pairs())
 
 
-def _removals(adapter: Adapter, layer: nn.Module, part: Part, gram: Gram, damping: float, limit: int) -> PartScores:
-    """The OBS order towards the gram's target."""
+def removals_towards(
+    adapter: Adapter,
+    layer: nn.Module,
+    part: Part,
+    gram: Gram,
+    damping: float,
+    limit: int | None = None,
+    weights_at: Sequence[int] = (),
+) -> RemovalOrder:
+    """As `part_removals`, with the projection best fitted to the gram's target to begin with."""
     linear = output_projection(adapter, layer, part)
     everything = torch.arange(linear.in_features, device=linear.weight.device)
-    best = gram.refit(linear.weight, everything, damping)
-    return part_removals(adapter, layer, part, gram, best, damping, limit)
+    best = gram.refit(linear.weight.detach(), everything, damping)
+    return part_removals(adapter, layer, part, gram, best, damping, limit, weights_at)
 
 
 def _half(stream: LayerStream, index: int, part: Part) -> Step:

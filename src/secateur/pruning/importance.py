@@ -10,6 +10,7 @@ from secateur.console import track
 from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.gradients import only_gradients_of
 from secateur.models.losses import chunked_loss
+from secateur.models.processes import agreed, share, shared_batches, sum_over_processes, sums_over_processes
 from secateur.models.streaming import LayerStream
 from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
 
@@ -29,6 +30,7 @@ class PartScores:
     @classmethod
     def from_unit_scores(cls, scores: Tensor) -> "PartScores":
         """Order independent scores, (units,), keeping the best unit."""
+        scores = agreed(scores)
         order = scores.argsort(stable=True)[:-1]
         return cls(order.cpu(), scores[order].double().cpu())
 
@@ -59,7 +61,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
         windows: calibration tokens, (windows, seq).
     """
     adapter = adapter_of(model)
-    stream = LayerStream.start(model, windows, batch_size)
+    stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
@@ -67,7 +69,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
         for part in PARTS:
             linear = output_projection(adapter, layer, part)
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
-            second, tokens = first.clone(), 0
+            second, tokens = first.clone(), 0.0
             batches = stream.kept(stream.inputs(index, halves[part], linear))
             for batch in batches:
                 inputs = batch.flatten(0, -2).double()  # (tokens, in_features)
@@ -75,7 +77,9 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
                 second += inputs.square().sum(0)
                 tokens += len(inputs)
             stream.add(linear, batches)
-            variance = second / tokens - (first / tokens).square()
+            (tokens,) = sums_over_processes(tokens)
+            mean = sum_over_processes(first) / tokens
+            variance = sum_over_processes(second) / tokens - mean.square()
             weighted = variance * linear.weight.detach().double().square().sum(0)
             units = part_shape(adapter, layer, part).units
             layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
@@ -98,16 +102,18 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
         linear for layer in layers for linear in (*adapter.attention_linears(layer), *adapter.mlp_linears(layer))
     ]
     with only_gradients_of(model, [linear.weight for linear in linears]):
-        for batch in track(windows.split(batch_size), "Gradients"):
+        for batch in track(shared_batches(windows, batch_size), "Gradients"):
             tokens = batch.to(model.device)
             hidden = adapter.body(model)(tokens, use_cache=False).last_hidden_state
             chunked_loss(model, hidden, tokens).div(windows.numel()).backward()
-        values = {
-            linear: (linear.weight * linear.weight.grad).detach().abs().float()
-            for linear in linears
-            if linear.weight.grad is not None
-        }
+        values = {linear: (linear.weight * _gradient(linear)).detach().abs().float() for linear in linears}
     return [
         {part: PartScores.from_unit_scores(unit_sums(adapter, layer, part, values)) for part in PARTS}
         for layer in layers
     ]
+
+
+def _gradient(linear: nn.Linear) -> Tensor:
+    """The gradient of the weight, over the windows of all processes."""
+    found = linear.weight.grad
+    return sum_over_processes(torch.zeros_like(linear.weight) if found is None else found)

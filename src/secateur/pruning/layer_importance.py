@@ -15,6 +15,7 @@ from secateur.console import track
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.losses import token_losses
+from secateur.models.processes import share, sum_over_processes, sums_over_processes
 from secateur.models.streaming import LayerStream
 from secateur.pruning.config import LayerImportanceMethod
 
@@ -86,7 +87,7 @@ def measure_layer_importance(
         batch_size: windows that go through the model at once.
     """
     measure = _removal if method == "removal" else _by_output
-    importance = measure(model, windows, method, batch_size)
+    importance = measure(model, share(windows), method, batch_size)
     return LayerImportance(method, importance, UNITS[method], samples=len(windows), seqlen=windows.shape[1])
 
 
@@ -117,7 +118,9 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
         else:
             values = [(b.float() - a.float()).norm(dim=-1).mean() for a, b in pairs]
         sizes = torch.tensor([len(batch) for batch in before], dtype=torch.float64)
-        scores.append(float((torch.stack(values).cpu().double() * sizes).sum() / sizes.sum()))
+        sums = torch.stack([(torch.stack(values).cpu().double() * sizes).sum(), sizes.sum()])
+        total, windows_seen = sum_over_processes(sums)
+        scores.append(float(total / windows_seen))
     return scores
 
 
@@ -131,9 +134,10 @@ def _mean_loss(model: PreTrainedModel, stream: LayerStream, windows: Tensor) -> 
     """Mean loss in nats per token, from the residual stream after the last layer."""
     norm = adapter_of(model).final_norm(model)
     place = next(norm.parameters()).device
-    total, tokens = 0.0, 0
+    total, tokens = 0.0, 0.0
     for hidden, labels in zip(stream.hidden, windows.split(len(stream.hidden[0])), strict=True):
         losses = token_losses(model, norm(hidden.to(place)), labels)
         total += losses.sum().item()
         tokens += losses.numel()
+    total, tokens = sums_over_processes(total, tokens)
     return total / tokens

@@ -3,7 +3,9 @@
 Hassibi & Stork 1993; for structures of transformers ZipLM (Kurtic 2023) and SlimGPT (Ling 2024).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,14 +19,27 @@ class RemovalOrder:
         blocks: block indices, the most dispensable first, (removable,).
         errors: the squared error of the outputs after the first 1, 2, … of them are gone and the rest is re-fitted,
             beyond what it was with all blocks there, (removable,).
+        weights: the re-fitted projection after as many removals as the key says, (out_features, inputs), float32;
+            the columns of removed blocks are zero.
     """
 
     blocks: Tensor
     errors: Tensor
+    weights: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def costs(self) -> Tensor:
+        """What each removal adds to the error, (removable,)."""
+        return torch.diff(self.errors, prepend=self.errors.new_zeros(1))
 
 
 def removal_order(
-    inverse: Tensor, weight: Tensor, block_size: int, limit: int | None = None, steps: int = 32
+    inverse: Tensor,
+    weight: Tensor,
+    block_size: int,
+    limit: int | None = None,
+    steps: int = 32,
+    weights_at: Sequence[int] = (),
 ) -> RemovalOrder:
     """Remove blocks greedily, each time those whose removal costs least after the best re-fit.
 
@@ -37,18 +52,21 @@ def removal_order(
             heads for attention.
         limit: how many blocks to remove; all but one unless given.
         steps: about how many rounds; in each the cheapest of the blocks left go together.
+        weights_at: numbers of removals after which the re-fitted projection is wanted, none above `limit`.
     """
     inverse, weight = inverse.clone(), weight.double().clone()
     count = inverse.shape[0] // block_size
     removable = count - 1 if limit is None else limit
     per_step = max(1, removable // steps)
+    stops = sorted({*range(0, removable, per_step), *weights_at, removable})
     alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
     order: list[Tensor] = []
     errors: list[Tensor] = []
+    weights = {0: weight.float()} if 0 in weights_at else {}
     total = torch.zeros((), dtype=torch.float64, device=inverse.device)
-    for removed in range(0, removable, per_step):
+    for removed, following in pairwise(stops):
         costs = block_costs(inverse, weight, block_size).masked_fill(~alive, torch.inf)
-        chosen = costs.argsort()[: min(per_step, removable - removed)]
+        chosen = costs.argsort()[: following - removed]
         columns = (chosen[:, None] * block_size + torch.arange(block_size, device=chosen.device)).flatten()
         precision = torch.linalg.inv(inverse[columns[:, None], columns])  # (H⁻¹_SS)⁻¹
         change = weight[:, columns] @ precision  # (out_features, columns)
@@ -66,7 +84,11 @@ def removal_order(
         inverse[:, columns] = 0
         inverse[columns, columns] = 1
         alive[chosen] = False
-    return RemovalOrder(torch.cat(order), torch.cat(errors))
+        if following in weights_at:
+            weights[following] = weight.float()
+    if not order:
+        return RemovalOrder(torch.empty(0, dtype=torch.long), inverse.new_empty(0), weights)
+    return RemovalOrder(torch.cat(order), torch.cat(errors), weights)
 
 
 def block_costs(inverse: Tensor, weight: Tensor, block_size: int) -> Tensor:

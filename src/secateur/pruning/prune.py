@@ -1,6 +1,7 @@
 """Structured pruning from a configuration to a smaller model and the plan of what was cut."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +17,8 @@ from secateur.models.loading import model_label
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
-from secateur.models.widths import count_parameters, declare_widths
-from secateur.pruning.allocation import TOLERANCE, allocate
+from secateur.models.widths import count_parameters, declare_widths, head_dim_of
+from secateur.pruning.allocation import TOLERANCE, allocate, units_removed
 from secateur.pruning.config import PruneConfig
 from secateur.pruning.cutting import cut_and_refit, cut_units, obs_scores
 from secateur.pruning.importance import (
@@ -28,7 +29,8 @@ from secateur.pruning.importance import (
 )
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
 from secateur.pruning.plan import PruningPlan, plan_layers
-from secateur.pruning.units import check_group_ratios, part_shapes
+from secateur.pruning.plan_file import PlannedCut, read_plan
+from secateur.pruning.units import Part, check_group_ratios, part_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +91,9 @@ def prune(
         )
     warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
+    planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
-    before, head_dim = count_parameters(model), _head_dim(model)
+    before, head_dim = count_parameters(model), head_dim_of(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory:
         with timed(seconds, "calibration text"):
@@ -100,20 +103,22 @@ def prune(
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
-            scores = unit_scores(model, windows, config)
-        ladders = allocate(model, config, scores, layer_scores)
+            scores, counts = _decide(model, windows, config, planned, layer_scores)
         with timed(seconds, "cut"):
             if config.compensate:
-                order = None if config.importance == "obs" else scores
-                removed = cut_and_refit(model, order, ladders, windows, config.batch_size, config.damping)
+                order = scores if planned or config.importance != "obs" else None
+                removed = cut_and_refit(model, order, counts, windows, config.batch_size, config.damping)
             else:
-                removed = cut_units(model, scores, ladders)
+                removed = cut_units(model, scores, counts)
     check_group_ratios(model)
     declare_widths(model)
+    after = count_parameters(model)
+    if planned:
+        cut_layers = [layer for layer in cut_layers if layer not in planned.frozen]
     plan = PruningPlan(
-        ratio=config.ratio,
+        ratio=1 - after / before if planned else config.ratio,
         parameters_before=before,
-        parameters_after=count_parameters(model),
+        parameters_after=after,
         head_dim=head_dim,
         query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
@@ -157,6 +162,24 @@ def unit_scores(model: PreTrainedModel, windows: Tensor, config: PruneConfig) ->
     return magnitude_scores(model)
 
 
+def _decide(
+    model: PreTrainedModel,
+    windows: Tensor,
+    config: PruneConfig,
+    planned: PlannedCut | None,
+    layer_importance: Sequence[float] | None,
+) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
+    """The order in which units go, and how many of each half of each layer."""
+    if planned is None:
+        scores = unit_scores(model, windows, config)
+        return scores, units_removed(allocate(model, config, scores, layer_importance))
+    found_by_the_cut = config.compensate and config.importance == "obs"
+    if planned.names_all_units or found_by_the_cut:
+        return planned.units, planned.counts
+    scored = unit_scores(model, windows, config)
+    return [{**found, **named} for found, named in zip(scored, planned.units, strict=True)], planned.counts
+
+
 def _importance_if_needed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
 ) -> LayerImportance | None:
@@ -167,16 +190,11 @@ def _importance_if_needed(
     return None
 
 
-def _head_dim(model: PreTrainedModel) -> int:
-    adapter = adapter_of(model)
-    return adapter.head_dim(adapter.layers(model)[0])
-
-
 def _report_miss(plan: PruningPlan, config: PruneConfig) -> None:
-    if abs(plan.reached - config.ratio) > TOLERANCE:
+    if abs(plan.reached - plan.ratio) > TOLERANCE:
         reason = (
             "equal layers can only lose whole GQA groups and channels in every layer at once"
             if config.even
             else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
         )
-        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, config.ratio, reason)
+        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reason)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from secateur import console
+from secateur.models.processes import first_decides
 from secateur.recovery import checkpoints
 from secateur.recovery.config import RecoverConfig
 
@@ -43,7 +44,7 @@ class Rhythm(TrainerCallback):
         control.should_log = last or step == 1 or step % max(1, total // LOG_ENTRIES) == 0
         interval = self.config.eval_steps or max(1, math.ceil(total / EVALUATIONS))
         control.should_evaluate = self.evaluates and (last or step % interval == 0)
-        control.should_save = not last and self._save_is_due(step)
+        control.should_save = first_decides(not last and self._save_is_due(step))
         return control
 
     def _save_is_due(self, step: int) -> bool:

@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from secateur.errors import TrainingError
+from secateur.models.processes import is_first
+from secateur.recovery.sharding import like, own_part, whole
 
 WEIGHTS, OPTIMIZER, RANDOM = "weights.safetensors", "optimizer.safetensors", "random.safetensors"
 STATE = "state.json"
@@ -63,32 +65,71 @@ def trainable_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
+def gathered_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, whole, on the CPU, in the first process; all have to ask for them."""
+    return _gathered(trainable_weights(model))
+
+
+def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    found = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if is_first():
+            found[name] = value.cpu().contiguous()
+    return found
+
+
 def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, path)
+    save_file(weights, path)
 
 
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights back that `trainable_weights` gave. A name that is not there raises `KeyError`."""
+    """Put weights back that `gathered_weights` gave. A name that is not there raises `KeyError`."""
     for name, weight in trainable_weights(model).items():
-        weight.copy_(weights[name])
+        weight.copy_(like(weights[name], weight))
+
+
+@torch.no_grad()
+def keep_own_weights(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Copy this process's part of the weights that training changes to the CPU, into `kept`."""
+    for name, weight in trainable_weights(model).items():
+        part = own_part(weight)
+        if name not in kept:
+            kept[name] = torch.empty_like(part, device="cpu")
+        kept[name].copy_(part)
+
+
+@torch.no_grad()
+def restore_own_weights(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Put back what `keep_own_weights` has kept."""
+    for name, weight in trainable_weights(model).items():
+        own_part(weight).copy_(kept[name])
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
+@dataclass(frozen=True)
+class OptimizerState:
+    """An optimizer's tensors by `number.name`, its parameter groups, and what is no tensor."""
+
+    tensors: dict[str, Tensor]
+    groups: list[Any]
+    scalars: dict[str, Any]
+
+
 def write_training_state(
-    directory: Path, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: Any, progress: Progress
+    directory: Path, optimizer: OptimizerState, scheduler: Any, scaler: Any, progress: Progress
 ) -> None:
     """Write everything but the weights that an exact continuation needs: see `read_training_state`."""
-    tensors, groups, scalars = _optimizer_parts(optimizer.state_dict())
-    save_file(tensors, directory / OPTIMIZER)
+    save_file(optimizer.tensors, directory / OPTIMIZER)
     numbers, rest = _random_state()
     save_file(numbers, directory / RANDOM)
     state = {
-        "optimizer_groups": groups,
-        "optimizer_scalars": scalars,
+        "optimizer_groups": optimizer.groups,
+        "optimizer_scalars": optimizer.scalars,
         "scheduler": scheduler.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         "random": rest,
@@ -100,10 +141,11 @@ def write_training_state(
 def read_training_state(directory: Path, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: Any) -> None:
     """Restore optimizer, schedule and gradient scaler."""
     state = _read_state(directory)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     moments: dict[int, dict[str, Any]] = {}
     for name, tensor in load_file(directory / OPTIMIZER).items():
         index, key = name.split(".", 1)
-        moments.setdefault(int(index), {})[key] = tensor
+        moments.setdefault(int(index), {})[key] = like(tensor, weights[int(index)])
     for name, value in state["optimizer_scalars"].items():
         index, key = name.split(".", 1)
         moments.setdefault(int(index), {})[key] = value
@@ -134,17 +176,13 @@ def _read_state(directory: Path) -> Any:
     return json.loads((directory / STATE).read_text(encoding="utf-8"))
 
 
-def _optimizer_parts(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[Any], dict[str, Any]]:
-    """An optimizer's state as tensors by `number.name`, its parameter groups, and what is no tensor."""
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for index, values in state["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
-            else:
-                scalars[f"{index}.{key}"] = value
-    return tensors, state["param_groups"], scalars
+def gathered_optimizer(optimizer: torch.optim.Optimizer) -> OptimizerState:
+    """An optimizer's state, its tensors whole and in the first process; all have to ask for it."""
+    state = optimizer.state_dict()
+    values = {f"{index}.{key}": value for index, own in state["state"].items() for key, value in own.items()}
+    tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    scalars = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
+    return OptimizerState(_gathered(tensors), state["param_groups"], scalars)
 
 
 def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

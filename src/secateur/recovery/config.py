@@ -22,6 +22,7 @@ FREE_TO_CHANGE = frozenset(
         "device_map",
         "extra_eval",
         "extra_eval_windows",
+        "fsdp",
         "gradient_checkpointing",
         "max_minutes",
         "merge",
@@ -60,12 +61,12 @@ class RecoverConfig(LoadOptions):
         description="Highest learning rate; unless given 1e-3 for lora and masked-lora, 1e-4 for full, masked, and "
         "lora beside zeros.",
     )
-    batch_size: int = Field(8, ge=1, description="Windows in an optimizer step, on each device.")
+    batch_size: int = Field(8, ge=1, description="Windows in an optimizer step, of all processes together.")
     micro_batch_size: int | None = Field(
         None,
         ge=1,
         description="Windows that go through the model at once, halved where memory is short; unless given, 2 on a "
-        "CPU and the whole batch on a GPU.",
+        "CPU and the process's whole batch on a GPU.",
     )
     warmup_steps: int | None = Field(
         None, ge=0, description="Steps in which the learning rate rises; a twentieth of all unless given."
@@ -110,6 +111,9 @@ class RecoverConfig(LoadOptions):
         description="Steps between checkpoints; unless given, so that they take less than a twentieth of the time.",
     )
     report_to: Reporter = Field("none", description="Also send the curves there.")
+    fsdp: bool = Field(
+        False, description="Under torchrun, spread the model over the processes (FSDP2) for less memory on each."
+    )
     load_in_8bit: bool = Field(
         False, description="Hold the frozen weights in 8 bits (bitsandbytes; method lora on an NVIDIA GPU)."
     )

@@ -1,5 +1,6 @@
 """What is trained and validated on: packed windows of a text, or examples with the loss on their answers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.data import IGNORED, Corpus, load_corpus, token_windows, tokenize_examples
 from secateur.errors import InputError
+from secateur.models.processes import process_count, share
 from secateur.recovery.config import RecoverConfig
 
 Batch = dict[str, Tensor]
@@ -75,6 +77,28 @@ def part_of_batch(batch: Batch, rows: slice) -> Batch:
     longest = int(mask.sum(1).max())
     part = {name: tensor[:, :longest] if tensor.dim() == 2 else tensor for name, tensor in part.items()}
     return part if bool(mask[:, :longest].all()) else {**part, "attention_mask": mask[:, :longest]}
+
+
+def own_parts(batch: Batch, size: int) -> list[Batch]:
+    """This process's rows of a batch of all processes, in parts of at most `size` rows.
+
+    All processes have as many parts, since in each they put a sharded model together; one without rows for its last
+    part, or without any, takes a row without labels.
+    """
+    rows = torch.arange(len(batch["input_ids"]))
+    own = share(rows).tolist()
+    first, most = own[0] if own else 0, math.ceil(len(rows) / process_count())
+    parts = []
+    for start in range(0, most, size):
+        taken = slice(first + start, first + min(start + size, len(own)))
+        empty = taken.start >= taken.stop
+        parts.append(unscored(part_of_batch(batch, slice(0, 1))) if empty else part_of_batch(batch, taken))
+    return parts
+
+
+def unscored(batch: Batch) -> Batch:
+    """The batch without labels: its loss and gradients are zero."""
+    return {**batch, "labels": torch.full_like(batch["labels"], IGNORED)}
 
 
 def scored_tokens(labels: Tensor) -> Tensor:

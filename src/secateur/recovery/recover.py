@@ -2,9 +2,7 @@
 
 import importlib.util
 import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -17,26 +15,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from secateur import files
 from secateur.data import Corpus, load_corpus
 from secateur.errors import InputError, TrainingError
-from secateur.models import configured, load, save, weights_fingerprint
+from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.lora import underlying
 from secateur.models.masks import Masks, sparsity_of, zero_masks
+from secateur.models.processes import is_first, process_count, process_number, wait_for_all
 from secateur.models.saving import write_extra
-from secateur.recovery import checkpoints
+from secateur.recovery import checkpoints, sharding
+from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
 from secateur.recovery.callbacks import training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
 from secateur.recovery.datasets import Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
-from secateur.recovery.trainer import Diverged, OnDevice, RecoveryTrainer, Student, TrainingData
+from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "recovery.json"
-REPORTS = "reports"
 CPU_MICRO_BATCH_SIZE = 2
-REPORTERS = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "trackio": ("trackio",)}
 
 
 @dataclass
@@ -97,6 +96,9 @@ def recover(
 
     A training that is stopped leaves `OUTPUT.partial` with its last checkpoint; the same call goes on from there.
 
+    With several processes each takes its share of every batch, and the first writes. With `fsdp` each holds a part of
+    the model in between; the whole one that comes out is the first process's, on the CPU.
+
     Args:
         model: changed in place.
         tokenizer: the model's.
@@ -128,41 +130,65 @@ def recover(
     guide = _teacher(model, tokenizer, teacher, config, len(train))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), Padding(_pad_token(tokenizer)))
     workplace = Workplace(target)
-    workplace.open(_identity(model, corpus, guide, config), overwrite)
+    if is_first():
+        workplace.open(_identity(model, corpus, guide, config), overwrite)
+    wait_for_all()
     set_seed(config.seed)
     number_format = model.dtype
     learner = _prepared(model, config, masks)
+    skeleton = sharding.skeleton_of(learner) if config.fsdp else None
+    if not is_first():
+        torch.manual_seed(config.seed + process_number())  # so that dropout differs
     progress = checkpoints.Progress(_micro_batch_size(model, config))
     resume = workplace.last_checkpoint()
     if resume is not None:
         logger.info("Going on from %s", resume)
     evaluate_first = resume is None and bool(data.validation or data.extra)
-    arguments = _arguments(learner, number_format, config, workplace.path, evaluate_first)
-    trainer = RecoveryTrainer(Student(learner, guide), arguments, config, data, progress, workplace, masks)
+    arguments = training_arguments(learner, number_format, config, workplace.path, evaluate_first)
+    student = Student(learner, guide)
+    if config.fsdp:
+        sharding.shard(student, adapter_of(model).layers(model))
+    trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
     try:
-        with training_bar(progress) as bar, _reports_below(workplace.path):
+        with training_bar(progress) as bar, reports_below(workplace.path):
             trainer.add_callback(bar)
             trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     except Diverged as problem:
+        if trainer.good_step:
+            checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
+        learner = _gathered(learner, skeleton)
         kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
-        workplace.remove()
+        if is_first():
+            workplace.remove()
+        wait_for_all()
         raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
     _restore_best(trainer)
-    trainer.accelerator.wait_for_everyone()
+    learner = _gathered(learner, skeleton)
     result = _result(trainer, learner, target, corpus.description, corpus.source)
-    result.model = _finish(learner, number_format, config.merge)
-    require_zeros(trainer.student.base if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
-    if trainer.is_world_process_zero():
-        contents = {HISTORY_FILE: _record(result, config), **_reports(workplace.path), **(extras or {})}
+    if skeleton is None or is_first():
+        result.model = _finish(learner, number_format, config.merge)
+        require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
+    if is_first():
+        contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
         _write(result.model, tokenizer, target, overwrite, contents)
         workplace.remove()
+    wait_for_all()
     return result
+
+
+def _gathered(
+    model: PreTrainedModel | PeftModel, skeleton: PreTrainedModel | PeftModel | None
+) -> PreTrainedModel | PeftModel:
+    """The trained model; where it is spread over processes, put together in the first."""
+    return model if skeleton is None else sharding.filled(skeleton, model, wanted=is_first())
 
 
 def _check_settings(model: PreTrainedModel, config: RecoverConfig, masks: Masks) -> None:
     if config.method.endswith("lora"):
         lora_projections(model, config.lora_target)
     config.require_fit(sparse=bool(masks))
+    if config.fsdp:
+        sharding.require_shardable(model, config.load_in_8bit)
     if model.dtype == torch.float16 and model.device.type == "cpu":
         raise InputError("float16 cannot be trained on a CPU; use dtype float32 or bfloat16")
     if config.report_to != "none":
@@ -234,62 +260,14 @@ def _prepared(model: PreTrainedModel, config: RecoverConfig, masks: Masks) -> Pr
 
 def _micro_batch_size(model: PreTrainedModel, config: RecoverConfig) -> int:
     # More at once is no faster on a CPU and takes more memory.
-    default = CPU_MICRO_BATCH_SIZE if model.device.type == "cpu" else config.batch_size
-    return min(config.micro_batch_size or default, config.batch_size)
-
-
-def _arguments(
-    model: PreTrainedModel | PeftModel,
-    number_format: torch.dtype,
-    config: RecoverConfig,
-    directory: Path,
-    evaluate_first: bool,
-) -> OnDevice:
-    return OnDevice(
-        output_dir=str(directory),
-        model_device=str(model.device),
-        use_cpu=model.device.type == "cpu",
-        bf16=number_format == torch.bfloat16,
-        fp16=number_format == torch.float16,
-        per_device_train_batch_size=config.batch_size,
-        num_train_epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        eval_on_start=evaluate_first,
-        logging_strategy="no",
-        save_strategy="no",
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to=config.report_to,
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
-        seed=config.seed,
-        data_seed=config.seed,
-    )
-
-
-@contextmanager
-def _reports_below(directory: Path) -> Iterator[None]:
-    """Curves that a reporter writes to disk stand in the training's own directory, not in the current one."""
-    names = ("TENSORBOARD_LOGGING_DIR", "WANDB_DIR", "TRACKIO_DIR")
-    missing = [name for name in names if name not in os.environ]
-    os.environ.update(dict.fromkeys(missing, str(directory / REPORTS)))
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]
-
-
-def _reports(directory: Path) -> dict[str, object]:
-    """The files that a reporter has written, by their place in the output."""
-    written = [path for path in (directory / REPORTS).rglob("*") if path.is_file()]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in written}
+    own = math.ceil(config.batch_size / process_count())
+    default = CPU_MICRO_BATCH_SIZE if model.device.type == "cpu" else own
+    return min(config.micro_batch_size or default, own)
 
 
 def _restore_best(trainer: RecoveryTrainer) -> None:
     best, steps = trainer.progress.best_step, trainer.state.global_step
+    wait_for_all()
     if best is None or best == steps:
         return
     logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
@@ -377,10 +355,11 @@ def _keep_last_good(
     """Write the last weights that gave a finite loss beside the output; None where no step was done."""
     if not trainer.good_step:
         return None
-    checkpoints.load_weights(trainer.student, trainer.good_weights)
     kept = _unused(output.with_name(f"{output.name}.last-good"))
+    wait_for_all()
     note = {"stopped": problem, "step": trainer.good_step, "history": _history(trainer.state.log_history)}
-    _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})
+    if is_first():
+        _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})
     return kept
 
 

@@ -1,17 +1,21 @@
 """Transformers' Trainer, made to fit: losses by chunks, micro-batches that shrink, checkpoints without pickles."""
 
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -19,13 +23,23 @@ from secateur.data import IGNORED
 from secateur.errors import TrainingError
 from secateur.models import adapter_of, token_losses
 from secateur.models.masks import Masks
+from secateur.models.processes import (
+    agreed,
+    is_first,
+    process_count,
+    process_number,
+    sum_over_processes,
+    sums_over_processes,
+    wait_for_all,
+)
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import Rhythm, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
-from secateur.recovery.datasets import Batch, Padding, Sequences, part_of_batch, scored_tokens
+from secateur.recovery.datasets import Batch, Padding, Sequences, own_parts, scored_tokens, unscored
 from secateur.recovery.distillation import Teacher, output_embedding
 from secateur.recovery.losses import vocabulary_loss
 from secateur.recovery.masked import require_zeros
+from secateur.recovery.sharding import average_unsharded_gradients, reduce_gradients, reshard, take_as_it_is, whole
 from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
@@ -36,22 +50,6 @@ KEEP_GOOD_EVERY = {"lora": 1, "masked-lora": 1, "masked": 10, "full": 10}
 
 class Diverged(Exception):
     """A loss or a gradient is not finite."""
-
-
-@dataclass
-class OnDevice(TrainingArguments):
-    """Training arguments that leave the model where it is, on one device per process."""
-
-    model_device: str = field(default="cpu")
-
-    @property
-    def device(self) -> torch.device:
-        found = cast(torch.device, super().device)
-        return found if self.world_size > 1 or self.use_cpu else torch.device(self.model_device)
-
-    @property
-    def n_gpu(self) -> int:
-        return min(1, cast(int, super().n_gpu))
 
 
 class Student(nn.Module):
@@ -76,6 +74,8 @@ class Student(nn.Module):
     def forward(self, input_ids: Tensor, labels: Tensor, index: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The training loss summed over tokens, with the teacher's part where there is a teacher.
 
+        In evaluation mode it is the cross entropy alone.
+
         Args:
             input_ids: tokens, (batch, seq).
             labels: the tokens again, -100 where they have no loss, (batch, seq).
@@ -83,6 +83,8 @@ class Student(nn.Module):
             attention_mask: (batch, seq), or None without padding.
         """
         hidden = self.hidden_states(input_ids, attention_mask)
+        if not self.training:
+            return token_losses(self.base, hidden, labels).sum()
         head = output_embedding(self.base)
         scored, targets = _scored(labels.to(hidden.device))
         states = hidden[:, :-1].flatten(0, 1)[scored].to(head.device)  # (tokens, hidden_size)
@@ -91,12 +93,6 @@ class Student(nn.Module):
             seen = teacher.hidden_states(input_ids, attention_mask, index)
             teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(head.device))
         return vocabulary_loss(states, head, targets.to(head.device), teaching)
-
-    @torch.no_grad()
-    def cross_entropy(self, batch: Batch) -> Tensor:
-        """Cross entropy summed over the tokens of a batch."""
-        hidden = self.hidden_states(batch["input_ids"], batch.get("attention_mask"))
-        return token_losses(self.base, hidden, batch["labels"]).sum()
 
 
 def _scored(labels: Tensor) -> tuple[slice | Tensor, Tensor]:
@@ -127,8 +123,9 @@ class TrainingData:
 class RecoveryTrainer(Trainer):
     """Trains a `Student`.
 
-    One batch of the Trainer is one optimizer step; here it goes through the model in parts of
-    `progress.micro_batch_size` windows, each weighted by its tokens, so that the step is the same for any size of part.
+    One batch of the Trainer is one optimizer step, of all processes together: each draws the same one and takes its
+    rows. They go through the model in parts of `progress.micro_batch_size` windows, each weighted by its tokens, so
+    that the step is the same for any size of part and any number of processes.
 
     Args:
         student: the model.
@@ -162,6 +159,11 @@ class RecoveryTrainer(Trainer):
         self.good_weights: dict[str, Tensor] = {}
         self.good_step: int | None = None
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        if isinstance(self.model, FSDPModule):
+            take_as_it_is(self.accelerator)
+
     @property
     def student(self) -> Student:
         return cast(Student, self.model)
@@ -180,23 +182,33 @@ class RecoveryTrainer(Trainer):
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self._optimizer, factor)
         return self.lr_scheduler
 
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of all processes together, the same in each."""
+        loader = DataLoader(
+            self.data.train,
+            batch_size=self.config.batch_size,
+            sampler=self._get_train_sampler(),
+            collate_fn=self.data.padding,
+        )
+        return prepare_data_loader(
+            loader, num_processes=1, process_index=0, use_seedable_sampler=True, data_seed=self.args.data_seed
+        )
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         started = time.monotonic()
         model.train()
-        batch: Batch = self._prepare_inputs(inputs)
-        loss = self._loss_with_gradients(model, batch)
+        loss = self._loss_with_gradients(model, inputs)
         self._require_finite(model, loss)
         self._keep_good_weights()
-        mask = batch.get("attention_mask")
-        tokens = batch["input_ids"].new_tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
-        self.progress.tokens += int(self.accelerator.gather(tokens).sum())
+        mask = inputs.get("attention_mask")
+        self.progress.tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         self._spend(time.monotonic() - started, training=True)
         return loss
 
     def _loss_with_gradients(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Mean loss per token over the batch of all devices, its gradient added to the weights'."""
+        """Mean loss per token over the batch of all processes, its gradient added to the weights'."""
         while True:
             try:
                 return self._parts_with_gradients(model, batch)
@@ -209,26 +221,25 @@ class RecoveryTrainer(Trainer):
             model.zero_grad()
 
     def _parts_with_gradients(self, model: nn.Module, batch: Batch) -> Tensor:
-        rows, size = len(batch["input_ids"]), self.progress.micro_batch_size
-        tokens = self.accelerator.gather(scored_tokens(batch["labels"])).sum()
-        # Devices' gradients are averaged where they should be added up.
-        factor = self.accelerator.num_processes / tokens.clamp(min=1)
+        # Processes' gradients are averaged where they should be added up.
+        factor = process_count() / max(1, int(scored_tokens(batch["labels"])))
+        parts = own_parts(batch, self.progress.micro_batch_size)
         total = torch.zeros((), device=self.args.device)
-        for start in range(0, rows, size):
-            part = part_of_batch(batch, slice(start, start + size))
-            if start + size < rows:
-                with self.accelerator.no_sync(model):
-                    loss = model(**part) * factor
-                    self.accelerator.backward(loss)
-            else:
-                loss = model(**part) * factor
+        for part in parts:
+            last = part is parts[-1]
+            reduce_gradients(model, now=last)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+                with self.accelerator.autocast():
+                    loss = model(**self._prepare_inputs(part)) * factor
                 self.accelerator.backward(loss)
             total += loss.detach().to(total.device)
-        return total
+        if self.config.fsdp:
+            average_unsharded_gradients(model)
+        return sum_over_processes(total) / process_count()
 
     def _halve_micro_batch(self, reason: str, remedy: str) -> None:
         size = self.progress.micro_batch_size
-        if size == 1 or self.accelerator.num_processes > 1:
+        if size == 1 or process_count() > 1:
             smaller = "" if size == 1 else " or --micro-batch-size"
             raise TrainingError(
                 f"memory is short with windows at once: {size} ({reason}); lower {remedy}{smaller}, or "
@@ -245,7 +256,7 @@ class RecoveryTrainer(Trainer):
         # A gradient scaler meets infinities on its way to the right scale, and skips those steps.
         if getattr(self.accelerator, "scaler", None) is None:
             gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = whole(torch.nn.utils.get_total_norm(gradients))
             if not bool(torch.isfinite(norm)):
                 raise Diverged(f"the norm of the gradient is {float(norm)}")
 
@@ -253,13 +264,12 @@ class RecoveryTrainer(Trainer):
         """Copy the weights that have just given a finite loss."""
         if self.state.global_step % KEEP_GOOD_EVERY[self.config.method]:
             return
-        for name, weight in checkpoints.trainable_weights(self.student).items():
-            if name not in self.good_weights:
-                self.good_weights[name] = torch.empty_like(weight, device="cpu")
-            self.good_weights[name].copy_(weight)
+        checkpoints.keep_own_weights(self.student, self.good_weights)
         self.good_step = self.state.global_step
 
     def _spend(self, seconds: float, training: bool) -> None:
+        # One clock, the first process's: the learning rate and the end depend on it.
+        seconds = float(agreed(torch.tensor(seconds, dtype=torch.float64)))
         self.progress.seconds += seconds
         if training:
             self.progress.training_seconds += seconds
@@ -272,7 +282,8 @@ class RecoveryTrainer(Trainer):
         Raises `TrainingError` where a zero of the model was lost.
         """
         started = time.monotonic()
-        require_zeros(self.student.base, self.masks)
+        if not self.config.fsdp:
+            require_zeros(self.student.base, self.masks)
         metrics: dict[str, float] = {}
         if self.data.validation is not None:
             metrics["eval_loss"] = self.mean_loss(self.data.validation)
@@ -285,26 +296,33 @@ class RecoveryTrainer(Trainer):
         self._spend(time.monotonic() - started, training=False)
         return metrics
 
+    @torch.no_grad()
     def mean_loss(self, sequences: Sequences) -> float:
-        """Cross entropy per scored token."""
+        """Cross entropy per scored token, of the sequences of all processes together."""
         self.student.eval()
         total, tokens, start = 0.0, 0, 0
-        while start < len(sequences):
-            numbers = range(start, min(start + self.progress.micro_batch_size, len(sequences)))
-            batch: Batch = self._prepare_inputs(self.data.padding([sequences[number] for number in numbers]))
+        own = range(process_number(), len(sequences), process_count())
+        most = math.ceil(len(sequences) / process_count())
+        while start < most:
+            end = start + self.progress.micro_batch_size
+            chosen = self.data.padding([sequences[number] for number in own[start:end] or own[:1] or range(1)])
+            batch: Batch = self._prepare_inputs(chosen if own[start:end] else unscored(chosen))
             try:
                 with self.accelerator.autocast():
-                    total += float(self.student.cross_entropy(batch))
+                    total += float(self.student(**batch))
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
                 reason = str(error).strip().splitlines()[0]
             else:
                 tokens += int(scored_tokens(batch["labels"]))
-                start = numbers.stop
+                start = end
                 continue
             self._halve_micro_batch(reason, "--seqlen")
-        return total / max(1, tokens)
+        if self.config.fsdp:
+            reshard(self.student)
+        total, scored = sums_over_processes(total, tokens)
+        return total / max(1, scored)
 
     def _judge(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -313,11 +331,10 @@ class RecoveryTrainer(Trainer):
         if progress.best_loss is None or loss < progress.best_loss:
             progress.best_loss, progress.best_step = loss, self.state.global_step
             progress.evaluations_without_gain = 0
-            if self.is_world_process_zero():
+            weights = checkpoints.gathered_weights(self.student)
+            if is_first():
                 with self.workplace.new_best() as directory:
-                    checkpoints.write_weights(
-                        directory / checkpoints.WEIGHTS, checkpoints.trainable_weights(self.student)
-                    )
+                    checkpoints.write_weights(directory / checkpoints.WEIGHTS, weights)
             return
         progress.evaluations_without_gain += 1
         if patience is not None and progress.evaluations_without_gain >= patience:
@@ -326,14 +343,14 @@ class RecoveryTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         started = time.monotonic()
-        if self.is_world_process_zero():
+        weights = checkpoints.gathered_weights(self.student)
+        optimizer = checkpoints.gathered_optimizer(self._optimizer)
+        if is_first():
             with self.workplace.new_checkpoint(self.state.global_step) as directory:
-                checkpoints.write_weights(directory / checkpoints.WEIGHTS, checkpoints.trainable_weights(self.student))
-                checkpoints.write_training_state(
-                    directory, self._optimizer, self.lr_scheduler, self._scaler, self.progress
-                )
+                checkpoints.write_weights(directory / checkpoints.WEIGHTS, weights)
+                checkpoints.write_training_state(directory, optimizer, self.lr_scheduler, self._scaler, self.progress)
                 self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
-        self.accelerator.wait_for_everyone()
+        wait_for_all()
         self._spend(time.monotonic() - started, training=False)
         self.rhythm.saved(time.monotonic() - started)
 
@@ -363,7 +380,7 @@ class RecoveryTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         # The file holds the generators of the first process; the same for all would repeat its dropout everywhere.
-        if checkpoint is not None and self.accelerator.num_processes == 1:
+        if checkpoint is not None and process_count() == 1:
             with checkpoints.readable(Path(checkpoint)):
                 checkpoints.restore_random_state(Path(checkpoint))
 

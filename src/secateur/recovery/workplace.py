@@ -1,57 +1,28 @@
 """Where an unfinished training stands: `OUTPUT.partial`, beside its output."""
 
-import json
-import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from secateur import files
-from secateur.errors import InputError, OutputError
-from secateur.recovery import checkpoints
-
-logger = logging.getLogger(__name__)
-
-SETTINGS = "settings.json"
+from secateur.errors import TrainingError
+from secateur.unfinished import Unfinished
 
 
-class Workplace:
+class Workplace(Unfinished):
     """The directory of an unfinished training.
 
-    It holds `settings.json` (what is being trained on what, and how), `checkpoint-STEP`, the last checkpoint, and
-    `best`, the weights with the lowest validation loss. Each of them appears whole or not at all.
+    Beside `settings.json` it holds `checkpoint-STEP`, the last checkpoint, and `best`, the weights with the lowest
+    validation loss. Each of them appears whole or not at all.
     """
 
     def __init__(self, output: Path) -> None:
-        self.path = partial_directory(output)
+        super().__init__(output, "training", TrainingError)
 
-    def open(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Begin a training there, or find the one that was stopped.
-
-        Args:
-            settings: everything that changes what is learned, as JSON values.
-            overwrite: drop a training with other settings.
-
-        Raises:
-            InputError: a training with other settings stands there.
-            OutputError: something else does.
-            TrainingError: it is damaged.
-        """
-        if self.path.exists() and not self._is_ours():
-            raise OutputError(f"{self.path} is in the way of this training's checkpoints; move it elsewhere")
-        if self.path.exists():
-            changed = _differences(self._settings(), settings)
-            if changed and not overwrite and self.last_checkpoint() is not None:
-                raise InputError(
-                    f"{self.path} holds an unfinished training with other settings ({'; '.join(changed)}); repeat "
-                    "those to go on with it, or pass --overwrite to begin anew"
-                )
-            if not changed:
-                return
-            self.remove()
-        files.write_json(self.path / SETTINGS, settings)
+    @property
+    def begun(self) -> bool:
+        return self.last_checkpoint() is not None
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from."""
@@ -78,35 +49,6 @@ class Workplace:
         with files.new_directory(self.best, overwrite=True) as staging:
             yield staging
 
-    def remove(self) -> None:
-        """Drop everything."""
-        shutil.rmtree(self.path, ignore_errors=True)
-
-    def _settings(self) -> dict[str, Any]:
-        file = self.path / SETTINGS
-        if not file.is_file():
-            return {}
-        with checkpoints.readable(file):
-            return dict(json.loads(file.read_text(encoding="utf-8")))
-
-    def _is_ours(self) -> bool:
-        return (self.path / SETTINGS).is_file() or (self.path.is_dir() and not any(self.path.iterdir()))
-
-
-def partial_directory(output: Path) -> Path:
-    """Where the checkpoints of a training with this output stand."""
-    return output.with_name(f"{output.name}.partial")
-
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return [f"{name}: {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in names]
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"

@@ -1,10 +1,12 @@
 """Showing results: tables, plots, the HTML page."""
 
+from secateur.report.comparison import comparison_page, size_plot, sweep_plot
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.planning import plan_markdown, plan_summary, plan_table
 from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.search import search_plot, search_table
 from secateur.report.tables import (
     Column,
     attention_table,
@@ -12,11 +14,13 @@ from secateur.report.tables import (
     comparison_markdown,
     comparison_table,
     health_table,
+    markdown_text,
     memory_table,
     share_of_rise,
     text_notes,
     weights_table,
 )
+from secateur.report.task_tables import task_table
 
 __all__ = [
     "Column",
@@ -28,11 +32,13 @@ __all__ = [
     "attention_table",
     "comparison_columns",
     "comparison_markdown",
+    "comparison_page",
     "comparison_rows",
     "comparison_table",
     "health_table",
     "longrange_table",
     "loss_curve",
+    "markdown_text",
     "memory_table",
     "pattern_plot",
     "perplexity_plot",
@@ -43,11 +49,16 @@ __all__ = [
     "pruning_strategy",
     "render",
     "run_page",
+    "search_plot",
+    "search_table",
     "share_of_rise",
+    "size_plot",
     "source_warnings",
     "sparsity_map",
     "stage_plot",
+    "sweep_plot",
     "switch_plot",
+    "task_table",
     "text_notes",
     "weights_table",
 ]

@@ -46,11 +46,12 @@ class Page:
         table: the models side by side.
         warnings: what a reader must know to read the figures rightly.
         texts: for each figure the text it was measured on: (figure, text).
+        tables: more tables, each with its heading.
         pictures: plots.
         samples: text from each stage; `sample_note` says how it was made.
         commands: (what it does, the command).
         settings: the recipe.
-        facts: versions, machine, seconds: (name, value).
+        facts: versions, machine, seconds, below `facts_title`: (name, value).
     """
 
     title: str
@@ -58,12 +59,14 @@ class Page:
     table: Table
     warnings: list[str] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[tuple[str, Table]] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     sample_note: str = ""
     commands: list[tuple[str, str]] = field(default_factory=list)
     settings: str = ""
     facts: list[tuple[str, str]] = field(default_factory=list)
+    facts_title: str = "Versions, machine and time"
 
 
 def render(page: Page) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from secateur.report.html import Page, Picture, Sample, Table
 from secateur.report.plots import loss_curve, pruning_strategy, sparsity_map, stage_plot
-from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, text_notes
+from secateur.report.tables import Column, Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
+from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
 ADAPTED = {"calibration": (PRUNED, "calibrated"), "zeros": (SPARSE, "calibrated"), "training": (RECOVERED, "trained")}
@@ -35,6 +36,7 @@ def run_page(
         summary=list(_summary(rows)),
         table=_table(rows),
         warnings=source_warnings(metrics["texts"]),
+        tables=[("Tasks", task_page_table(rows))] if task_names(rows) else [],
         texts=[(text["figure"], f"{text['amount']} of {text['description']}") for text in metrics["texts"]],
         pictures=list(_pictures(metrics, rows, plan, importance, zeros)),
         samples=_samples(metrics["models"]),
@@ -118,12 +120,15 @@ def _speed_sentence(original: Row, last: Row) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    columns = comparison_columns(rows)
-    cells = zip(*(column.cells for column in columns), strict=True)
+    return page_table(comparison_columns(rows), text_notes(rows))
+
+
+def page_table(columns: Sequence[Column], notes: Sequence[str]) -> Table:
+    """Columns as a table of the page, with notes as sentences below."""
     return Table(
         header=[column.header for column in columns],
-        rows=[list(row) for row in cells],
-        caption=". ".join(note[0].upper() + note[1:] for note in text_notes(rows)) + ".",
+        rows=[list(row) for row in zip(*(column.cells for column in columns), strict=True)],
+        caption="".join(f"{note[0].upper()}{note[1:]}. " for note in notes).strip(),
     )
 
 

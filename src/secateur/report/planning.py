@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from secateur.report.tables import Column, markdown_table, plain_table
+from secateur.report.tables import Column, markdown, plain_table
 
 GB = 1e9
 NOT_FITTING = "does not fit"
@@ -42,7 +42,7 @@ def plan_table(figures: Mapping[str, Any]) -> Table:
 
 def plan_markdown(figures: Mapping[str, Any]) -> str:
     """The phases as a Markdown table."""
-    return markdown_table(plan_columns(figures))
+    return markdown(plan_columns(figures))
 
 
 def duration(seconds: float | None) -> str:

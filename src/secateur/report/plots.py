@@ -305,19 +305,24 @@ def _label_models(axes: Axes, rows: Sequence[Row], what: str) -> None:
 def _perplexity_axis(axes: Axes, rows: Sequence[Row], texts: Sequence[str], from_zero: bool) -> None:
     values = [value for text in texts for value in _finite(rows, text) if value is not None]
     named = f" on {short_text_name(texts[0])}" if len(texts) == 1 and texts[0] else ""
-    if values and max(values) > LOG_FROM_RANGE * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_ylabel(f"perplexity{named} (log scale)")
-    else:
-        axes.set_ylabel(f"perplexity{named}")
-        if from_zero:
-            axes.set_ylim(bottom=0)
+    scale = perplexity_scale(axes, values)
+    axes.set_ylabel(f"perplexity{named}{scale}")
+    if from_zero and not scale:
+        axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     if len(texts) > 1:
         axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+
+
+def perplexity_scale(axes: Axes, values: Sequence[float]) -> str:
+    """Make the axis logarithmic where one value is over 20 times another. Returns what its label says then."""
+    if not values or max(values) <= LOG_FROM_RANGE * min(values):
+        return ""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    return " (log scale)"
 
 
 def _figure(value: float) -> str:

@@ -41,15 +41,18 @@ def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
             the rise of log-perplexity, from the baseline to the cut model, that is gone.
         baseline: which row the others are compared with.
 
+            `values` are those of the recipe's keys that a sweep gave the row. `tasks` are scores by the task's name.
+
     Returns:
-        Model; perplexity and change for each text; parameters and change; speeds where there are any.
+        Model; swept values; perplexity and change for each text; accuracy for each task; share of zeros; parameters
+        and change; speeds. What no row has is left out.
     """
     texts = text_names(rows)
-    columns = [Column("model", [str(row["name"]) for row in rows], "left")]
+    columns = [Column("model", [str(row["name"]) for row in rows], "left"), *_value_columns(rows)]
     for text in texts:
         suffix = f" ({short_text_name(text)})" if len(texts) > 1 else ""
         columns += _perplexity_columns(rows, baseline, text, suffix)
-    return columns + _zeros_column(rows) + _size_and_speed_columns(rows, baseline)
+    return columns + _accuracy_columns(rows) + _zeros_column(rows) + _size_and_speed_columns(rows, baseline)
 
 
 def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
@@ -60,17 +63,17 @@ def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | Non
     """
     texts = text_names(rows)
     figures = _size_and_speed_columns(rows, baseline)
-    if len(texts) == 1:
-        columns = [*_perplexity_columns(rows, baseline, texts[0], ""), *figures]
+    if len(texts) <= 1:
+        columns = [*(column for text in texts for column in _perplexity_columns(rows, baseline, text, "")), *figures]
     else:
         stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
         columns = [*stacked, _stacked(*figures[:2]), *figures[2:]]
-    return plain_table(_with_names(rows, [*columns, *_zeros_column(rows)]), title)
+    return plain_table(with_names(rows, [*_value_columns(rows), *columns, *_zeros_column(rows)]), title)
 
 
 def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
     """The comparison of models as a Markdown table. Arguments as `comparison_columns`."""
-    return markdown_table(comparison_columns(rows, baseline))
+    return markdown(comparison_columns(rows, baseline))
 
 
 def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
@@ -80,7 +83,7 @@ def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = 
         values = [row.get(key) for row in rows]
         columns.append(Column(header, [_bytes(value) for value in values]))
         columns.append(Column("change", _changes(values, baseline), "left"))
-    return plain_table(_with_names(rows, columns), title)
+    return plain_table(with_names(rows, columns), title)
 
 
 def attention_table(figures: Mapping[str, Any]) -> Table:
@@ -111,7 +114,7 @@ def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Tabl
     table.add_column("what", overflow="fold")
     for problem in sorted(report["problems"], key=lambda problem: problem["severity"] != "error"):
         severity = Text(problem["severity"], SEVERITY_STYLES[problem["severity"]])
-        table.add_row(severity, Text(_wrapped(problem["where"], LOCATION_WIDTH)), Text(problem["what"]))
+        table.add_row(severity, Text(wrapped(problem["where"], LOCATION_WIDTH)), Text(problem["what"]))
     return table
 
 
@@ -158,8 +161,8 @@ def share_of_rise(baseline: float, cut: float, recovered: float) -> float | None
 
 
 def text_names(rows: Sequence[Row]) -> list[str]:
-    """The names of all texts that perplexity was measured on, in order; one empty name for plain numbers."""
-    return list(dict.fromkeys(text for row in rows for text in perplexities(row))) or [""]
+    """The names of all texts that perplexity was measured on, in order; an empty name for plain numbers."""
+    return list(dict.fromkeys(text for row in rows for text in perplexities(row)))
 
 
 def perplexities(row: Row) -> Mapping[str, float | None]:
@@ -176,10 +179,11 @@ def short_text_name(text: str) -> str:
 def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: str) -> list[Column]:
     values = [perplexities(row).get(text) for row in rows]
     changes = _changes(values, baseline)
-    by_name = {row["name"]: value for row, value in zip(rows, values, strict=True)}
+    by_name = {(row["name"], _values(row)): value for row, value in zip(rows, values, strict=True)}
     first = values[baseline]
     for index, row in enumerate(rows):
-        cut, value = by_name.get(row.get("recovers")), values[index]
+        name, value = row.get("recovers"), values[index]
+        cut = by_name.get((name, _values(row)), by_name.get((name, _values({}))))
         if index != baseline and first and cut and value:
             share = share_of_rise(first, cut, value)
             if share is not None and share <= 1:
@@ -188,6 +192,66 @@ def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: s
         Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),
         Column("change", changes, "left"),
     ]
+
+
+def _value_columns(rows: Sequence[Row]) -> list[Column]:
+    """What a sweep gave each row, a column for each key, under the end of the key where that tells it apart."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.get("values") or {}))
+    ends = [key.rpartition(".")[2] for key in keys]
+    return [
+        Column(
+            end if ends.count(end) == 1 else key,
+            [value_text(row["values"][key]) if key in (row.get("values") or {}) else MISSING for row in rows],
+        )
+        for key, end in zip(keys, ends, strict=True)
+    ]
+
+
+def _values(row: Row) -> str:
+    return repr(row.get("values") or {})
+
+
+def value_text(value: Any) -> str:
+    """A swept value: lists with commas, nothing as `none`, true and false as in YAML."""
+    if isinstance(value, list):
+        return ",".join(value_text(item) for item in value)
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _accuracy_columns(rows: Sequence[Row]) -> list[Column]:
+    """A column for each task, and their mean where every row that has one has them all."""
+    tasks = task_names(rows)
+    columns = [
+        Column(task, [percent(accuracy(row.get("tasks", {}).get(task))) for row in rows])
+        for task in tasks
+        if any(accuracy(row.get("tasks", {}).get(task)) is not None for row in rows)
+    ]
+    means = [percent(mean_accuracy(row, tasks)) for row in rows]
+    if len(columns) > 1 and any(mean != MISSING for mean in means):
+        columns.append(Column("mean accuracy", means))
+    return columns
+
+
+def task_names(rows: Sequence[Row]) -> list[str]:
+    """The names of all tasks that rows have scores of, in order."""
+    return list(dict.fromkeys(task for row in rows for task in row.get("tasks") or {}))
+
+
+def accuracy(score: Mapping[str, Any] | None) -> float | None:
+    """The share of right answers in a score: of the choices, or of what was written."""
+    metrics = score["metrics"] if score else {}
+    return metrics.get("acc", metrics.get("exact_match"))
+
+
+def mean_accuracy(row: Row, tasks: Sequence[str]) -> float | None:
+    """The mean accuracy of a row over tasks, None where it lacks one of them."""
+    values = [value for task in tasks if (value := accuracy((row.get("tasks") or {}).get(task))) is not None]
+    return math.fsum(values) / len(values) if values and len(values) == len(tasks) else None
+
+
+def percent(share: float | None) -> str:
+    """`66.7%`."""
+    return MISSING if share is None else f"{share:.1%}"
 
 
 def _zeros_column(rows: Sequence[Row]) -> list[Column]:
@@ -201,7 +265,7 @@ def _stacked(figures: Column, changes: Column) -> Column:
     below = [change.replace(" the ", "\nthe ") for change in changes.cells]
     cells = [f"{figure}\n{change}" for figure, change in zip(figures.cells, below, strict=True)]
     first, *name = figures.header.split("\n")
-    header = "\n".join([first, *(_wrapped(short_text_name(part), TEXT_NAME_WIDTH) for part in name)])
+    header = "\n".join([first, *(wrapped(short_text_name(part), TEXT_NAME_WIDTH) for part in name)])
     return Column(header, cells)
 
 
@@ -261,14 +325,14 @@ def _zero_range(tensors: Sequence[Mapping[str, Any]]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
+def with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
     """Put the models' names before the columns, in the width that those leave."""
-    others = sum(_narrowest(column) + GAP for column in columns)
-    names = [_wrapped(str(row["name"]), max(WIDTH - others, NARROWEST_NAME)) for row in rows]
+    others = sum(width(column) + GAP for column in columns)
+    names = [wrapped(str(row["name"]), max(WIDTH - others, NARROWEST_NAME)) for row in rows]
     return [Column("model", names, "left"), *columns]
 
 
-def _narrowest(column: Column) -> int:
+def width(column: Column) -> int:
     """The width of a column, or of its parts of a phrase where it can be wrapped."""
     text = "\n".join([_short_header(column), *column.cells])
     return max(map(len, text.replace(" the ", "\nthe ").split("\n")))
@@ -278,15 +342,15 @@ def _short_header(column: Column) -> str:
     return column.header.replace(" tok/s", "\ntok/s")
 
 
-def _wrapped(name: str, width: int) -> str:
+def wrapped(name: str, most: int) -> str:
     """Break a long name after its hyphens, dots and slashes, so that no table has to cut it short."""
     lines = [""]
     for part in re.findall(r"[^-_./\s]*[-_./\s]?", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
             lines.append("")
         lines[-1] += part
-        while len(lines[-1]) > width:
-            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+        while len(lines[-1]) > most:
+            lines[-1:] = [lines[-1][:most], lines[-1][most:]]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -301,9 +365,14 @@ def plain_table(columns: Sequence[Column], title: str | None = None) -> Table:
     return table
 
 
-def markdown_table(columns: Sequence[Column]) -> str:
-    """A table in Markdown."""
+def markdown(columns: Sequence[Column]) -> str:
+    """Columns as a Markdown table; what would be markup in a cell is shown as it is."""
     ruler = ["---:" if column.justify == "right" else "---" for column in columns]
     lines = [[column.header for column in columns], ruler]
     lines += [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    return "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines) + "\n"
+
+
+def markdown_text(text: str) -> str:
+    """Text on one line in which Markdown and HTML see no markup."""
+    return re.sub(r"([\\`*\[\]<>|~&#!]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))

@@ -10,6 +10,7 @@ from secateur.console import track
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
 from secateur.models.moments import Gram, Moments, Norms
+from secateur.models.processes import agreed, process_count, process_number
 from secateur.models.streaming import LayerStream
 from secateur.sparsity.admm import admm
 from secateur.sparsity.config import SparsifyConfig
@@ -46,8 +47,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
         chosen = [linear for linear in linears if linear in quotas]
         if chosen:
             by = statistics(inputs, config.ridge)
-            for linear in chosen:
-                linear.weight.copy_(by(linear, quotas[linear]))
+            _share_out(chosen, lambda linear: by(linear, quotas[linear]))
 
     for index in _cut_range(stream.model, quotas, config):
         for step, (*first, output) in stream.halves(index):
@@ -74,13 +74,12 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
                 gram = Gram.of_pairs(_tokens(stream.inputs(index, step, first[0]), goals))
-                for linear in chosen:
-                    _refit(linear, quotas[linear], gram, gram.cross @ linear.weight.float().T, config)
+                _refit(chosen, quotas, gram, config, _own_outputs)
             inputs = stream.kept(stream.inputs(index, step, output))
             if output in quotas:
                 pairs = _tokens(inputs, _missing(uncut, stream, output))
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
-                _refit(output, quotas[output], gram, gram.cross, config)
+                _refit([output], quotas, gram, config, lambda _, cross: cross)
             stream.add(output, inputs)
 
 
@@ -99,11 +98,45 @@ def _by_norm(pairs: Iterable[tuple[Tensor, Tensor]], hidden: Iterable[Tensor]) -
         yield inputs.float() * scale, target.float() * scale
 
 
-def _refit(linear: nn.Linear, quota: Quota, moments: Moments, cross: Tensor, config: SparsifyConfig) -> None:
-    """ADMM with a ridge that holds the weights to what they were."""
-    damped, ridge = moments.damped_by_input(config.ridge)
-    goal = cross.double() + ridge[:, None] * linear.weight.double().T  # (in_features, out_features)
-    linear.weight.copy_(admm(linear.weight, damped, goal, quota))
+def _own_outputs(linear: nn.Linear, cross: Tensor) -> Tensor:
+    """XᵀT for targets T = X'Wᵀ, from XᵀX' with the inputs X' of the uncut model."""
+    return cross @ linear.weight.float().T
+
+
+def _refit(
+    linears: Sequence[nn.Linear],
+    quotas: Quotas,
+    gram: Gram,
+    config: SparsifyConfig,
+    towards: Callable[[nn.Linear, Tensor], Tensor],
+) -> None:
+    """ADMM with a ridge that holds the weights to what they were.
+
+    Args:
+        linears: projections with the same inputs.
+        quotas: their zeros.
+        gram: second moments of the inputs, and with what is aimed at.
+        config: how.
+        towards: for a projection XᵀT, (in_features, out_features), out of the gram's cross moments.
+    """
+
+    def solve(linear: nn.Linear) -> Tensor:
+        damped, ridge = gram.damped_by_input(config.ridge)
+        cross = towards(linear, gram.cross).double()
+        goal = cross + ridge[:, None] * linear.weight.double().T  # (in_features, out_features)
+        return admm(linear.weight, damped, goal, quotas[linear])
+
+    _share_out(linears, solve)
+
+
+def _share_out(linears: Sequence[nn.Linear], solve: Callable[[nn.Linear], Tensor]) -> None:
+    """Put new weights into projections with the same inputs, each solved by one process, which sends them to all."""
+    solvers = [number % process_count() for number in range(len(linears))]
+    for linear, solver in zip(linears, solvers, strict=True):
+        if solver == process_number():
+            linear.weight.copy_(solve(linear))
+    for linear, solver in zip(linears, solvers, strict=True):
+        linear.weight.copy_(agreed(linear.weight, solver))
 
 
 def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:

@@ -21,6 +21,7 @@ from secateur.console import track
 from secateur.models.adapters import adapter_of
 from secateur.models.gradients import only_gradients_of
 from secateur.models.losses import chunked_loss
+from secateur.models.processes import shared_batches, sum_over_processes
 from secateur.sparsity.matrices import Matrix
 
 SAMPLED_WEIGHTS = 20_000
@@ -57,10 +58,13 @@ def fisher_shares(
         The shares, and for each matrix what a row's scores count for in a ranking of all its weights, (rows, 1).
     """
     with _flows(model, [matrix.linear for matrix in matrices]) as flows:
-        for batch in track(windows.split(batch_size), "Sensitivity of projections"):
+        for batch in track(shared_batches(windows, batch_size), "Sensitivity of projections"):
             tokens = batch.to(model.device)
             hidden = adapter_of(model).body(model)(tokens, use_cache=False).last_hidden_state
             chunked_loss(model, hidden, tokens).backward()
+    for flow in flows.values():
+        sum_over_processes(flow.inputs)
+        sum_over_processes(flow.gradient)
     costs = [_sampled_costs(matrix.linear, flows[matrix.linear]) for matrix in matrices]
     sizes = torch.tensor([matrix.parameters for matrix in matrices], dtype=torch.float64)
     low, high = max(sparsity - reach, sparsity / 2), min(sparsity + reach, (1 + sparsity) / 2)

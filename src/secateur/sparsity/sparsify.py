@@ -15,6 +15,7 @@ from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
+from secateur.models.processes import share
 from secateur.models.streaming import LayerStream
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
@@ -152,7 +153,7 @@ def _cut(
     if calibration is None or config.method == "magnitude":
         cut_by_magnitude(planned)
         return
-    stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
+    stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
     if config.method == "admm":
         cut_refitting(stream, planned, config)
     else:
@@ -168,7 +169,7 @@ def _allocated(
         batch_size = max(1, config.batch_size // 4)
         found = fisher_shares(model, few, matrices, config.share, config.fisher_range, batch_size)
         return quotas(matrices, config, *found)
-    stream = LayerStream.start(model, calibration.windows, config.batch_size, config.offload)
+    stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
     outliers = outlier_shares(model, stream, config.owl_outlier)
     layers = sorted({matrix.layer for matrix in matrices})
     sizes = [sum(matrix.parameters for matrix in matrices if matrix.layer == layer) for layer in layers]

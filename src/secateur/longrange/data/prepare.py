@@ -176,7 +176,7 @@ def _write_split(root: Path, split: SplitName, source: Source, settings: Setting
     if done:
         logger.info("%s goes on after %d of %d files", split, done, shards)
     remaining = max(total - done * size, 0)
-    with closing(track(source.rows(split, done), f"Preparing {split}", total=remaining)) as rows:  # type: ignore[type-var]
+    with closing(track(source.rows(split, done), f"Preparing {split}", total=remaining)) as rows:
         for number in range(done, shards):
             with _reading(settings.task):
                 chunk = list(islice(rows, size))

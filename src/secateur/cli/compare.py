@@ -1,0 +1,45 @@
+"""`secateur compare`: results that were measured earlier, side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli.command import command
+from secateur.cli.options import Output, Overwrite
+from secateur.cli.output import say
+from secateur.console import stdout
+
+
+@command()
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RESULT",
+            help="--json files of evaluate or run, run directories, sweeps; the first model is the baseline.",
+        ),
+    ],
+    output: Output,
+    command_line: str,
+    overwrite: Overwrite = False,
+) -> None:
+    """Put results into one table, one page and one plot.
+
+    Writes comparison.md, comparison.json, comparison.html and comparison.png: parameters against perplexity and
+    accuracy. What was not measured alike stands in columns of its own. --overwrite replaces these files and nothing
+    else.
+    """
+    from secateur.comparison import compare_results, require_place, write_comparison
+    from secateur.report import comparison_table, task_table
+
+    directory = require_place(output, overwrite, results)
+    comparison = compare_results(results)
+    page = write_comparison(comparison, directory, title="Comparison", command_line=command_line)
+    stdout.print(comparison_table(comparison.rows))
+    if any(row["tasks"] for row in comparison.rows):
+        stdout.print()
+        stdout.print(task_table(comparison.rows))
+    for warning in comparison.warnings:
+        say(f"Note: {warning}")
+    say(str(page))

@@ -1,0 +1,44 @@
+"""`secateur search`: find the plan of a cut."""
+
+from typing import TYPE_CHECKING
+
+from secateur.cli.command import command
+from secateur.cli.options import Json, Model, Output, Overwrite
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.files import write_json
+
+if TYPE_CHECKING:
+    from secateur.pruning.search import SearchConfig
+
+PANELS = {
+    "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate"),
+    "The search": ("rounds", "patience", "damping"),
+    "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
+}
+
+
+@command("secateur.pruning.search:SearchConfig", PANELS, together=True)
+def search(
+    model: Model,
+    config: "SearchConfig",
+    output: Output,
+    command_line: str,
+    overwrite: Overwrite = False,
+    json: Json = None,
+) -> None:
+    """Find how a cut is best spread over attention, MLPs and layers.
+
+    The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
+    search.json and search.png. A search that was stopped goes on after its last round when it is started again.
+    """
+    from secateur.report import search_table
+    from secateur.searching import PLAN, search_model
+
+    result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
+    if json is not None:
+        write_json(json, result.to_dict())
+    stdout.print(search_table(result.to_dict()))
+    say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
+    say(f"Calibrated on {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")
+    say(f"secateur prune {model} -o DIR --plan {output / PLAN}")

@@ -1,0 +1,18 @@
+"""What `search` can be told, for the command line, recipes and Python alike."""
+
+from pydantic import Field
+
+from secateur.pruning.config import CutLimits
+
+
+class SearchConfig(CutLimits):
+    """Search for how a cut is best spread over the halves of the layers."""
+
+    rounds: int = Field(
+        default=8,
+        ge=1,
+        description="How often the cut is made, the cost of each half measured where it stands, and spread anew.",
+    )
+    patience: int = Field(
+        default=3, ge=1, description="Rounds in a row without a lower KL divergence after which the search ends."
+    )

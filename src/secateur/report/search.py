@@ -1,0 +1,67 @@
+"""The rounds of a search: their table and their picture."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.table import Table
+
+from secateur.report.plots import ATTENTION, NEUTRAL, png
+from secateur.report.tables import Column, plain_table
+
+
+def search_table(found: Mapping[str, Any]) -> Table:
+    """Each round's cut: divergence, what attention bears, and what stays whole.
+
+    Args:
+        found: content of `search.json`.
+    """
+    rounds = found["rounds"]
+    first = rounds[0]["divergence"]
+    return plain_table(
+        [
+            Column("round", [_name(number, found["best"]) for number in range(len(rounds))], "left"),
+            Column("KL divergence", [f"{row['divergence']:.4f}" for row in rounds]),
+            Column("change", ["prune's own", *(f"{row['divergence'] / first - 1:+.1%}" for row in rounds[1:])]),
+            Column("attention bears", [f"{row['attention_share']:.0%}" for row in rounds]),
+            Column("layers whole", [str(_whole(row)) for row in rounds]),
+            Column("seconds", [f"{row['seconds']:.0f}" for row in rounds]),
+        ]
+    )
+
+
+def search_plot(found: Mapping[str, Any]) -> bytes:
+    """KL divergence by round, above the share of the cut that attention bears. The best round is marked.
+
+    Args:
+        found: content of `search.json`.
+
+    Returns:
+        A PNG image.
+    """
+    rounds, best = found["rounds"], found["best"]
+    numbers = range(1, len(rounds) + 1)
+    divergences = [row["divergence"] for row in rounds]
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    upper.plot(numbers, divergences, "o-", color=NEUTRAL)
+    upper.plot([best + 1], [divergences[best]], "o", color=ATTENTION, markersize=10, label="the plan")
+    upper.axhline(divergences[0], color=NEUTRAL, linestyle=":", label="prune's own allocation")
+    upper.set_ylabel("KL divergence from the uncut\nmodel (nats per token)")
+    upper.legend(fontsize=8)
+    lower.plot(numbers, [row["attention_share"] for row in rounds], "o-", color=ATTENTION)
+    lower.yaxis.set_major_formatter(PercentFormatter(1.0))
+    lower.set_ylim(bottom=0)
+    lower.set_ylabel("share of the cut\nin attention")
+    lower.set_xlabel("round")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return png(figure)
+
+
+def _name(number: int, best: int) -> str:
+    return f"{number + 1} (the plan)" if number == best else str(number + 1)
+
+
+def _whole(row: Mapping[str, Sequence[Sequence[int | None]]]) -> int:
+    return sum(not any(halves) for halves in row["taken"])

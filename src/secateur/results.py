@@ -1,0 +1,168 @@
+"""Reading what was measured earlier: `--json` files, run directories, sweeps."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secateur.errors import InputError
+
+METRICS, SWEEP, COMPARED = "metrics.json", "sweep.json", "comparison.json"
+SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
+
+UNCUT = "original"
+
+Row = dict[str, Any]
+
+
+class _Score(BaseModel):
+    """A task's score, as `evaluation.tasks.TaskScore`."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    metrics: dict[str, float | None]
+    stderr: dict[str, float | None]
+    n: int
+    n_shot: int
+    prompts: str
+
+
+class _Row(BaseModel):
+    """What a comparison keeps of a model's figures."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: str
+    parameters: int = Field(ge=0)
+    perplexity: dict[str, float | None] = {}
+    windows: dict[str, int] = {}
+    corpora: dict[str, str] = {}
+    sources: dict[str, str] = {}
+    seqlen: int | None = None
+    stride: int | None = None
+    dtype: str | None = None
+    sparsity: float = 0.0
+    size_bytes: int | None = None
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    recovers: str | None = None
+    tasks: dict[str, _Score] = {}
+    values: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_perplexities(cls, values: Any) -> Any:
+        """Take those on all texts where `perplexity` is that on the first."""
+        if isinstance(values, dict) and "perplexities" in values:
+            return {**values, "perplexity": values["perplexities"]}
+        return values
+
+    @model_validator(mode="after")
+    def _perplexities_say_on_what(self) -> Self:
+        for text in self.perplexity:
+            if text not in self.windows or text not in self.corpora:
+                raise ValueError(f"windows or corpora say nothing about {text}")
+        return self
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one measurement, run or sweep.
+
+    Attributes:
+        label: what tables call it where its models' names alone are not clear.
+        path: where it was read.
+        rows: its models.
+        recipe: of a sweep.
+    """
+
+    label: str
+    path: Path
+    rows: list[Row]
+    recipe: str = ""
+
+
+def read_result(path: Path) -> Result:
+    """Read a `--json` file, a run directory, a sweep or a comparison.
+
+    Raises:
+        InputError: it is none of these, or is damaged.
+    """
+    place = path.expanduser()
+    if not place.exists():
+        raise InputError(f"{path} does not exist; give a --json file of evaluate, a run or a sweep")
+    if place.is_dir():
+        known = [name for name in (SWEEP, METRICS, COMPARED) if (place / name).is_file()]
+        if not known:
+            raise InputError(f"{path} holds neither {METRICS} nor {SWEEP}: it is no finished run and no sweep")
+        if known[0] == SWEEP:
+            return read_sweep(place)
+        place = place / known[0]
+    content = _read_json(place)
+    if not isinstance(content, dict) or not isinstance(content.get("models"), list) or not content["models"]:
+        raise InputError(f"{place} holds no models; give a --json file of evaluate, a run or a sweep")
+    named = place.parent.resolve().name if place.name in (METRICS, COMPARED) else place.stem
+    return Result(str(content.get("name") or named), place, [_row(row, place) for row in content["models"]])
+
+
+def read_sweep(directory: Path, cells: Sequence[str] | None = None) -> Result:
+    """The models of a sweep's finished cells, each with its `values`; what all cells measured alike stands once.
+
+    Args:
+        directory: the sweep's.
+        cells: their directories' names; None: all that are finished.
+
+    Raises:
+        InputError: no cell is finished, or a file is damaged.
+    """
+    file = directory / SWEEP
+    content = _read_json(file)
+    try:
+        going = [cell for cell in content["cells"] if cell.get("error") is None]
+        listed = [(directory / cell["directory"], dict(cell["values"])) for cell in going]
+        recipe, name = str(content["recipe"]), str(content["name"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{file} is damaged; run the sweep again") from error
+    finished = [(place, values) for place, values in listed if cells is None or place.name in cells]
+    measured = [(read_result(place).rows, values) for place, values in finished if (place / METRICS).is_file()]
+    if not measured:
+        raise InputError(f"{directory} holds no finished cell; run the sweep again")
+    common = [row for row in measured[0][0] if _is_common(row, [rows for rows, _ in measured])]
+    alike = [_quality(row) for row in common]
+    own = [{**row, "values": values} for rows, values in measured for row in rows if _quality(row) not in alike]
+    return Result(name, directory, common + own, recipe)
+
+
+def _is_common(row: Row, cells: Sequence[Sequence[Row]]) -> bool:
+    """Whether every cell of a sweep holds a model of that name with the same figures."""
+    if len(cells) == 1:
+        return row["name"] == UNCUT
+    return all(any(_quality(row) == _quality(other) for other in rows) for rows in cells)
+
+
+def _quality(row: Row) -> Row:
+    """All of a row but what a second measurement would give differently."""
+    return {key: value for key, value in row.items() if key not in (*SPEEDS, "values")}
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} cannot be read as JSON; give a --json file of evaluate, a run or a sweep") from error
+
+
+def _row(values: Any, file: Path) -> Row:
+    try:
+        return _Row.model_validate(values).model_dump()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        message = re.sub(r"^Value error, ", "", problem["msg"])
+        raise InputError(
+            f"{file} is not what evaluate or run writes: {f'{place}: ' if place else ''}{message}"
+        ) from error

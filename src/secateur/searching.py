@@ -1,0 +1,97 @@
+"""A search for the plan of a cut as a step: model in, a directory with the plan out, going on where it was stopped."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from secateur import files
+from secateur.data import load_corpus
+from secateur.files import require_free, write_json
+from secateur.models import load
+from secateur.models.fingerprint import weights_fingerprint
+from secateur.models.processes import is_first, wait_for_all
+from secateur.pruning.search import Round, SearchConfig, SearchResult, search
+from secateur.report import pruning_strategy, search_plot
+from secateur.steps import COMMAND, PLAN, STRATEGY, log_beside
+from secateur.unfinished import Unfinished
+
+ROUNDS, PICTURE = "search.json", "search.png"
+logger = logging.getLogger(__name__)
+
+
+class UnfinishedSearch(Unfinished):
+    """The rounds of a search that are done."""
+
+    def __init__(self, output: Path) -> None:
+        super().__init__(output, "search")
+
+    @property
+    def begun(self) -> bool:
+        return (self.path / ROUNDS).is_file()
+
+    def rounds(self) -> list[Round]:
+        """What is done. Raises `InputError` where its file is damaged."""
+        file = self.path / ROUNDS
+        if not self.begun:
+            return []
+        with self.readable(file):
+            return [Round(**done) for done in json.loads(file.read_text(encoding="utf-8"))]
+
+    def keep(self, rounds: list[Round]) -> None:
+        if is_first():
+            write_json(self.path / ROUNDS, [done.to_dict() for done in rounds])
+
+
+def search_model(
+    name: str, output: Path, config: SearchConfig, *, command_line: str, overwrite: bool = False
+) -> SearchResult:
+    """Load a model, search for the plan of a cut, write the plan with the rounds that led to it.
+
+    A search that was stopped goes on after its last round.
+
+    Args:
+        name: a hub id, directory, `.gguf` file or `smollm2-135m`.
+        output: the new directory.
+        config: what may be cut, and how long to search.
+        command_line: the command that repeats this.
+        overwrite: replace what `output` holds, and drop a stopped search with other settings.
+
+    Raises:
+        SecateurError: what `load` and `search` raise; another search was stopped there.
+    """
+    target = require_free(output, overwrite, [name, config.calibration])
+    with log_beside(target, command_line):
+        model, tokenizer = load(name, **config.load_arguments())
+        unfinished = UnfinishedSearch(target)
+        if is_first():
+            unfinished.open(_settings(config, weights_fingerprint(model)), overwrite)
+        wait_for_all()
+        rounds = unfinished.rounds()
+        if rounds:
+            logger.info("Going on after round %d", len(rounds))
+        result = search(model, tokenizer, config, done=rounds, keep=unfinished.keep)
+        if is_first():
+            _write(target, result, command_line, overwrite)
+            unfinished.remove()
+        wait_for_all()
+    return result
+
+
+def _settings(config: SearchConfig, model: str) -> dict[str, Any]:
+    """What the rounds depend on. More rounds than before, or more patience, go on with those that are done."""
+    corpus = load_corpus(config.calibration, "train")
+    text = hashlib.sha256("\0".join(corpus.documents).encode()).hexdigest()
+    settings = config.model_dump(exclude={"rounds", "patience", "device", "device_map"})
+    return {**settings, "model": model, "text": text}
+
+
+def _write(target: Path, result: SearchResult, command_line: str, overwrite: bool) -> None:
+    plan, found = result.plan.to_dict(), result.to_dict()
+    with files.new_directory(target, overwrite) as staging:
+        write_json(staging / PLAN, plan)
+        write_json(staging / ROUNDS, found)
+        files.write_bytes(staging / STRATEGY, pruning_strategy(plan))
+        files.write_bytes(staging / PICTURE, search_plot(found))
+        files.write_text(staging / COMMAND, command_line + "\n")

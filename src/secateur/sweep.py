@@ -1,0 +1,243 @@
+"""A recipe over values: one run for each combination, their results in one table."""
+
+import copy
+import hashlib
+import itertools
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.comparison import Comparison, compared, require_place, write_comparison
+from secateur.errors import InputError, OutputError, SecateurError
+from secateur.files import require_free, write_json
+from secateur.flags import command_text
+from secateur.longrange_recipe import LongRangeRecipe
+from secateur.pipeline import RECIPE, run_recipe
+from secateur.recipe import Recipe, checked_recipe, read_recipe, recipe_text
+from secateur.results import SWEEP, read_sweep
+from secateur.yaml_text import Place
+
+logger = logging.getLogger(__name__)
+
+LONGEST_NAME = 80
+NOT_SWEPT = ("name", "output")
+BRACKETS = {"[": "]", "{": "}"}
+
+Values = dict[str, Any]  # by the key's place in the recipe, such as prune.ratio
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of values.
+
+    Attributes:
+        values: of the swept keys.
+        recipe: with them in it.
+        text: the same as YAML.
+        directory: name of its run directory below the sweep's.
+    """
+
+    values: Values
+    recipe: Recipe
+    text: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep gave.
+
+    Attributes:
+        comparison: of the finished cells; None where none is finished.
+        page: the comparison's page.
+        failed: messages by the cell's directory.
+        cells: how many there are.
+    """
+
+    comparison: Comparison | None
+    page: Path | None
+    failed: dict[str, str]
+    cells: int
+
+
+def sweep_recipe(
+    file: Path, settings: Sequence[str], directory: Path | None, *, command_line: str, overwrite: bool = False
+) -> SweepResult:
+    """Run a recipe once for each combination of values, and compare the results.
+
+    Cells are ordinary run directories: done stages are not done again, and one that was stopped goes on. A stage that
+    is the same in two cells, such as measuring the uncut model, is copied. A cell that fails does not stop the others.
+
+    Args:
+        file: the recipe.
+        settings: texts such as `prune.ratio=0.15,0.25`; the values are YAML, with `[a,b]` for a list.
+        directory: where the cells go; None: `runs/<name>-sweep`.
+        command_line: the command that repeats the sweep.
+        overwrite: start all cells afresh.
+
+    Raises:
+        InputError: the recipe or a value is refused, or two cells are the same.
+        OutputError: the directory holds something that is not a sweep.
+    """
+    source = recipe_text(file)
+    cells = list(_cells(source, str(file), parse_settings(settings)))
+    first = cells[0].recipe
+    target = directory or first.directory.with_name(f"{first.directory.name}-sweep")
+    target = _require_sweep(target)
+    failed: dict[str, str] = {}
+    _write_state(target, first.name, source, cells, failed)
+    finished: list[Path] = []
+    for number, cell in enumerate(cells, start=1):
+        place = target / cell.directory
+        logger.info("Cell %d of %d: %s", number, len(cells), cell.directory)
+        again = command_text("secateur", "run", str(place / RECIPE), "-o", str(place))
+        try:
+            run_recipe(cell.recipe, cell.text, place, command_line=again, overwrite=overwrite, shared=finished)
+            finished.append(place)
+        except Exception as error:
+            failed[cell.directory] = _one_line(error)
+            logger.error("Cell %s failed: %s", cell.directory, failed[cell.directory])
+            logger.debug("The traceback:", exc_info=True)
+        _write_state(target, first.name, source, cells, failed)
+    if not finished:
+        return SweepResult(None, None, failed, len(cells))
+    comparison = compared([read_sweep(target, [place.name for place in finished])])
+    title = f"{first.name} over {', '.join(comparison.keys)}"
+    page = write_comparison(comparison, require_place(target, True), title=title, command_line=command_line)
+    return SweepResult(comparison, page, failed, len(cells))
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each key out of texts such as `prune.ratio=0.15,0.25` or `evaluate.data=[a.txt,b.txt],[c.txt]`.
+
+    Raises:
+        InputError: a text is not like that, or gives a key or a value twice.
+    """
+    swept: dict[str, list[Any]] = {}
+    for text in settings:
+        key, equals, listed = text.partition("=")
+        key = key.strip()
+        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+            raise InputError(f"--set {text} is not like prune.ratio=0.15,0.25")
+        if key in swept:
+            raise InputError(f"--set {key} is given twice; put all its values behind one")
+        if key in NOT_SWEPT:
+            raise InputError(f"--set {key}: a cell is named by its values; name the sweep's directory with -o")
+        swept[key] = [_value(key, part) for part in _parts(listed)]
+        for number, value in enumerate(swept[key]):
+            if _written(value) in map(_written, swept[key][:number]):
+                raise InputError(f"--set {key}: the value {_written(value)} is given twice")
+    if not swept:
+        raise InputError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
+    return swept
+
+
+def _parts(listed: str) -> Iterator[str]:
+    """The parts between commas that stand in no brackets and no quotes."""
+    part, closing, quote = "", [], ""
+    for character in listed:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and not part.strip(" [{,:").strip():
+            quote = character
+        elif character in BRACKETS:
+            closing.append(BRACKETS[character])
+        elif closing and character == closing[-1]:
+            closing.pop()
+        elif character == "," and not closing:
+            yield part
+            part = ""
+            continue
+        part += character
+    yield part
+
+
+def _value(key: str, text: str) -> Any:
+    if not text.strip():
+        raise InputError(f"--set {key} has an empty value; write null for none")
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise InputError(f"--set {key}: {text.strip()} is not a YAML value") from error
+    return value
+
+
+def _cells(text: str, source: str, swept: Mapping[str, list[Any]]) -> Iterator[Cell]:
+    values, lines = read_recipe(text, source)
+    seen: dict[str, str] = {}
+    taken: set[str] = set()
+    for combination in itertools.product(*swept.values()):
+        given = dict(zip(swept, combination, strict=True))
+        named = ", ".join(f"{key}={_written(value)}" for key, value in given.items())
+        changed: dict[str, Any] = copy.deepcopy(values)
+        known: dict[Place, int] = dict(lines)
+        for key, value in given.items():
+            place = tuple(key.split("."))
+            _put(changed, place, value, f"{source} with {named}")
+            for length in range(1, len(place)):
+                known.setdefault(place[:length], 0)
+            known[place] = 0
+        recipe = checked_recipe(changed, known, f"{source} with {named}")
+        if isinstance(recipe, LongRangeRecipe):
+            raise InputError(
+                f"{source}: a recipe with the section longrange cannot be swept; its runs are of another kind"
+            )
+        content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+        if content in seen:
+            raise InputError(f"the cells {seen[content]} and {named} are the same; leave one out")
+        seen[content] = named
+        written = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+        directory = _directory_name(given, taken)
+        taken.add(directory.lower())
+        yield Cell(given, recipe, f"# {source} with {named}\n{written}".replace("\r", " "), directory)
+
+
+def _put(values: dict[str, Any], place: Sequence[str], value: Any, source: str) -> None:
+    section = values
+    for name in place[:-1]:
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
+            raise InputError(f"{source}: {'.'.join(place)} is below {name}, which is a value and no section")
+    section[place[-1]] = value
+
+
+def _directory_name(given: Mapping[str, Any], taken: set[str]) -> str:
+    """`prune.ratio=0.25`; with a part of a hash where the values do not make a name of their own."""
+    plain = ",".join(f"{key}={_written(value)}" for key, value in given.items())
+    name = re.sub(r"[^\w.=,+-]+", "_", plain)
+    if name != plain or len(name) > LONGEST_NAME or name.lower() in taken:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(plain.encode()).hexdigest()[:8]}"
+    return name
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _require_sweep(directory: Path) -> Path:
+    target = require_free(directory, overwrite=True)
+    if target.is_dir() and any(target.iterdir()) and not (target / SWEEP).is_file():
+        raise OutputError(f"{target} holds something that is not a sweep; name another directory with -o")
+    return target
+
+
+def _write_state(target: Path, name: str, source: str, cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+    """Note which cells the sweep has: their figures are in their own directories."""
+    listed = [
+        {"directory": cell.directory, "values": cell.values, "error": failed.get(cell.directory)} for cell in cells
+    ]
+    write_json(target / SWEEP, {"name": name, "recipe": source, "cells": listed})
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, SecateurError) else f"unexpected {type(error).__name__}: {text}"

@@ -1,0 +1,117 @@
+"""Commands under torchrun: a whole run, one line for an error, no process that waits for one that has failed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from secateur.models import save
+from secateur.pipeline import run_recipe
+from secateur.recipe import Recipe, parse_recipe
+
+Torchrun = Callable[..., Any]
+
+RECIPE = """\
+model: {model}
+dtype: float32
+prune: {{ratio: 0.2, calibration: {text}, samples: 7, seqlen: 48, batch_size: 2}}
+sparsify: {{sparsity: 0.3, calibration: {text}, samples: 7, seqlen: 48, batch_size: 2}}
+recover: {{data: {text}, seqlen: 48, batch_size: 3, val_size: 3, samples: 20, teacher: original}}
+evaluate: {{data: [{text}], seqlen: 48, windows: 5, prompt_tokens: 8, new_tokens: 2, repeats: 1}}
+samples: {{prompts: [one], max_new_tokens: 2}}
+"""
+
+
+@pytest.fixture
+def model(
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerBase,
+    private_cache: Path,
+    tmp_path: Path,
+) -> Path:
+    (tmp_path / "text.txt").write_text(" ".join(map(str, range(400))), encoding="utf-8")
+    return save(tiny_model(), tiny_tokenizer, tmp_path / "model")
+
+
+def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+    text = RECIPE.format(model=model, text=tmp_path / "text.txt")
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    recipe = parse_recipe(text)
+    assert isinstance(recipe, Recipe)
+    expected = run_recipe(recipe, text, tmp_path / "one", command_line="one")
+    arguments = ["-m", "secateur", "run", tmp_path / "recipe.yaml", "-o", tmp_path / "two"]
+    done = torchrun(*arguments, "--json", tmp_path / "two.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report.html") == 1
+    found = json.loads((tmp_path / "two.json").read_text(encoding="utf-8"))
+    for one, two in zip(expected["models"], found["models"], strict=True):
+        assert two["perplexity"] == pytest.approx(one["perplexity"], rel=1e-4)
+        assert {name: two[name] for name in ("parameters", "windows", "samples")} == {
+            name: one[name] for name in ("parameters", "windows", "samples")
+        }
+        assert two["decode_tokens_per_second"] > 0
+    plans = [json.loads((tmp_path / side / "pruning_plan.json").read_text(encoding="utf-8")) for side in ("one", "two")]
+    assert plans[0]["layers"] == plans[1]["layers"]
+    for stage in ("prune", "sparsify", "recover"):
+        sides = [load_file(tmp_path / side / stage / "model.safetensors") for side in ("one", "two")]
+        for weight in sides[0]:
+            assert float((sides[1][weight] - sides[0][weight]).norm() / sides[0][weight].norm()) < 1e-3, (stage, weight)
+    logged = (tmp_path / "two" / "run.log").read_text(encoding="utf-8").splitlines()
+    assert len(logged) == len({line.split(" ", 2)[2] for line in logged})
+    assert torchrun(*arguments).returncode == 0
+    assert "done before" in (tmp_path / "two" / "run.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "status"),
+    [
+        (("prune", "{model}", "--calibration", "none.txt", "-o", "{out}"), "none.txt does not exist", 1),
+        (("prune", "{model}", "--device-map", "auto", "-o", "{out}"), "each of several has one of its own", 1),
+        (("merge", "{model}", "--adapter", "x", "-o", "{out}"), "merge works in one process", 1),
+        (("evaluate", "{model}", "--unknown"), "No such option: --unknown", 2),
+    ],
+)
+def test_an_error_is_one_line(
+    model: Path, tmp_path: Path, torchrun: Torchrun, arguments: tuple[str, ...], message: str, status: int
+) -> None:
+    filled = [part.format(model=model, out=tmp_path / "out") for part in arguments]
+    done = torchrun("-m", "secateur", *filled)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert message in line
+    assert f"(exitcode: {status})" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+FAILING = """\
+from secateur.cli.main import main
+from secateur.errors import ModelError
+from secateur.models import moments
+
+def fails(self):
+    raise {error}
+
+if os.environ["RANK"] == "1":
+    moments.Moments.add_other_processes = moments.Gram.add_other_processes = fails
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [('ModelError("only here")', "Error: only here"), ('KeyError("lost")', "Error: unexpected KeyError: 'lost'")],
+)
+def test_one_process_that_fails_ends_the_others(
+    model: Path, tmp_path: Path, torchrun: Torchrun, error: str, message: str
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING.format(error=error), encoding="utf-8")
+    arguments = ["--calibration", tmp_path / "text.txt", "--samples", 4, "--seqlen", 32, "-o", tmp_path / "out"]
+    done = torchrun(tmp_path / "failing.py", "prune", model, *arguments, timeout=120)
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert line.startswith(message)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,213 @@
+"""The search for a plan: what it measures, what it finds, and that it goes on where it was stopped."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from secateur import searching
+from secateur.data import load_corpus, token_windows
+from secateur.errors import InputError
+from secateur.models import count_parameters, save
+from secateur.models.adapters import adapter_of
+from secateur.pruning import prune
+from secateur.pruning.cutting import cut_and_refit
+from secateur.pruning.importance import PartScores
+from secateur.pruning.search import Round, SearchConfig, search
+from secateur.pruning.search.candidates import HalfName, cut_with_candidates, uncut_again
+from secateur.pruning.search.measuring import final_states, measure
+from secateur.pruning.units import output_projection
+
+QUICK: dict[str, Any] = {"samples": 8, "seqlen": 48, "batch_size": 2, "own_text": 0.0, "ratio": 0.25}
+Models = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture
+def windows(tiny_tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    return token_windows(tiny_tokenizer, load_corpus("pydocs"), 48, limit=8, seed=1)
+
+
+def divergence(model: PreTrainedModel, reference: Tensor, windows: Tensor) -> float:
+    """KL divergence by PyTorch's own function, from the whole logits."""
+    with torch.no_grad():
+        log_probabilities = model(windows).logits.float().log_softmax(-1).flatten(0, 1)
+    return torch.nn.functional.kl_div(log_probabilities, reference, reduction="batchmean", log_target=True).item()
+
+
+def log_probabilities(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(windows).logits.float().log_softmax(-1).flatten(0, 1)
+
+
+def some_cut(model: PreTrainedModel) -> dict[HalfName, int]:
+    layers = range(len(adapter_of(model).layers(model)))
+    return {**{(layer, "attention"): 1 for layer in layers}, **{(layer, "mlp"): 2 for layer in layers}}
+
+
+def test_a_cut_by_projections_is_the_cut(tiny_model: Models, family: str, windows: Tensor) -> None:
+    model = tiny_model(family)
+    before = log_probabilities(model, windows)
+    with uncut_again(model):
+        cut = cut_with_candidates(model, some_cut(model), windows, 4, 0.2)
+        masked = log_probabilities(model, windows)
+    assert torch.equal(log_probabilities(model, windows), before)
+    layers = [
+        {
+            "layer": layer,
+            "removed_groups": sorted(cut[layer, "attention"].order[:1].tolist()),
+            "removed_channels": sorted(cut[layer, "mlp"].order[:16].tolist()),
+        }
+        for layer in range(4)
+    ]
+    scores = [
+        {
+            part: PartScores(torch.tensor(row[key]), torch.zeros(len(row[key])))
+            for part, key in (("attention", "removed_groups"), ("mlp", "removed_channels"))
+        }
+        for row in layers
+    ]
+    counts = {(layer, part): len(scores[layer][part].order) for layer in range(4) for part in ("attention", "mlp")}
+    cut_and_refit(model, scores, counts, windows, 4, 0.2)
+    assert torch.allclose(log_probabilities(model, windows), masked, atol=2e-3)
+
+
+def changes_seen_and_expected(
+    model: PreTrainedModel, windows: Tensor, taken: dict[HalfName, int], part_of_the_way: float
+) -> tuple[Tensor, Tensor]:
+    """What `measure` says of halves moved some of the way to their candidates, and what running them says."""
+    fitted, held_out = windows[::2], windows[1::2]
+    reference, uncut = final_states(model, held_out, 2), log_probabilities(model, held_out)
+    adapter = adapter_of(model)
+    with uncut_again(model):
+        cut = cut_with_candidates(model, taken, fitted, 4, 0.2)
+        for half in cut.values():
+            for steps, weight in half.others.items():
+                half.projections[steps] = half.present.lerp(weight, part_of_the_way)
+        measured = measure(model, cut, held_out, reference, 2, seed=0)
+        now = divergence(model, uncut, held_out)
+        assert measured.divergence == pytest.approx(now, rel=1e-3, abs=1e-6)
+        expected, found = [], []
+        for (layer, part), half in cut.items():
+            linear = output_projection(adapter, adapter.layers(model)[layer], part)
+            for steps, weight in half.others.items():
+                linear.weight.data = weight
+                found.append(divergence(model, uncut, held_out) - now)
+                expected.append(measured.changes[layer, part][steps])
+                linear.weight.data = half.present
+    return torch.tensor(found), torch.tensor(expected)
+
+
+def test_small_changes_are_those_of_models_run(tiny_model: Models, family: str, windows: Tensor) -> None:
+    model = tiny_model(family)
+    found, expected = changes_seen_and_expected(model, windows, some_cut(model), 0.02)
+    assert torch.corrcoef(torch.stack([found, expected]))[0, 1] > 0.98
+    assert (expected - found).abs().mean() < 0.2 * found.abs().mean()
+
+
+def test_where_nothing_is_cut_yet_the_curvature_counts(tiny_model: Models, windows: Tensor) -> None:
+    model = tiny_model()
+    found, expected = changes_seen_and_expected(model, windows, dict.fromkeys(some_cut(model), 0), 0.1)
+    assert (found > 0).all()
+    assert 0.25 < expected.sum() / found.sum() < 4
+
+
+def test_the_plan_is_what_prune_then_cuts(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = tiny_model()
+    untouched = copy.deepcopy(model)
+    result = _search(model, tiny_tokenizer, rounds=3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), untouched.parameters(), strict=True))
+    assert len(result.rounds) == 3
+    assert result.rounds[result.best].divergence == min(done.divergence for done in result.rounds)
+    assert abs(result.plan.reached - 0.25) < 0.005
+    (tmp_path / "plan.json").write_text(json.dumps(result.plan.to_dict()))
+    options = {key: value for key, value in QUICK.items() if key != "ratio"}
+    cut = prune(model, tiny_tokenizer, plan=str(tmp_path / "plan.json"), **options)
+    assert count_parameters(model) == result.plan.parameters_after
+    assert cut.plan.layers[1].removed_channels == result.plan.layers[1].removed_channels
+
+
+def _search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, **options: Any) -> Any:
+    keep = options.pop("keep", None)
+    done = options.pop("done", ())
+    return search(model, tokenizer, SearchConfig(**{**QUICK, **options}), done=done, keep=keep)
+
+
+def test_frozen_layers_and_halves_stay(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    result = _search(tiny_model(), tiny_tokenizer, rounds=2, freeze=[1], target="mlp", ratio=0.15)
+    assert result.plan.layers[1].rate == 0
+    assert result.plan.layers[1].frozen
+    assert all(not layer.removed_groups for layer in result.plan.layers)
+    assert all(done.attention_share == 0 for done in result.rounds)
+
+
+def test_a_search_goes_on_where_it_was_stopped(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    whole = _search(tiny_model(), tiny_tokenizer, rounds=3)
+    kept: list[Round] = []
+
+    def stop(rounds: list[Round]) -> None:
+        kept[:] = [Round(**json.loads(json.dumps(done.to_dict()))) for done in rounds]
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _search(tiny_model(), tiny_tokenizer, rounds=3, keep=stop)
+    again = _search(tiny_model(), tiny_tokenizer, rounds=3, done=kept)
+    timeless = [[replace(done, seconds=0) for done in result.rounds] for result in (whole, again)]
+    assert timeless[0] == timeless[1]
+    assert again.plan == whole.plan
+
+
+def test_a_killed_command_goes_on_and_other_settings_are_refused(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tiny_model(), tiny_tokenizer, tmp_path / "model")
+    name, output = str(tmp_path / "model"), tmp_path / "found"
+    config = SearchConfig(**QUICK, rounds=2, dtype="float32")
+    keep = searching.UnfinishedSearch.keep
+
+    def stop(self: searching.UnfinishedSearch, rounds: list[Round]) -> None:
+        keep(self, rounds)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(searching.UnfinishedSearch, "keep", stop)
+        searching.search_model(name, output, config, command_line="secateur search")
+    other = config.model_copy(update={"ratio": 0.2})
+    with pytest.raises(InputError, match=r"unfinished search with other settings \(ratio: 0.25, now 0.2\)"):
+        searching.search_model(name, output, other, command_line="secateur search")
+    first = json.loads((tmp_path / "found.partial" / "search.json").read_text())
+    result = searching.search_model(name, output, config, command_line="secateur search")
+    assert [result.rounds[0].to_dict()] == first
+    assert sorted(file.name for file in output.iterdir()) == [
+        "command.txt",
+        "pruning_plan.json",
+        "pruning_strategy.png",
+        "run.log",
+        "search.json",
+        "search.png",
+    ]
+    assert not (tmp_path / "found.partial").exists()
+
+
+def test_a_damaged_stopped_search_is_named(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    unfinished = searching.UnfinishedSearch(tmp_path / "found")
+    unfinished.open({}, overwrite=False)
+    (unfinished.path / "search.json").write_text('[{"divergence": 1}]')
+    with pytest.raises(InputError, match=r"search\.json is damaged .* delete .* to begin anew"):
+        unfinished.rounds()
+
+
+def test_more_than_can_go_is_refused(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(InputError, match="more than can be removed"):
+        _search(tiny_model(), tiny_tokenizer, ratio=0.95)
