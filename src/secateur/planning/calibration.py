@@ -15,6 +15,7 @@ from secateur.sparsity.sparsify import FISHER_WINDOWS
 REMOVAL_ROUNDS = 32  # of `pruning.obs.removal_order`
 ADMM_PRODUCTS = 2 * (20 + 20 + 1) + 2  # FLOPs of `sparsity.admm.admm` in units of out · n²: solves, polishing, target
 ADMM_GROWING = 15
+ADMM_PASSES = 12 * 40  # reads and writes of matrices beside the products, of 20 iterations and 20 steps
 SPARSEGPT_COLUMN_LAUNCHES = 8
 SPARSEGPT_BLOCK = 128
 
@@ -30,7 +31,8 @@ def own_text(setting: Setting) -> Phase:
     shape, config, width = setting.shape, setting.config, setting.width
     length = min(PIECE_TOKENS, config.seqlen)
     tokens = int(config.own_text * config.samples) * config.seqlen
-    steps = math.ceil(tokens / (PIECES * length)) * (length - 1)
+    blocks = math.ceil(tokens / (PIECES * length))  # which processes share
+    steps = math.ceil(blocks / setting.processes) * (length - 1)
     keys = sum(2 * shape.key_width(layer) for layer in shape.layers) * width  # bytes of a token in the cache
     one_step = Work(
         products=PIECES * (shape.body_flops(length) + shape.head_flops),
@@ -41,7 +43,7 @@ def own_text(setting: Setting) -> Phase:
     logits = PIECES * shape.vocab_size * (width + 3 * 4)
     return Phase(
         "prune: own text",
-        repeated=one_step * steps,
+        one_step * steps,
         weights=setting.weights,
         workspace=2 * PIECES * length * keys + logits,
     )
@@ -50,7 +52,7 @@ def own_text(setting: Setting) -> Phase:
 def unit_scores(setting: Setting) -> Phase:
     """Sensitivity of the residual stream, then OBS for every unit, one half of a layer after another."""
     shape, tokens = setting.shape, setting.calibration_tokens
-    few = min(SENSITIVITY_WINDOWS, setting.config.samples) * setting.config.seqlen
+    few = setting.few_tokens(SENSITIVITY_WINDOWS)
     # Forward, forward again in the backward pass, and the gradient by the stream; weights have none.
     sensitivity = Work(training=3 * few * (shape.body_flops(setting.config.seqlen) + shape.head_flops))
     grams, solves = Work(), Work()
@@ -63,8 +65,7 @@ def unit_scores(setting: Setting) -> Phase:
     measuring = streams + setting.layer_activations(at_once) + setting.scored_logits
     return Phase(
         "prune: scores",
-        divided=sensitivity + setting.forward(tokens) + grams,
-        repeated=solves,
+        sensitivity + setting.forward(tokens) + grams + solves,
         weights=setting.weights,
         streams=tokens * (shape.hidden_size + widest) * setting.width,
         workspace=max(measuring, 28 * widest**2 + 16 * widest * shape.hidden_size + 4 * setting.batch_tokens * widest),
@@ -85,8 +86,7 @@ def cut_and_refit(setting: Setting) -> Phase:
     widest = setting.widest_half
     return Phase(
         "prune: cut and re-fit",
-        divided=setting.forward(2 * tokens) + grams,
-        repeated=solves,
+        setting.forward(2 * tokens) + grams + solves,
         weights=setting.weights,
         streams=tokens * (2 * hidden + widest) * setting.width,
         workspace=28 * widest**2 + 28 * widest * hidden + 4 * setting.batch_tokens * (widest + hidden),
@@ -116,7 +116,7 @@ def _magnitude(setting: Setting) -> Phase:
     largest = max(rows * columns for rows, columns in _matrices(setting))
     return Phase(
         "sparsify: magnitude",
-        repeated=Work(ranked=setting.shape.matrices),
+        Work(ranked=setting.shape.matrices),
         weights=setting.weights,
         workspace=12 * largest,
     )
@@ -128,8 +128,7 @@ def _wanda(setting: Setting) -> Phase:
     largest = max(rows * columns for rows, columns in _matrices(setting))
     return Phase(
         "sparsify: wanda",
-        divided=setting.forward(tokens) + Work(traffic=6 * inputs),
-        repeated=Work(ranked=shape.matrices),
+        setting.forward(tokens) + Work(traffic=6 * inputs, ranked=shape.matrices),
         weights=setting.weights,
         streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
         workspace=12 * largest + setting.layer_forward(setting.batch_tokens),
@@ -139,17 +138,20 @@ def _wanda(setting: Setting) -> Phase:
 
 def _sparsegpt(setting: Setting) -> Phase:
     shape, tokens = setting.shape, setting.calibration_tokens
-    solves = Work(ranked=shape.matrices)
-    for rows, n in _matrices(setting):
+    solves = Work()
+    for rows, n in _solved(setting):
         # Errors of a column go to the rest of its block one by one, and to the columns behind the block at once.
         within = 12 * rows * n * SPARSEGPT_BLOCK / 2
         solves += Work(
-            float64=4 / 3 * n**3, float32=rows * n**2, traffic=within, launches=SPARSEGPT_COLUMN_LAUNCHES * n
+            float64=4 / 3 * n**3,
+            float32=rows * n**2,
+            traffic=within,
+            ranked=rows * n,
+            launches=SPARSEGPT_COLUMN_LAUNCHES * n,
         )
     return Phase(
         "sparsify: sparsegpt",
-        divided=setting.forward(tokens) + Work(float32=_grams(setting)),
-        repeated=solves,
+        setting.forward(tokens) + Work(float32=_grams(setting)) + solves,
         weights=setting.weights,
         streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
         workspace=max(36 * n**2 + 12 * rows * n for rows, n in _matrices(setting)),
@@ -160,20 +162,21 @@ def _sparsegpt(setting: Setting) -> Phase:
 def _admm(setting: Setting) -> Phase:
     """The default: shares by Fisher information, then two streams and ADMM for every projection."""
     shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
-    few = min(FISHER_WINDOWS, setting.config.samples) * setting.config.seqlen
+    few = setting.few_tokens(FISHER_WINDOWS)
     fisher = Work(training=few * (2 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops))
     # With the inputs of the uncut stream, and with what the output projections should add.
     cross = sum(2 * hidden**2 + n * hidden for n, _, _ in setting.halves())
-    solves = Work(ranked=(1 + ADMM_GROWING) * shape.matrices)
-    for rows, n in _matrices(setting):
-        solves += Work(float64=n**3, float32=ADMM_PRODUCTS * rows * n**2, traffic=4 * rows * n * 12 * 40)
+    solves = Work()
+    for rows, n in _solved(setting):
+        elementwise = 4 * rows * n * ADMM_PASSES
+        ranked = ADMM_GROWING * rows * n
+        solves += Work(float64=n**3, float32=ADMM_PRODUCTS * rows * n**2, traffic=elementwise, ranked=ranked)
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
     measuring = len(shape.layers) * setting.layer_activations(at_once) + setting.scored_logits
     solving = max(max(48 * n**2 + 16 * rows * n, 28 * n**2 + 44 * rows * n) for rows, n in _matrices(setting))
     return Phase(
         "sparsify: admm",
-        divided=fisher + setting.forward(2 * tokens) + Work(float32=_grams(setting) + 2 * tokens * cross),
-        repeated=solves,
+        fisher + setting.forward(2 * tokens) + Work(float32=_grams(setting) + 2 * tokens * cross) + solves,
         weights=setting.weights,
         streams=tokens * (3 * hidden + setting.widest_half) * setting.width,
         workspace=max(measuring, solving),
@@ -191,3 +194,11 @@ def _matrices(setting: Setting) -> Iterator[tuple[int, int]]:
     """(out_features, in_features) of every projection."""
     for layer in setting.shape.layers:
         yield from setting.shape.projections(layer).values()
+
+
+def _solved(setting: Setting) -> Iterator[tuple[int, int]]:
+    """The projections that a process solves one after another: of those with the same inputs each has its own."""
+    for layer in setting.shape.layers:
+        for name, widths in setting.shape.projections(layer).items():
+            if setting.processes == 1 or name not in ("k_proj", "v_proj", "up_proj"):
+                yield widths

@@ -45,13 +45,16 @@ class PlanConfig(BaseModel):
     recover_windows: int = Field(20_000, ge=1, le=LARGEST, description="Windows that recover draws.")
     recover_epochs: float = Field(RECOVER.epochs, gt=0, le=1e4, description="Passes over them.")
     recover_batch_size: int = Field(
-        RECOVER.batch_size, ge=1, le=LARGEST, description="Windows in an optimizer step of recover, on each device."
+        RECOVER.batch_size,
+        ge=1,
+        le=LARGEST,
+        description="Windows in an optimizer step of recover, of all processes together.",
     )
     micro_batch_size: int | None = Field(
         None,
         ge=1,
         le=LARGEST,
-        description="Windows that go through recover's model at once; unless given, 2 on a CPU, all on a GPU.",
+        description="Windows that go through recover's model at once; unless given, 2 on a CPU and a process's whole batch on a GPU.",
     )
     lora_r: int = Field(RECOVER.lora_r, ge=1, le=65_536, description="Rank of recover's adapter.")
     gradient_checkpointing: bool = Field(

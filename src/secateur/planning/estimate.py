@@ -1,6 +1,6 @@
 """Memory and time of every phase, from a model's `config.json` and the data sheets of devices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from secateur.models import configured
 from secateur.planning.calibration import prune_phases, sparsify_phases
 from secateur.planning.config import PlanConfig
 from secateur.planning.devices import GB, NETWORK, Device, named_devices
-from secateur.planning.phase import Phase, Setting
+from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.running import evaluate, load, recover_phases
 from secateur.planning.shape import BYTES, ModelShape
 from secateur.planning.source import model_shape
@@ -18,6 +18,8 @@ from secateur.planning.work import Work, seconds
 TORCHRUN = "torchrun"
 COPIES, SPREAD, SHARDED, LAYERED = "", "--device-map auto", "--fsdp", "--layer-by-layer --offload cpu"
 MOST_ADVISED = 1024
+
+Ways = Callable[[Setting], Sequence[Phase]]
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,8 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
     setting = Setting(shape, config, BYTES[dtype], device.is_cpu)
     products = device.float32 if dtype == "float32" else device.products
     cluster = Cluster(count, device, config.devices_per_machine, products)
-    single = [load(setting), evaluate(setting), *prune_phases(setting), *sparsify_phases(setting)]
-    phases = [*([phase] for phase in single), *recover_phases(setting)]
-    found = [(phase, cluster.best(phase)) for phase in phases]
+    phases = [_way(position) for position in range(len(_phases(setting)))]
+    found = [(phase, cluster.best(setting, phase)) for phase in phases]
     return ModelEstimate(
         model=str(model),
         family=shape.family,
@@ -112,7 +113,7 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
         device_memory_bytes=device.memory,
         utilisation="measured" if device.is_cpu else "assumed",
         phases=[one for _, one in found],
-        advice=[cluster.advice(ways, one) for ways, one in found if not one.fits],
+        advice=[cluster.advice(setting, phase, one) for phase, one in found if not one.fits],
     )
 
 
@@ -132,61 +133,57 @@ class Cluster:
     per_machine: int
     products: float
 
-    def best(self, ways: Sequence[Phase]) -> PhaseEstimate:
-        """The first layout that fits; where none does, the one that needs least memory.
-
-        Args:
-            ways: the same phase in the ways in which it can be done, the fastest first.
-        """
-        by_way = [list(self._layouts(way)) for way in ways]
-        # The slowest, --device-map, comes last for all of them.
-        layouts = sorted((one for found in by_way for one in found), key=lambda one: SPREAD in one.options)
+    def best(self, setting: Setting, ways: Ways) -> PhaseEstimate:
+        """The first layout that fits; where none does, the one that needs least memory."""
+        layouts = list(self._layouts(setting, ways))
         return next((one for one in layouts if one.fits), min(layouts, key=lambda one: one.memory_bytes))
 
-    def advice(self, ways: Sequence[Phase], found: PhaseEstimate) -> str:
+    def advice(self, setting: Setting, ways: Ways, found: PhaseEstimate) -> str:
         """What makes a phase fit that does not."""
         memory, needed = _gigabytes(self.device.memory), _gigabytes(found.memory_bytes)
         need = f"{found.phase} needs {needed} GB of a device's {memory} GB"
-        enough = self._enough(ways)
-        if enough is None:
-            return f"{need}; no number of these devices is enough, use ones with more memory"
-        return f"{need}; {enough[0]} of them are enough with {enough[1]}"
-
-    def _enough(self, ways: Sequence[Phase]) -> tuple[int, str] | None:
-        """The first power of two of devices that is enough, and the options for it."""
         counts = (2**power for power in range(1, MOST_ADVISED.bit_length()))
         for count in (count for count in counts if count > self.count):
-            found = replace(self, count=count).best(ways)
-            if found.fits:
-                return count, found.options
-        return None
+            enough = replace(self, count=count).best(setting, ways)
+            if enough.fits:
+                return f"{need}; {count} of them are enough with {enough.options}"
+        return f"{need}; no number of these devices is enough, use ones with more memory"
 
-    def _layouts(self, phase: Phase) -> Iterator[PhaseEstimate]:
-        """Copies of the model first, since they are the fastest."""
+    def _layouts(self, setting: Setting, ways: Ways) -> Iterator[PhaseEstimate]:
+        """Copies of the model first, since they are the fastest; one layer at a time last."""
+        together, alone = ways(replace(setting, processes=self.count)), ways(replace(setting, processes=1))
+        for phase in together:
+            memory = phase.weights + phase.streams + phase.activations + phase.workspace
+            yield self._placed(phase, COPIES, memory, self.count, phase.work + self._sent(phase.sent))
+        for phase in together if self.count > 1 else ():
+            if phase.sharding is not None:
+                yield self._sharded(phase, phase.sharding)
+        spread = min(self.count, self.per_machine)
+        for phase in alone if spread > 1 else ():
+            memory = (phase.weights + phase.activations) / spread + phase.streams + phase.workspace
+            yield self._placed(phase, SPREAD, memory, 1, phase.work)
+        for phase in alone if not self.device.is_cpu else ():
+            if phase.layered is not None:
+                # Activations wait in the machine's memory as well; weights go to the device and back.
+                moved = Work(host=2 * phase.weights + 4 * phase.streams)
+                yield self._placed(phase, LAYERED, phase.layered + phase.workspace, 1, phase.work + moved)
+
+    def _sharded(self, phase: Phase, sharding: Sharding) -> PhaseEstimate:
         count = self.count
-        each = phase.workspace + phase.activations
-        yield self._placed(phase, COPIES, phase.weights + phase.streams / count + each, count, phase.sent)
-        if phase.gathered is not None and count > 1:
-            memory = phase.weights / count + phase.gathered + each
-            yield self._placed(phase, SHARDED, memory, count, phase.sharded_sent)
-        together = min(count, self.per_machine)
-        if together > 1:
-            memory = (phase.weights + phase.activations) / together + phase.streams + phase.workspace
-            yield self._placed(phase, SPREAD, memory, 1, 0.0)
-        if phase.layered is not None and not self.device.is_cpu:
-            # Activations wait on the CPU as well; weights go to the device and back.
-            moved = Work(host=2 * phase.weights + 4 * phase.streams)
-            yield self._placed(phase, LAYERED, phase.layered + phase.workspace, 1, 0.0, moved)
+        running = sharding.divided / count + sharding.whole + sharding.gathered + phase.activations + phase.workspace
+        # Each process steps its own part of the weights.
+        work = replace(phase.work, traffic=phase.work.traffic / count, host=phase.work.host / count)
+        return self._placed(phase, SHARDED, max(running, sharding.loaded), count, work + self._sent(sharding.sent))
 
-    def _placed(
-        self, phase: Phase, options: str, memory: float, processes: int, sent: float, extra: Work | None = None
-    ) -> PhaseEstimate:
+    def _sent(self, amount: float) -> Work:
+        return Work(sent=amount * (self.count - 1) / self.count)
+
+    def _placed(self, phase: Phase, options: str, memory: float, processes: int, work: Work) -> PhaseEstimate:
         fits = memory <= self.device.memory
-        work = phase.divided / processes + phase.repeated + (extra or Work())
-        work += Work(sent=sent / processes * (processes - 1) / processes)
+        launcher = TORCHRUN if processes > 1 else ""
         return PhaseEstimate(
             phase=phase.name,
-            options=" ".join(filter(None, (TORCHRUN if processes > 1 else "", options, phase.options))),
+            options=" ".join(filter(None, (launcher, options, phase.options))),
             memory_bytes=memory,
             fits=fits,
             seconds=seconds(work, self.device, self.products, self._link) if fits else None,
@@ -196,6 +193,16 @@ class Cluster:
     @property
     def _link(self) -> float:
         return self.device.link if self.count <= self.per_machine else min(self.device.link, NETWORK)
+
+
+def _phases(setting: Setting) -> list[list[Phase]]:
+    """Every phase in the ways in which it can be done, the fastest first."""
+    single = [load(setting), evaluate(setting), *prune_phases(setting), *sparsify_phases(setting)]
+    return [*([phase] for phase in single), *recover_phases(setting)]
+
+
+def _way(position: int) -> Ways:
+    return lambda setting: _phases(setting)[position]
 
 
 def _number_format(config: PlanConfig, shape: ModelShape, device: Device) -> str:

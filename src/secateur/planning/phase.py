@@ -1,7 +1,8 @@
 """One phase of a command: how much it computes and holds, before it is known how it is laid out over devices."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from secateur.models.losses import CHUNK_TOKENS
 from secateur.models.widths import LayerWidths
@@ -13,27 +14,43 @@ LAYER_LAUNCHES = 45  # operations of a decoder layer in Transformers with a cach
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """What a training holds and sends under `--fsdp`.
+
+    Attributes:
+        divided: bytes that the processes share.
+        whole: bytes that each of them holds beside its part.
+        gathered: bytes of the groups of weights that stand together at once.
+        loaded: bytes of the models before they are spread.
+        sent: bytes that each process sends to the others.
+    """
+
+    divided: float
+    whole: float
+    gathered: float
+    loaded: float
+    sent: float
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One phase.
+    """One phase, as one of several processes sees it.
 
     Attributes:
         name: the command, and what of it.
-        divided: work that processes under torchrun share.
-        repeated: work that each of them does.
-        sent: bytes that each of several processes sends to the others.
+        work: what this process does.
+        sent: bytes that it sends to the others.
         weights: bytes of weights and of what belongs to them one to one (gradients, optimizer), with a whole copy.
-        streams: bytes of the activations of all calibration windows; processes share them.
+        streams: bytes of the activations of this process's calibration windows.
         activations: bytes that layers keep for the backward pass; --device-map spreads them with the layers.
-        workspace: bytes of everything else, on each device.
+        workspace: bytes of everything else.
         options: what the command needs to be given for this.
         layered: bytes of the largest layer, where the command can bring one layer at a time to its device.
-        gathered: bytes of the parts that a process puts together from all others under `--fsdp`, for training.
-        sharded_sent: what `sent` is under `--fsdp`.
+        sharding: how `--fsdp` lays it out, where it can.
     """
 
     name: str
-    divided: Work = field(default_factory=Work)
-    repeated: Work = field(default_factory=Work)
+    work: Work
     sent: float = 0.0
     weights: float = 0.0
     streams: float = 0.0
@@ -41,8 +58,7 @@ class Phase:
     workspace: float = 0.0
     options: str = ""
     layered: float | None = None
-    gathered: float | None = None
-    sharded_sent: float = 0.0
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True)
@@ -54,12 +70,14 @@ class Setting:
         config: the plan's settings.
         width: bytes of a number.
         on_cpu: whether the device is a CPU.
+        processes: how many work together, each with a device of its own.
     """
 
     shape: ModelShape
     config: PlanConfig
     width: int
     on_cpu: bool
+    processes: int = 1
 
     @property
     def weights(self) -> float:
@@ -73,7 +91,12 @@ class Setting:
 
     @property
     def calibration_tokens(self) -> int:
-        return self.config.samples * self.config.seqlen
+        """Tokens of this process's calibration windows."""
+        return math.ceil(self.config.samples / self.processes) * self.config.seqlen
+
+    def few_tokens(self, windows: int) -> int:
+        """Tokens of this process's share of a few of the calibration windows."""
+        return math.ceil(min(windows, self.config.samples) / self.processes) * self.config.seqlen
 
     @property
     def batch_tokens(self) -> int:

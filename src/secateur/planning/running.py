@@ -1,9 +1,10 @@
 """The phases that only run a model or train it: `load`, `evaluate`, `recover`."""
 
+import math
 from dataclasses import replace
 
 from secateur.planning.config import EVALUATE, RECOVER
-from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
+from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting, Sharding
 from secateur.planning.work import Work
 from secateur.recovery.losses import CPU_BUFFER_BYTES, GPU_BUFFER_BYTES
 from secateur.recovery.recover import CPU_MICRO_BATCH_SIZE
@@ -18,13 +19,13 @@ CAST_BYTES = 2  # of a float32 parameter's copy in bfloat16, which autocast keep
 def load(setting: Setting) -> Phase:
     """Weights from disk to the device; each process on its own."""
     copied = 0.0 if setting.on_cpu else setting.weights
-    return Phase("load", repeated=Work(disk=setting.weights, host=copied), weights=setting.weights)
+    return Phase("load", Work(disk=setting.weights, host=copied), weights=setting.weights)
 
 
 def evaluate(setting: Setting) -> Phase:
     """Perplexity of windows, which processes share, then speed at batch size 1."""
     shape, config = setting.shape, setting.config
-    tokens = config.evaluate_windows * config.seqlen
+    tokens = math.ceil(config.evaluate_windows / setting.processes) * config.seqlen
     perplexity = setting.forward(tokens) + Work(products=tokens * shape.head_flops)
     runs = 1 + EVALUATE.repeats
     prefill = runs * (EVALUATE.prompt_tokens * shape.body_flops(EVALUATE.prompt_tokens) + shape.head_flops)
@@ -34,8 +35,7 @@ def evaluate(setting: Setting) -> Phase:
     )
     return Phase(
         "evaluate",
-        divided=perplexity,
-        repeated=speed,
+        perplexity + speed,
         weights=setting.weights,
         workspace=max(setting.layer_forward(setting.batch_tokens), setting.scored_logits),
     )
@@ -90,17 +90,23 @@ def _training(
         flops += shape.body_flops(config.seqlen)
         stream = (4 if full else setting.width) * shape.hidden_size
         kept = [max(kept), *([stream] * len(kept))]
+    options = ["--gradient-checkpointing"] * config.gradient_checkpointing
+    options += [f"--micro-batch-size {config.micro_batch_size}"] * (config.micro_batch_size is not None)
+    # A batch is of all processes together, and each needs a window of it.
+    batch = max(config.recover_batch_size, setting.processes)
+    options += [f"--batch-size {batch}"] * (batch > config.recover_batch_size)
+    own = math.ceil(batch / setting.processes)
+    micro = min(config.micro_batch_size or (CPU_MICRO_BATCH_SIZE if setting.on_cpu else own), own)
     windows = config.recover_windows * (1 - RECOVER.val_size)
-    tokens = config.recover_epochs * windows * config.seqlen
-    validation = EVALUATIONS * config.recover_windows * RECOVER.val_size * config.seqlen
-    default = CPU_MICRO_BATCH_SIZE if setting.on_cpu else config.recover_batch_size
-    micro = min(config.micro_batch_size or default, config.recover_batch_size)
-    steps = config.recover_epochs * windows / config.recover_batch_size
-    parts = steps * config.recover_batch_size / micro
+    steps = config.recover_epochs * windows / batch
+    parts = steps * math.ceil(own / micro)
+    tokens = steps * own * config.seqlen
+    validation = EVALUATIONS * config.recover_windows * RECOVER.val_size * config.seqlen / setting.processes
     casts = CAST_BYTES if setting.width == 2 and full else 0
-    every_step = Work(traffic=STEP_TRAFFIC * trained, host=4 * trained / KEEP_GOOD_EVERY["full" if full else "lora"])
-    every_part = Work(traffic=(4 + 2) * trained * bool(casts), launches=6 * LAYER_LAUNCHES * len(shape.layers))
-    divided = (
+    kept_good = 4 * trained / KEEP_GOOD_EVERY["full" if full else "lora"]
+    every_step = Work(traffic=STEP_TRAFFIC * trained, host=kept_good)
+    every_part = Work(traffic=(4 + casts) * trained * bool(casts), launches=6 * LAYER_LAUNCHES * len(shape.layers))
+    work = (
         Work(training=tokens * flops, products=(validation + tokens * teacher) * forward)
         + every_step * steps
         + every_part * parts
@@ -109,21 +115,24 @@ def _training(
     head_gradient = 8 * shape.vocab_size * shape.hidden_size if full else 0
     # On a CPU the last good weights stand in the same memory as the model.
     state = trained * (STATE_BYTES + casts + (4 if setting.on_cpu else 0))
-    options = ["--gradient-checkpointing"] * config.gradient_checkpointing
-    options += [f"--micro-batch-size {config.micro_batch_size}"] * (config.micro_batch_size is not None)
     teaching = (setting.weights, setting.layer_forward(micro * config.seqlen)) if teacher else (0.0, 0.0)
     # Embeddings and head stay together from the forward to the backward pass; of the layers two are there at once.
-    unit = 2 * max(map(shape.layer_parameters, shape.layers)) + shape.embedding_parameters
-    whole = trained * 4 + frozen
+    group = 2 * max(map(shape.layer_parameters, shape.layers)) + shape.embedding_parameters
+    sharding = Sharding(
+        divided=state - casts * trained if full else frozen,
+        whole=teaching[0] + (0 if full else state),
+        gathered=group * (4 + casts if full else setting.width),
+        loaded=teaching[0] + (4 * trained if full else frozen + state),
+        # Weights are gathered forward and backward, in their own format; gradients are reduced once a step.
+        sent=2 * (4 * trained if full else frozen) * parts + 4 * trained * steps,
+    )
     return Phase(
         f"recover: {method}{', teacher' if teacher else ''}",
-        divided=divided,
+        work,
         sent=2 * 4 * trained * steps,
         weights=frozen + state + teaching[0],
         activations=micro * config.seqlen * sum(kept),
         workspace=buffers + head_gradient + teaching[1],
         options=" ".join(options),
-        gathered=unit * (4 if full else setting.width) + (unit * setting.width if teacher else 0),
-        # Forward and backward gather all weights, and the gradients of the trained ones are reduced.
-        sharded_sent=(2 * whole + teaching[0]) * parts + 4 * trained * steps,
+        sharding=sharding,
     )
