@@ -70,8 +70,8 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = common.parser(__doc__)
     parser.add_argument("--ratio", type=float, default=0.2, help="share of all parameters to remove")
-    parser.add_argument("--samples", type=int, default=32, help="calibration windows of 512 tokens")
-    parser.add_argument("--windows", type=int, default=40, help="windows of 512 tokens to measure on each text")
+    parser.add_argument("--samples", type=int, default=16, help="calibration windows of 512 tokens")
+    parser.add_argument("--windows", type=int, default=20, help="windows of 512 tokens to measure on each text")
     parser.add_argument("--only", type=lambda text: text.split(";"), default=[], help="names of variants, ; between")
     return parser.parse_args()
 

@@ -54,7 +54,8 @@ class PlanConfig(BaseModel):
         None,
         ge=1,
         le=LARGEST,
-        description="Windows that go through recover's model at once; unless given, 2 on a CPU and a process's whole batch on a GPU.",
+        description="Windows that go through recover's model at once; unless given, 2 on a CPU and a process's whole "
+        "batch on a GPU.",
     )
     lora_r: int = Field(RECOVER.lora_r, ge=1, le=65_536, description="Rank of recover's adapter.")
     gradient_checkpointing: bool = Field(
