@@ -65,7 +65,7 @@ class Utilisation:
 ASSUMED = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.3)
 
 # Measured on 2 cores of an Intel Xeon with AMX by `benchmarks/scale.py`.
-MEASURED_ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.3)
+MEASURED_ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.055)
 
 
 def utilisation(device: Device) -> Utilisation:
