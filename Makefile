@@ -1,5 +1,6 @@
 # make setup   the environment in .venv, everything at the versions of constraints.txt
-# make test    set-up, lint, format, types, tests
+# make test    set-up, lint, format, types, tests, docs
+# make docs    the site, into site/
 # make demo    set-up, then the whole job on SmolLM2-135M
 
 VENV := .venv
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test demo clean
+.PHONY: setup test docs demo clean
 
 setup: $(STAMP)
 
@@ -26,9 +27,13 @@ test: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest
+	$(MAKE) docs
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo: setup
 	$(BIN)/secateur run examples/smollm2-prune.yaml
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -23,6 +23,7 @@ from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.longrange import longrange
 from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
+from secateur.cli.plan import plan
 from secateur.cli.prune import prune
 from secateur.cli.recover import recover
 from secateur.cli.report import report
@@ -35,7 +36,7 @@ COMMANDS: dict[str, Command | Group] = {
     command.name: command
     for command in (
         *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
-        *(evaluate, compare, diagnose, export, report),
+        *(evaluate, compare, diagnose, plan, export, report),
     )
 }
 

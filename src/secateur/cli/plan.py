@@ -1,0 +1,56 @@
+"""`secateur plan`: memory and time on paper."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from secateur.cli.command import command
+from secateur.cli.options import Json
+from secateur.cli.output import say
+from secateur.console import stdout
+from secateur.files import write_json
+
+if TYPE_CHECKING:
+    from secateur.planning import PlanConfig
+
+PANELS = {
+    "Devices": ("devices", "memory_gb", "tflops", "devices_per_machine", "dtype"),
+    "What is to be done": ("ratio", "samples", "seqlen", "own_text", "batch_size", "evaluate_windows"),
+    "Recovery": (
+        "recover_windows",
+        "recover_epochs",
+        "recover_batch_size",
+        "micro_batch_size",
+        "lora_r",
+        "gradient_checkpointing",
+    ),
+}
+
+
+@command("secateur.planning:PlanConfig", PANELS)
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A hub id, a directory with a config.json, that file, or smollm2-135m."),
+    ],
+    config: "PlanConfig",
+    json: Json = None,
+) -> None:
+    """Memory and time of every phase on given devices, from config.json alone.
+
+    No weights are read or fetched. FLOPs and bytes are counted; the share of a device's rates that is reached is
+    measured on a CPU and assumed on GPUs. The column "options" says what a command needs to be given there.
+    """
+    from secateur.planning import estimate
+    from secateur.report import plan_summary, plan_table
+
+    found = estimate(model, config).to_dict()
+    say(plan_summary(found))
+    stdout.print()
+    stdout.print(plan_table(found))
+    if found["advice"]:
+        stdout.print()
+    for line in found["advice"]:
+        say(line)
+    if json is not None:
+        write_json(json, found)

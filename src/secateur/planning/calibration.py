@@ -1,0 +1,204 @@
+"""The phases that are fitted to a text, `prune` and `sparsify`: what each computes and holds.
+
+n are the inputs of a half's output projection (o_proj, down_proj), d is the hidden size, T the calibration tokens.
+"""
+
+import math
+from collections.abc import Iterator
+
+from secateur.models.own_text import PIECE_TOKENS, PIECES
+from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
+from secateur.planning.work import Work
+from secateur.pruning.cutting import SENSITIVITY_WINDOWS
+from secateur.sparsity.sparsify import FISHER_WINDOWS
+
+REMOVAL_ROUNDS = 32  # of `pruning.obs.removal_order`
+ADMM_PRODUCTS = 2 * (20 + 20 + 1) + 2  # FLOPs of `sparsity.admm.admm` in units of out · n²: solves, polishing, target
+ADMM_GROWING = 15
+ADMM_PASSES = 12 * 40  # reads and writes of matrices beside the products, of 20 iterations and 20 steps
+SPARSEGPT_COLUMN_LAUNCHES = 8
+SPARSEGPT_BLOCK = 128
+
+
+def prune_phases(setting: Setting) -> list[Phase]:
+    """Calibration text, scores of units, the cut with its re-fit."""
+    written = [own_text(setting)] if int(setting.config.own_text * setting.config.samples) else []
+    return [*written, unit_scores(setting), cut_and_refit(setting)]
+
+
+def own_text(setting: Setting) -> Phase:
+    """The windows that the model writes itself: pieces of text, a token at a time."""
+    shape, config, width = setting.shape, setting.config, setting.width
+    length = min(PIECE_TOKENS, config.seqlen)
+    tokens = int(config.own_text * config.samples) * config.seqlen
+    blocks = math.ceil(tokens / (PIECES * length))  # which processes share
+    steps = math.ceil(blocks / setting.processes) * (length - 1)
+    keys = sum(2 * shape.key_width(layer) for layer in shape.layers) * width  # bytes of a token in the cache
+    one_step = Work(
+        products=PIECES * (shape.body_flops(length) + shape.head_flops),
+        # All weights, the cache that is written anew, and the distribution over the vocabulary.
+        traffic=setting.weights + PIECES * length * keys + 6 * 4 * PIECES * shape.vocab_size,
+        launches=LAYER_LAUNCHES * len(shape.layers),
+    )
+    logits = PIECES * shape.vocab_size * (width + 3 * 4)
+    return Phase(
+        "prune: own text",
+        one_step * steps,
+        weights=setting.weights,
+        workspace=2 * PIECES * length * keys + logits,
+    )
+
+
+def unit_scores(setting: Setting) -> Phase:
+    """Sensitivity of the residual stream, then OBS for every unit, one half of a layer after another."""
+    shape, tokens = setting.shape, setting.calibration_tokens
+    few = setting.few_tokens(SENSITIVITY_WINDOWS)
+    # Forward, forward again in the backward pass, and the gradient by the stream; weights have none.
+    sensitivity = Work(training=3 * few * (shape.body_flops(setting.config.seqlen) + shape.head_flops))
+    grams, solves = Work(), Work()
+    for n, block, units in setting.halves():
+        grams += Work(float32=2 * tokens * n**2)
+        solves += Work(float64=n**3) + removal(n, shape.hidden_size, block, units - 1)
+    widest = setting.widest_half
+    at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
+    streams = 2 * (2 * len(shape.layers) + 1) * at_once * shape.hidden_size * setting.width
+    measuring = streams + setting.layer_activations(at_once) + setting.scored_logits
+    return Phase(
+        "prune: scores",
+        sensitivity + setting.forward(tokens) + grams + solves,
+        weights=setting.weights,
+        streams=tokens * (shape.hidden_size + widest) * setting.width,
+        workspace=max(measuring, 28 * widest**2 + 16 * widest * shape.hidden_size + 4 * setting.batch_tokens * widest),
+    )
+
+
+def cut_and_refit(setting: Setting) -> Phase:
+    """Two streams side by side; in each half the best re-fit, the order of removal towards it, and the last re-fit."""
+    shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
+    rate = min(0.8, setting.config.ratio * shape.parameters / shape.matrices)
+    grams, solves = Work(), Work()
+    for n, block, units in setting.halves():
+        kept = n - round(rate * units) * block
+        grams += Work(float32=2 * tokens * (n**2 + n * hidden))
+        best = n**3 / 3 + 2 * n**2 * hidden
+        last = kept**3 / 3 + 2 * kept**2 * hidden
+        solves += Work(float64=best + n**3 + last) + removal(n, hidden, block, round(rate * units))
+    widest = setting.widest_half
+    return Phase(
+        "prune: cut and re-fit",
+        setting.forward(2 * tokens) + grams + solves,
+        weights=setting.weights,
+        streams=tokens * (2 * hidden + widest) * setting.width,
+        workspace=28 * widest**2 + 28 * widest * hidden + 4 * setting.batch_tokens * (widest + hidden),
+    )
+
+
+def removal(n: int, hidden: int, block: int, units: int) -> Work:
+    """What `pruning.obs.removal_order` does to remove `units` blocks of so many inputs."""
+    if units < 1:
+        return Work()
+    at_once = max(1, units // REMOVAL_ROUNDS)
+    rounds = math.ceil(units / at_once)
+    columns, step = units * block, at_once * block
+    updates = columns * (2 * hidden * n + 2 * n**2 + 2 * hidden * step + 2 * step * n + 2 * step**2)
+    if block == 1:
+        return Work(float64=updates, traffic=rounds * 16 * hidden * n)
+    costs = rounds * (n // block) * (2 / 3 * block**3 + 2 * block**2 * hidden)
+    return Work(float64=updates + costs)
+
+
+def sparsify_phases(setting: Setting) -> list[Phase]:
+    """One phase for each method, its allocation included."""
+    return [_magnitude(setting), _wanda(setting), _sparsegpt(setting), _admm(setting)]
+
+
+def _magnitude(setting: Setting) -> Phase:
+    largest = max(rows * columns for rows, columns in _matrices(setting))
+    return Phase(
+        "sparsify: magnitude",
+        Work(ranked=setting.shape.matrices),
+        weights=setting.weights,
+        workspace=12 * largest,
+    )
+
+
+def _wanda(setting: Setting) -> Phase:
+    shape, tokens = setting.shape, setting.calibration_tokens
+    inputs = sum(2 * shape.hidden_size + n for n, _, _ in setting.halves()) * tokens
+    largest = max(rows * columns for rows, columns in _matrices(setting))
+    return Phase(
+        "sparsify: wanda",
+        setting.forward(tokens) + Work(traffic=6 * inputs, ranked=shape.matrices),
+        weights=setting.weights,
+        streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
+        workspace=12 * largest + setting.layer_forward(setting.batch_tokens),
+        layered=setting.largest_layer,
+    )
+
+
+def _sparsegpt(setting: Setting) -> Phase:
+    shape, tokens = setting.shape, setting.calibration_tokens
+    solves = Work()
+    for rows, n in _solved(setting):
+        # Errors of a column go to the rest of its block one by one, and to the columns behind the block at once.
+        within = 12 * rows * n * SPARSEGPT_BLOCK / 2
+        solves += Work(
+            float64=4 / 3 * n**3,
+            float32=rows * n**2,
+            traffic=within,
+            ranked=rows * n,
+            launches=SPARSEGPT_COLUMN_LAUNCHES * n,
+        )
+    return Phase(
+        "sparsify: sparsegpt",
+        setting.forward(tokens) + Work(float32=_grams(setting)) + solves,
+        weights=setting.weights,
+        streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
+        workspace=max(36 * n**2 + 12 * rows * n for rows, n in _matrices(setting)),
+        layered=setting.largest_layer,
+    )
+
+
+def _admm(setting: Setting) -> Phase:
+    """The default: shares by Fisher information, then two streams and ADMM for every projection."""
+    shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
+    few = setting.few_tokens(FISHER_WINDOWS)
+    fisher = Work(training=few * (2 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops))
+    # With the inputs of the uncut stream, and with what the output projections should add.
+    cross = sum(2 * hidden**2 + n * hidden for n, _, _ in setting.halves())
+    solves = Work()
+    for rows, n in _solved(setting):
+        elementwise = 4 * rows * n * ADMM_PASSES
+        ranked = ADMM_GROWING * rows * n
+        solves += Work(float64=n**3, float32=ADMM_PRODUCTS * rows * n**2, traffic=elementwise, ranked=ranked)
+    at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
+    measuring = len(shape.layers) * setting.layer_activations(at_once) + setting.scored_logits
+    solving = max(max(48 * n**2 + 16 * rows * n, 28 * n**2 + 44 * rows * n) for rows, n in _matrices(setting))
+    return Phase(
+        "sparsify: admm",
+        fisher + setting.forward(2 * tokens) + Work(float32=_grams(setting) + 2 * tokens * cross) + solves,
+        weights=setting.weights,
+        streams=tokens * (3 * hidden + setting.widest_half) * setting.width,
+        workspace=max(measuring, solving),
+        layered=setting.largest_layer,
+    )
+
+
+def _grams(setting: Setting) -> float:
+    """FLOPs of the second moments of the inputs of all projections; those that read the same inputs share them."""
+    each = sum(setting.shape.hidden_size**2 + n**2 for n, _, _ in setting.halves())
+    return 2.0 * setting.calibration_tokens * each
+
+
+def _matrices(setting: Setting) -> Iterator[tuple[int, int]]:
+    """(out_features, in_features) of every projection."""
+    for layer in setting.shape.layers:
+        yield from setting.shape.projections(layer).values()
+
+
+def _solved(setting: Setting) -> Iterator[tuple[int, int]]:
+    """The projections that a process solves one after another: of those with the same inputs each has its own."""
+    for layer in setting.shape.layers:
+        for name, widths in setting.shape.projections(layer).items():
+            if setting.processes == 1 or name not in ("k_proj", "v_proj", "up_proj"):
+                yield widths

@@ -1,0 +1,63 @@
+"""What `plan` can be told. Defaults are those of the commands that are planned."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from secateur.evaluation import EvaluateConfig
+from secateur.pruning import PruneConfig
+from secateur.recovery import RecoverConfig
+
+LARGEST = 10**9
+PRUNE = PruneConfig.model_validate({})
+RECOVER = RecoverConfig.model_validate({})
+EVALUATE = EvaluateConfig.model_validate({})
+
+
+class PlanConfig(BaseModel):
+    """Devices, and how much the commands have to do."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    devices: str = Field(description="How many of which device: 8xH100, 1xA100-40, 2xRTX4090, cpu.")
+    memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")
+    tflops: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Another rate of dense bfloat16 products, in TFLOP/s. With --memory-gb the device may have any "
+        "name.",
+    )
+    devices_per_machine: int = Field(8, ge=1, le=1024, description="Devices over which --device-map auto can spread.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights. auto: the checkpoint's; bfloat16 on cpu."
+    )
+    ratio: float = Field(PRUNE.ratio, gt=0, lt=1, description="Share of all parameters that prune removes.")
+    samples: int = Field(PRUNE.samples, ge=1, le=LARGEST, description="Calibration windows of prune and sparsify.")
+    seqlen: int = Field(PRUNE.seqlen, ge=2, le=10**7, description="Tokens in a window, of all commands.")
+    own_text: float = Field(
+        PRUNE.own_text, ge=0, le=0.9, description="Share of prune's windows that the model writes itself."
+    )
+    batch_size: int = Field(
+        PRUNE.batch_size, ge=1, le=LARGEST, description="Windows that go through the model at once while calibrating."
+    )
+    evaluate_windows: int = Field(64, ge=1, le=LARGEST, description="Windows that evaluate measures.")
+    recover_windows: int = Field(20_000, ge=1, le=LARGEST, description="Windows that recover draws.")
+    recover_epochs: float = Field(RECOVER.epochs, gt=0, le=1e4, description="Passes over them.")
+    recover_batch_size: int = Field(
+        RECOVER.batch_size,
+        ge=1,
+        le=LARGEST,
+        description="Windows in an optimizer step of recover, of all processes together.",
+    )
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=LARGEST,
+        description="Windows that go through recover's model at once; unless given, 2 on a CPU and a process's whole "
+        "batch on a GPU.",
+    )
+    lora_r: int = Field(RECOVER.lora_r, ge=1, le=65_536, description="Rank of recover's adapter.")
+    gradient_checkpointing: bool = Field(
+        RECOVER.gradient_checkpointing, description="Whether recover computes activations anew."
+    )

@@ -1,0 +1,246 @@
+"""A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from secateur.errors import ModelError
+from secateur.models.adapters import Adapter, adapter_for
+from secateur.models.widths import LayerWidths
+
+LARGEST = 10**7
+Width = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
+Widths = Annotated[list[Width], Field(min_length=1)]
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class Declared(BaseModel):
+    """What a `config.json` has to say. Other keys are not read."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model_type: str
+    vocab_size: Width
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Annotated[int, Field(ge=1, le=10_000, strict=True)]
+    num_attention_heads: Width
+    num_key_value_heads: Width | None = None
+    head_dim: Width | None = None
+    tie_word_embeddings: bool | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    num_attention_heads_per_layer: Widths | None = None
+    num_key_value_heads_per_layer: Widths | None = None
+    intermediate_size_per_layer: Widths | None = None
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Declared":
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}, and "
+                "there is no head_dim"
+            )
+        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
+                f"{self.num_attention_heads}"
+            )
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if name.endswith("_per_layer") and values is not None and len(values) != self.num_hidden_layers:
+                raise ValueError(f"{name} has {len(values)} numbers for {self.num_hidden_layers} layers")
+        return self
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The widths of a decoder model.
+
+    Attributes:
+        family: llama, mistral, qwen2 or qwen3.
+        vocab_size: rows of the embeddings.
+        hidden_size: width of the residual stream.
+        head_dim: width of an attention head.
+        layers: each layer's heads and MLP channels.
+        tied: whether embeddings and head are one tensor.
+        bias: which projections have one: `qkv`, `o`, `mlp`.
+        head_norms: whether queries and keys are normed head by head.
+        dtype: number format of the checkpoint.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    head_dim: int
+    layers: tuple[LayerWidths, ...]
+    tied: bool
+    bias: frozenset[str] = frozenset()
+    head_norms: bool = False
+    dtype: str = "bfloat16"
+
+    def query_width(self, layer: LayerWidths) -> int:
+        """Inputs of o_proj."""
+        return layer.num_attention_heads * self.head_dim
+
+    def key_width(self, layer: LayerWidths) -> int:
+        """Outputs of k_proj and of v_proj."""
+        return layer.num_key_value_heads * self.head_dim
+
+    def projections(self, layer: LayerWidths) -> dict[str, tuple[int, int]]:
+        """(out_features, in_features) of each projection of a layer, by name."""
+        hidden, query, key = self.hidden_size, self.query_width(layer), self.key_width(layer)
+        channels = layer.intermediate_size
+        return {
+            "q_proj": (query, hidden),
+            "k_proj": (key, hidden),
+            "v_proj": (key, hidden),
+            "o_proj": (hidden, query),
+            "gate_proj": (channels, hidden),
+            "up_proj": (channels, hidden),
+            "down_proj": (hidden, channels),
+        }
+
+    def matrix_parameters(self, layer: LayerWidths) -> int:
+        """Weights of a layer's projections, without biases."""
+        return sum(rows * columns for rows, columns in self.projections(layer).values())
+
+    def layer_parameters(self, layer: LayerWidths) -> int:
+        """All parameters of a layer, norms and biases included."""
+        hidden, query, key = self.hidden_size, self.query_width(layer), self.key_width(layer)
+        biases = {"qkv": query + 2 * key, "o": hidden, "mlp": 2 * layer.intermediate_size + hidden}
+        norms = 2 * hidden + (2 * self.head_dim if self.head_norms else 0)
+        return self.matrix_parameters(layer) + norms + sum(biases[name] for name in self.bias)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Embeddings and head; one tensor where they are tied."""
+        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def matrices(self) -> int:
+        """Weights of all layers' projections."""
+        return sum(self.matrix_parameters(layer) for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; tied weights count once."""
+        return self.embedding_parameters + self.hidden_size + sum(map(self.layer_parameters, self.layers))
+
+    def body_flops(self, seqlen: int) -> float:
+        """FLOPs of one token's way through all layers, as the mean over a window: 2 for a multiplication and addition.
+
+        Attention counts the keys up to the token itself.
+        """
+        keys = (seqlen + 1) / 2
+        attention = sum(4 * self.query_width(layer) * keys for layer in self.layers)
+        return 2 * self.matrices + attention
+
+    @property
+    def head_flops(self) -> float:
+        """FLOPs of one token's logits."""
+        return 2 * self.hidden_size * self.vocab_size
+
+
+def read_shape(file: Path) -> ModelShape:
+    """The shape of the model whose `config.json` this is.
+
+    Raises:
+        ModelError: it cannot be read, is of another family, lacks a number or holds one that cannot be.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON ({error}); restore it from its source") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is not a JSON object; restore it from its source")
+    return shape_of(content, str(file))
+
+
+def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelShape:
+    """The shape of a model from the content of its `config.json`. `source` is what messages call it.
+
+    Raises:
+        ModelError: as `read_shape`.
+    """
+    adapter = adapter_for(str(content.get("model_type", "unknown")))
+    try:
+        declared = Declared.model_validate(content)
+        stock = _with_defaults(adapter, declared)
+    except ValidationError as error:
+        raise ModelError(f"{source} cannot be planned with: {_complaint(error)}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ModelError(f"{source} cannot be planned with: {reason}") from error
+    heads = declared.num_attention_heads
+    # The stock classes leave the head size to the widths, or have one of their own.
+    head_dim = declared.head_dim or getattr(stock, "head_dim", None) or declared.hidden_size // heads
+    groups = declared.num_key_value_heads or getattr(stock, "num_key_value_heads", None) or heads
+    bias = {"qkv"} if adapter.model_type == "qwen2" else set()
+    bias |= {"qkv", "o"} if getattr(stock, "attention_bias", False) else set()
+    bias |= {"mlp"} if getattr(stock, "mlp_bias", False) else set()
+    return ModelShape(
+        family=adapter.model_type,
+        vocab_size=declared.vocab_size,
+        hidden_size=declared.hidden_size,
+        head_dim=head_dim,
+        layers=_layers(declared, heads, groups, source),
+        tied=bool(stock.tie_word_embeddings),
+        bias=frozenset(bias),
+        head_norms=adapter.model_type == "qwen3",
+        dtype=_number_format(declared),
+    )
+
+
+def _with_defaults(adapter: Adapter, declared: Declared) -> Any:
+    """The family's own config with what is declared, for what a `config.json` leaves to defaults."""
+    told = {"head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_key_value_heads"}
+    given = {name: value for name, value in declared.model_dump(include=told).items() if value is not None}
+    kind: Any = adapter.stock_config
+    known = kind()
+    extra = {name: value for name, value in given.items() if hasattr(known, name)}
+    return kind(hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra)
+
+
+def _layers(declared: Declared, heads: int, groups: int, source: str) -> tuple[LayerWidths, ...]:
+    def column(values: Sequence[int] | None, number: int) -> Sequence[int]:
+        return values or [number] * declared.num_hidden_layers
+
+    rows = zip(
+        column(declared.num_attention_heads_per_layer, heads),
+        column(declared.num_key_value_heads_per_layer, groups),
+        column(declared.intermediate_size_per_layer, declared.intermediate_size),
+        strict=True,
+    )
+    layers = tuple(LayerWidths(*row) for row in rows)
+    for index, layer in enumerate(layers):
+        if layer.num_attention_heads % layer.num_key_value_heads:
+            raise ModelError(
+                f"{source} cannot be planned with: layer {index} has {layer.num_attention_heads} query heads for "
+                f"{layer.num_key_value_heads} key/value heads"
+            )
+    return layers
+
+
+def _number_format(declared: Declared) -> str:
+    stated = (declared.dtype or declared.torch_dtype or "float32").removeprefix("torch.")
+    return stated if stated in BYTES else "bfloat16"
+
+
+def _complaint(error: ValidationError) -> str:
+    missing = [str(problem["loc"][0]) for problem in error.errors() if problem["type"] == "missing"]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    problem = error.errors()[0]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where} is {str(problem['input'])[:40]}: {message[0].lower()}{message[1:]}" if where else message

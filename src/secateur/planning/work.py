@@ -1,0 +1,99 @@
+"""How long work takes: amounts by kind, and the rate at which a device does each kind."""
+
+from dataclasses import dataclass, fields
+
+from secateur.planning.devices import Device
+
+DISK = 2e9  # bytes a second read from disk; an assumption
+HOST = 25e9  # bytes a second between a GPU and its machine's memory, PCIe 4; an assumption
+LAUNCH_SECONDS = 1e-5  # of an operation too small to fill a GPU; an assumption
+CPU_LAUNCH_SECONDS = 5e-6
+BYTES_RANKED = 60  # memory traffic that ranking a weight among its row costs
+
+
+@dataclass(frozen=True)
+class Work:
+    """Amounts of work.
+
+    Attributes:
+        products: FLOPs of the model's own products, forward.
+        training: FLOPs of forward and backward passes with the optimizer's steps.
+        float32: FLOPs of float32 products, of second moments and solvers.
+        float64: FLOPs of float64 factorisations and updates.
+        traffic: bytes between a device and its memory where no product hides them.
+        ranked: weights ranked.
+        launches: operations too small to fill a device, one after another.
+        disk: bytes read from disk.
+        host: bytes between a device and the memory of its machine.
+        sent: bytes sent to other devices.
+    """
+
+    products: float = 0.0
+    training: float = 0.0
+    float32: float = 0.0
+    float64: float = 0.0
+    traffic: float = 0.0
+    ranked: float = 0.0
+    launches: float = 0.0
+    disk: float = 0.0
+    host: float = 0.0
+    sent: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+    def __mul__(self, times: float) -> "Work":
+        return Work(*(getattr(self, field.name) * times for field in fields(self)))
+
+    def __truediv__(self, parts: float) -> "Work":
+        return Work(*(getattr(self, field.name) / parts for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Utilisation:
+    """The share of a device's rates that each kind of work reaches."""
+
+    products: float
+    training: float
+    float32: float
+    float64: float
+    traffic: float
+    ranked: float
+
+
+# An assumption: no phase has been timed on a GPU.
+ASSUMED = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.3)
+
+# Measured on 2 cores of an Intel Xeon with AMX by `benchmarks/scale.py`.
+MEASURED_ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.055)
+
+
+def utilisation(device: Device) -> Utilisation:
+    """Measured on a CPU, assumed on a GPU."""
+    return MEASURED_ON_CPU if device.is_cpu else ASSUMED
+
+
+def seconds(work: Work, device: Device, products: float, link: float) -> float:
+    """How long a device takes, one kind of work after another.
+
+    Args:
+        work: what one device does.
+        device: which.
+        products: FLOP/s of its products in the model's number format.
+        link: bytes a second to the other devices.
+    """
+    share = utilisation(device)
+    launch = CPU_LAUNCH_SECONDS if device.is_cpu else LAUNCH_SECONDS
+    host = device.bandwidth * share.traffic if device.is_cpu else HOST
+    return (
+        work.products / (products * share.products)
+        + work.training / (products * share.training)
+        + work.float32 / (device.float32 * share.float32)
+        + work.float64 / (device.float64 * share.float64)
+        + work.traffic / (device.bandwidth * share.traffic)
+        + work.ranked * BYTES_RANKED / (device.bandwidth * share.ranked)
+        + work.launches * launch
+        + work.disk / DISK
+        + work.host / host
+        + work.sent / link
+    )

@@ -1,0 +1,59 @@
+"""The table of a plan: every phase's memory and time. Figures are what `ModelEstimate.to_dict()` gives."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.table import Table
+
+from secateur.report.tables import Column, markdown, plain_table
+
+GB = 1e9
+NOT_FITTING = "does not fit"
+
+
+def plan_summary(figures: Mapping[str, Any]) -> str:
+    """One line: the model and the devices."""
+    memory = figures["device_memory_bytes"] / GB
+    rates = "rates measured here" if figures["utilisation"] == "measured" else "their utilisation is assumed"
+    return (
+        f"{figures['family']}, {figures['parameters']:,} parameters, {figures['weights_bytes'] / GB:,.1f} GB in "
+        f"{figures['dtype']}; {figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
+    )
+
+
+def plan_columns(figures: Mapping[str, Any]) -> list[Column]:
+    """Phase, the options that the layout needs, memory of a device, time."""
+    phases = figures["phases"]
+    return [
+        Column("phase", [phase["phase"] for phase in phases], "left"),
+        Column("options", [phase["options"] for phase in phases], "left"),
+        Column("GB a device", [f"{phase['memory_bytes'] / GB:,.1f}" for phase in phases]),
+        Column("time", [duration(phase["seconds"]) for phase in phases]),
+    ]
+
+
+def plan_table(figures: Mapping[str, Any]) -> Table:
+    """The phases for the terminal, within 80 columns: each option on a line of its own."""
+    columns = plan_columns(figures)
+    columns[1] = replace(columns[1], cells=[cell.replace(" --", "\n--") for cell in columns[1].cells])
+    return plain_table(columns)
+
+
+def plan_markdown(figures: Mapping[str, Any]) -> str:
+    """The phases as a Markdown table."""
+    return markdown(plan_columns(figures))
+
+
+def duration(seconds: float | None) -> str:
+    """A time in two figures or so, in the unit that suits it; where there is none, that the phase does not fit."""
+    if seconds is None:
+        return NOT_FITTING
+    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return _number(seconds / size, unit)
+    return _number(seconds / 86400, "d")
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{value:.1f} {unit}" if value < 9.95 else f"{value:,.0f} {unit}"

@@ -1,0 +1,106 @@
+"""`secateur plan`: what it prints and writes, and that docs/scale.md shows just that."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from secateur.cli.main import app
+from secateur.report.planning import duration
+
+SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
+LLAMA = {"model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "tie_word_embeddings": False}
+SIZES = {
+    "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32},
+    "70b": {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "num_attention_heads": 64},
+}
+SHOWN = [
+    (match["size"], match["devices"], match["table"])
+    for match in re.finditer(
+        r"`secateur plan llama-3-(?P<size>\w+) --devices (?P<devices>\w+)`\n\n```\n(?P<table>.*?)```",
+        SCALE.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+]
+
+
+def secateur(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(params=SIZES)
+def size(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def directory(tmp_path: Path, size: str) -> Path:
+    return written(tmp_path, size)
+
+
+def written(place: Path, size: str) -> Path:
+    (place / "config.json").write_text(json.dumps({**LLAMA, **SIZES[size], "dtype": "bfloat16"}))
+    return place
+
+
+@pytest.mark.parametrize("devices", ["1xH100", "8xRTX4090", "64xA100-80", "cpu"])
+def test_it_fits_80_columns(directory: Path, devices: str) -> None:
+    result = secateur("plan", directory, "--devices", devices)
+    assert result.exit_code == 0, result.output
+    _, _, table = result.output.partition("\n\n")
+    table, _, _ = table.partition("\n\n")
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
+    assert "prune: cut and re-fit" in table
+
+
+def test_figures_as_json(directory: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    assert secateur("plan", directory, "--devices", "8xH100", "--json", file).exit_code == 0
+    found = json.loads(file.read_text())
+    assert found["devices"] == 8
+    assert found["utilisation"] == "assumed"
+    assert {phase["phase"] for phase in found["phases"]} >= {"load", "sparsify: admm", "recover: lora"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--devices", "8xH10O"], 1, "did you mean H100?"),
+        (["--devices", "H100", "--ratio", "2"], 2, "--ratio 2"),
+        (["--devices", "H100", "--samples", "9" * 30], 2, "--samples"),
+        (["--devices", "H100", "--tflops", "nan"], 2, "--tflops nan"),
+        ([], 2, "--devices"),
+    ],
+)
+def test_bad_options(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+    result = secateur("plan", written(tmp_path, "8b"), *arguments)
+    assert result.exit_code == status
+    assert message in result.output
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line() -> None:
+    result = secateur("plan", "some/model", "--devices", "H100")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "the hub cannot be reached; give a directory that holds its config.json" in result.stderr
+
+
+def test_all_sizes_and_counts_are_in_the_docs() -> None:
+    assert [(size, devices) for size, devices, _ in SHOWN] == [
+        (size, devices) for size in SIZES for devices in ("1xH100", "8xH100", "64xH100")
+    ]
+
+
+@pytest.mark.parametrize(("size_shown", "devices", "table"), SHOWN)
+def test_the_docs_show_what_the_command_prints(tmp_path: Path, size_shown: str, devices: str, table: str) -> None:
+    result = secateur("plan", written(tmp_path, size_shown), "--devices", devices)
+    assert [line.rstrip() for line in result.output.splitlines()] == table.splitlines()
+
+
+def test_durations() -> None:
+    times = [0.04, 8.69, 64, 99.9, 101, 7200, 200_000, None]
+    assert [duration(time) for time in times] == [
+        "0.0 s", "8.7 s", "64 s", "100 s", "1.7 min", "2.0 h", "2.3 d", "does not fit",
+    ]  # fmt: skip

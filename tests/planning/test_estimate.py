@@ -1,0 +1,208 @@
+"""Memory and time of phases: against what secateur's own code counts and holds, and as properties of the formula."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.errors import InputError
+from secateur.models.adapters import adapter_of
+from secateur.planning import ModelEstimate, PlanConfig, estimate
+from secateur.planning.calibration import removal
+from secateur.planning.devices import GPUS, named_devices
+from secateur.planning.phase import Setting
+from secateur.planning.running import recover_phases
+from secateur.planning.shape import shape_of
+from secateur.pruning.obs import removal_order
+from secateur.recovery import RecoverConfig
+from secateur.recovery.lora import add_lora
+
+SHAPES = {"8b": (4096, 14_336, 32, 32), "70b": (8192, 28_672, 80, 64)}
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Callable[[str], Path]:
+    """The directory of a Llama 3 that consists of its config."""
+
+    def write(size: str) -> Path:
+        hidden, channels, layers, heads = SHAPES[size]
+        content: dict[str, Any] = {"model_type": "llama", "vocab_size": 128_256, "hidden_size": hidden}
+        content |= {"intermediate_size": channels, "num_hidden_layers": layers, "num_attention_heads": heads}
+        content |= {"num_key_value_heads": 8, "tie_word_embeddings": False, "dtype": "bfloat16"}
+        (tmp_path / size).mkdir(exist_ok=True)
+        (tmp_path / size / "config.json").write_text(json.dumps(content))
+        return tmp_path / size
+
+    return write
+
+
+def by_name(found: ModelEstimate) -> dict[str, Any]:
+    return {phase.phase: phase for phase in found.phases}
+
+
+def test_defaults_are_those_of_the_commands() -> None:
+    from secateur.pruning import PruneConfig
+
+    config, prune = PlanConfig(devices="cpu"), PruneConfig()
+    assert (config.samples, config.seqlen, config.own_text, config.batch_size, config.ratio) == (
+        prune.samples,
+        prune.seqlen,
+        prune.own_text,
+        prune.batch_size,
+        prune.ratio,
+    )
+
+
+def test_what_fits_where(llama) -> None:
+    one = by_name(estimate(llama("8b"), devices="1xH100"))
+    assert one["load"].memory_bytes == 2 * 8_030_261_248
+    assert one["recover: lora"].fits
+    assert not one["recover: full"].fits
+    assert one["recover: full"].seconds is None
+    eight = by_name(estimate(llama("8b"), devices="8xH100"))
+    assert eight["recover: full"].options == "torchrun --fsdp"
+    assert eight["recover: lora"].options == "torchrun"
+    assert eight["recover: lora"].seconds < one["recover: lora"].seconds / 3
+    large = by_name(estimate(llama("70b"), devices="8xH100"))
+    assert large["prune: scores"].options == "--device-map auto"
+    alone = by_name(estimate(llama("70b"), devices="1xH100"))
+    assert alone["sparsify: admm"].options == "--layer-by-layer --offload cpu"
+    assert not large["recover: full"].fits
+
+
+def test_advice_names_devices_that_are_enough(llama) -> None:
+    found = estimate(llama("8b"), devices="1xH100")
+    (advice,) = [line for line in found.advice if line.startswith("recover: full, teacher needs")]
+    assert advice.endswith("; 4 of them are enough with torchrun --fsdp")
+    assert by_name(estimate(llama("8b"), devices="4xH100"))["recover: full, teacher"].fits
+    small = estimate(llama("70b"), devices="1xRTX4090")
+    assert any("no number of these devices is enough" in line for line in small.advice)
+
+
+def test_sharding_counts_the_whole_model_that_is_loaded_first(llama) -> None:
+    for devices in ("64xH100", "1024xH100"):
+        assert not by_name(estimate(llama("70b"), devices=devices))["recover: full"].fits
+
+
+def test_each_process_has_a_window_of_the_batch(llama) -> None:
+    found = by_name(estimate(llama("8b"), devices="64xH100"))
+    assert found["recover: lora"].options == "torchrun --batch-size 64"
+
+
+def test_more_to_do_takes_longer(llama) -> None:
+    base = by_name(estimate(llama("8b"), devices="1xH100"))
+    more = by_name(estimate(llama("8b"), devices="1xH100", samples=128, recover_windows=40_000, evaluate_windows=128))
+    for name in ("evaluate", "prune: own text", "prune: scores", "prune: cut and re-fit", "sparsify: admm"):
+        assert more[name].seconds > base[name].seconds
+    assert more["recover: lora"].seconds == pytest.approx(2 * base["recover: lora"].seconds)
+    assert base["recover: lora"].seconds < base["recover: lora, teacher"].seconds
+
+
+def test_every_device_of_the_table_is_planned_with(llama) -> None:
+    for gpu in GPUS:
+        found = estimate(llama("8b"), devices=f"8x{gpu.name}")
+        assert all(phase.memory_bytes > 0 for phase in found.phases)
+        assert found.utilisation == "assumed"
+
+
+def test_flops_of_the_removal_order() -> None:
+    torch.manual_seed(0)
+    inputs, outputs = 64, 24
+    factor = torch.randn(inputs, 2 * inputs, dtype=torch.float64)
+    inverse = torch.linalg.inv(factor @ factor.T)
+    weight = torch.randn(outputs, inputs)
+
+    def in_place(_: Any, left: Any, right: Any, **__: Any) -> int:
+        return 2 * left[0] * left[1] * right[1]
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+        removal_order(inverse, weight, block_size=1, limit=48)
+    # The counter does not see the inversion of the removed blocks.
+    assert removal(inputs, outputs, 1, 48).float64 == pytest.approx(counter.get_total_flops(), abs=2 * 48)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_of_an_adapter(tiny_model, tied: bool) -> None:
+    model = tiny_model(tie_word_embeddings=tied)
+    shape = shape_of(model.config.to_dict())
+    config = PlanConfig(devices="8xH100", recover_batch_size=1, recover_windows=20)
+    (lora, *_), *_ = recover_phases(Setting(shape, config, 4, on_cpu=False))
+    adapted = add_lora(model, RecoverConfig())
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    steps = 20 * 0.95
+    assert lora.sent == pytest.approx(8 * trained * steps)
+
+
+def saved_bytes(model: torch.nn.Module, tokens: torch.Tensor) -> int:
+    """Bytes of what a forward pass keeps for the backward pass, weights not counted."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        adapter_of(model).body(model)(input_ids=tokens, use_cache=False)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def test_activations_of_full_training(tiny_model) -> None:
+    model = tiny_model(hidden_size=128, intermediate_size=256, num_hidden_layers=6).train()
+    shape = shape_of(model.config.to_dict())
+
+    def saved(seqlen: int) -> int:
+        return saved_bytes(model, torch.zeros(2, seqlen, dtype=torch.long))
+
+    config = PlanConfig(devices="8xH100", recover_batch_size=2, seqlen=128)
+    full = recover_phases(Setting(shape, config, 2, on_cpu=False))[2][0]
+    # Weights in bfloat16 are kept as well; they are the same for any length.
+    assert full.activations == pytest.approx(2 * (saved(256) - saved(192)) * 128 / 128, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name"),
+    [
+        ("8xH100", 8, "H100"),
+        ("H100", 1, "H100"),
+        ("2 x a100", 2, "A100-80"),
+        ("64×H200", 64, "H200"),
+        ("1xRTX4090", 1, "RTX4090"),
+        ("4090", 1, "RTX4090"),
+        ("cpu", 1, "cpu"),
+    ],
+)
+def test_texts_that_name_devices(text: str, count: int, name: str) -> None:
+    found, device = named_devices(text)
+    assert (found, device.name) == (count, name)
+    assert device.memory > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("8xH10O", "did you mean H100"),
+        ("8xTPU", "the device 'TPU' is unknown"),
+        ("0xH100", "between 1 and"),
+        ("8 H100", "is no number of devices"),
+        ("", "is no number of devices"),
+        ("-1xH100", "is no number of devices"),
+    ],
+)
+def test_texts_that_name_none(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        named_devices(text)
+
+
+def test_a_device_of_ones_own(llama) -> None:
+    found = estimate(llama("8b"), devices="2xmine", memory_gb=24, tflops=100)
+    assert (found.devices, found.device, found.device_memory_bytes) == (2, "mine", 24e9)
+    half = estimate(llama("8b"), devices="2xmine", memory_gb=24, tflops=50)
+    assert by_name(half)["recover: lora"].seconds > 1.5 * by_name(found)["recover: lora"].seconds
+    with pytest.raises(InputError, match="unknown"):
+        estimate(llama("8b"), devices="2xmine", memory_gb=24)
