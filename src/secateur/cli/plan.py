@@ -39,7 +39,7 @@ def plan(
     """Memory and time of every phase on given devices, from config.json alone.
 
     No weights are read or fetched. FLOPs and bytes are counted; the share of a device's rates that is reached is
-    measured on a CPU and assumed on GPUs. The column "options" says what a command needs to be given there.
+    measured in part on a CPU and assumed on GPUs. The column "options" says what a command needs to be given there.
     """
     from secateur.planning import estimate
     from secateur.report import plan_summary, plan_table

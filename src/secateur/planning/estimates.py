@@ -56,7 +56,7 @@ class ModelEstimate:
         devices: how many.
         device: which.
         device_memory_bytes: of each.
-        utilisation: `measured`, on a CPU, or `assumed`.
+        utilisation: `measured in part`, on a CPU, or `assumed`.
         phases: in the order in which they are done.
         advice: what to do about phases that do not fit.
     """
@@ -82,7 +82,7 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
     """What each phase of secateur's commands needs in memory and time.
 
     No weights are read. FLOPs and bytes are counted from the widths in `config.json`; the share of a device's rates
-    that each kind of work reaches is measured on a CPU, and assumed on GPUs.
+    that each kind of work reaches is measured in part on a CPU, and assumed on GPUs.
 
     Args:
         model: a directory with a `config.json`, that file, a hub id, or `smollm2-135m`.
@@ -111,7 +111,7 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
         devices=count,
         device=device.name,
         device_memory_bytes=device.memory,
-        utilisation="measured" if device.is_cpu else "assumed",
+        utilisation="measured in part" if device.is_cpu else "assumed",
         phases=[one for _, one in found],
         advice=[cluster.advice(setting, phase, one) for phase, one in found if not one.fits],
     )

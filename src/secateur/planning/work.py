@@ -64,13 +64,13 @@ class Utilisation:
 # An assumption: no phase has been timed on a GPU.
 ASSUMED = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.3)
 
-# Measured on 2 cores of an Intel Xeon with AMX by `benchmarks/scale.py`.
-MEASURED_ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.055)
+# Of an Intel Xeon with AMX, by `benchmarks/scale.py`: products and ranked. The others are assumed, as of a GPU.
+ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.055)
 
 
 def utilisation(device: Device) -> Utilisation:
-    """Measured on a CPU, assumed on a GPU."""
-    return MEASURED_ON_CPU if device.is_cpu else ASSUMED
+    """On a CPU measured in part, on a GPU assumed."""
+    return ON_CPU if device.is_cpu else ASSUMED
 
 
 def seconds(work: Work, device: Device, products: float, link: float) -> float:

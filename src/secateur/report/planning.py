@@ -15,7 +15,8 @@ NOT_FITTING = "does not fit"
 def plan_summary(figures: Mapping[str, Any]) -> str:
     """One line: the model and the devices."""
     memory = figures["device_memory_bytes"] / GB
-    rates = "rates measured here" if figures["utilisation"] == "measured" else "their utilisation is assumed"
+    assumed = figures["utilisation"] == "assumed"
+    rates = "their utilisation is assumed" if assumed else "its rates as measured on one core"
     return (
         f"{figures['family']}, {figures['parameters']:,} parameters, {figures['weights_bytes'] / GB:,.1f} GB in "
         f"{figures['dtype']}; {figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
