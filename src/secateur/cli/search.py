@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate"),
-    "The search": ("rounds", "patience", "damping"),
+    "The search": ("rounds", "measured", "patience", "damping"),
     "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
 }
 

@@ -13,6 +13,9 @@ class SearchConfig(CutLimits):
         ge=1,
         description="How often the cut is made, the cost of each half measured where it stands, and spread anew.",
     )
+    measured: int = Field(
+        default=16, ge=1, description="Windows of the calibration text, beside those fitted to, to measure the cut on."
+    )
     patience: int = Field(
         default=3, ge=1, description="Rounds in a row without a lower KL divergence after which the search ends."
     )

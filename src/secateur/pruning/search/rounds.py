@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.data import token_windows
 from secateur.errors import InputError
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
@@ -24,7 +26,7 @@ from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
-from secateur.pruning.cutting import Removed, obs_scores, sensitivity_of_layers
+from secateur.pruning.cutting import Removed, obs_scores, sensitivity_of_layers, spread
 from secateur.pruning.plan import PruningPlan, plan_layers
 from secateur.pruning.search.candidates import Candidates, HalfName, cut_with_candidates, uncut_again
 from secateur.pruning.search.config import SearchConfig
@@ -33,6 +35,7 @@ from secateur.pruning.units import PARTS, part_shapes
 
 logger = logging.getLogger(__name__)
 
+LEAST_MEASURED = 4
 FARTHEST = math.log(30)
 LEAST = 1e-12  # of what a unit of squared error costs, in nats per token
 
@@ -129,7 +132,8 @@ def search(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
         with timed(seconds, "rounds"):
-            _search(model, calibration.windows, config, rounds, keep)
+            fitted, held_out = _parts(tokenizer, calibration, config)
+            _search(model, fitted, held_out, config, rounds, keep)
         with timed(seconds, "units of the best"):
             removed = _units(model, calibration.windows, config, rounds[_best(rounds)])
     plan = _plan(model, config, calibration, removed)
@@ -138,14 +142,14 @@ def search(
 
 def _search(
     model: PreTrainedModel,
-    windows: Tensor,
+    fitted: Tensor,
+    held_out: Tensor,
     config: SearchConfig,
     done: list[Round],
     keep: Callable[[list[Round]], None] | None,
 ) -> None:
     """Add rounds to those that are done, until there are enough or they bring nothing more."""
-    fitted, held_out = (windows[::2], windows[1::2]) if len(windows) > 1 else (windows, windows)
-    following, scales = _where_to_go_on(done) if done else _first(model, windows, config)
+    following, scales = _where_to_go_on(done) if done else _first(model, fitted, config)
     # Two passes back through what a pass forward has left in memory.
     batch_size = max(1, config.batch_size // 4)
     reference = final_states(model, held_out, batch_size)
@@ -179,6 +183,22 @@ def _search(
         )
         if keep is not None:
             keep(done)
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> tuple[Tensor, Tensor]:
+    """Windows to fit the cut to, and windows of the corpus to measure it on.
+
+    Where the corpus has no windows beside those of the calibration, every other one of them is held out.
+    """
+    text = calibration.windows[: len(calibration.windows) - calibration.own]
+    drawn = {tuple(window) for window in text.tolist()}
+    every = token_windows(tokenizer, calibration.corpus, config.seqlen)
+    others = every[[tuple(window) not in drawn for window in every.tolist()]]
+    if len(others) >= min(LEAST_MEASURED, len(text)):
+        return calibration.windows, spread(others, config.measured)
+    if len(text) == 1:
+        return calibration.windows, text
+    return torch.cat([text[::2], calibration.windows[len(text) :]]), spread(text[1::2], config.measured)
 
 
 def _first(
