@@ -52,13 +52,13 @@ def main() -> None:
 
 
 def exported(options: argparse.Namespace, directory: Path) -> dict[str, dict[str, Any]]:
-    """The files of both models. How good the cut is does not matter here, so that it is fitted to little text."""
+    """The files of both models. How good the cut is does not matter here, so that it is a quick one."""
     model, tokenizer = secateur.load(options.model, dtype="float32", device="cpu")
     exports = {}
     for name in ("original", "pruned"):
         if name == "pruned":
-            cut = {"ratio": options.ratio, "samples": 4, "seqlen": 256, "own_text": 0, "seed": options.seed}
-            secateur.prune(model, tokenizer, **cut)
+            quick = {"samples": 4, "seqlen": 128, "own_text": 0, "importance": "activation", "compensate": False}
+            secateur.prune(model, tokenizer, ratio=options.ratio, seed=options.seed, **quick)
         file = directory / f"{name}.gguf"
         exports[name] = {"file": file, **secateur.export(model, tokenizer, file, dtype=options.dtype).to_dict()}
     return exports

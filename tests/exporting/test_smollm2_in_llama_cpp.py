@@ -24,7 +24,7 @@ NEW_TOKENS = 24
 WINDOW, FIRST = 96, 16
 UNDECIDED = 0.01  # nats; float16 moves log-probabilities by so much
 KINDS = ("original", "even", "uneven", "recovered")
-CUT = {"ratio": 0.2, "samples": 4, "seqlen": 128, "own_text": 0}
+CUT = {"ratio": 0.2, "samples": 4, "seqlen": 128, "own_text": 0, "importance": "activation", "compensate": False}
 
 
 @dataclass(frozen=True)
