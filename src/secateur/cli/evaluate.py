@@ -29,7 +29,7 @@ def evaluate(
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the perplexities as a PNG.")
     ] = None,
 ) -> None:
-    """Measure models side by side: perplexity, tasks, size, speed, memory.
+    """Measure models side by side: perplexity, tasks, speed, memory.
 
     The first model is the baseline of the changes. --tasks asks questions with known answers, zero-shot unless
     --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is measured. A task of one's own in
