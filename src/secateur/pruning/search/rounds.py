@@ -186,16 +186,16 @@ def _search(
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> tuple[Tensor, Tensor]:
-    """Windows to fit the cut to, and windows of the corpus to measure it on.
+    """Windows to fit the search's cuts to, half of the calibration's, and windows of the corpus to measure them on.
 
-    Where the corpus has no windows beside those of the calibration, every other one of them is held out.
+    Where the corpus has none beside those of the calibration, every other one of them is held out.
     """
     text = calibration.windows[: len(calibration.windows) - calibration.own]
     drawn = {tuple(window) for window in text.tolist()}
     every = token_windows(tokenizer, calibration.corpus, config.seqlen)
     others = every[[tuple(window) not in drawn for window in every.tolist()]]
     if len(others) >= min(LEAST_MEASURED, len(text)):
-        return calibration.windows, spread(others, config.measured)
+        return calibration.windows[::2], spread(others, config.measured)
     if len(text) == 1:
         return calibration.windows, text
     return torch.cat([text[::2], calibration.windows[len(text) :]]), spread(text[1::2], config.measured)
