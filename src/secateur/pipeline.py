@@ -1,8 +1,6 @@
 """The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +8,34 @@ from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
-from secateur.environment import machine, versions
-from secateur.errors import InputError, OutputError
+from secateur.errors import InputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
-from secateur.files import write_bytes, write_json, write_text
+from secateur.files import write_json, write_text
 from secateur.flags import command_text
-from secateur.measuring import Source, amount_of, measure, measure_speeds
+from secateur.measuring import measure, measure_speeds
 from secateur.models import find_model, load
 from secateur.models.processes import is_first
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
-from secateur.report import pruning_strategy, render, run_page, sparsity_map
+from secateur.report import render, run_page
+from secateur.run_results import (
+    CUT,
+    EVALUATION,
+    EXPORT,
+    EXPORTED,
+    GGUF,
+    SCORED,
+    SEARCHED,
+    SPARSE,
+    SPEED,
+    TIMED,
+    TRAINED,
+    RunResults,
+    read_result,
+)
 from secateur.runs import Run, Stage
 from secateur.searching import search_model
 from secateur.sparsity import SparsifyConfig
@@ -32,9 +44,7 @@ from secateur.steps import (
     IMPORTANCE,
     LOG,
     PLAN,
-    STRATEGY,
     ZEROS,
-    ZEROS_MAP,
     check_export,
     export_model,
     prune_model,
@@ -43,10 +53,6 @@ from secateur.steps import (
 )
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
-EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-EXPORT, GGUF = "export.json", "model.gguf"
-SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
-TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -127,20 +133,16 @@ def write_report(directory: str | Path) -> Path:
     if not (path / METRICS).is_file():
         raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
     plan, importance, zeros = (
-        _read(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE, ZEROS)
+        read_result(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE, ZEROS)
     )
     settings = (path / RECIPE).read_text(encoding="utf-8") if (path / RECIPE).is_file() else ""
-    page = run_page(_read(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
+    page = run_page(read_result(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
     write_text(path / REPORT, render(page))
     return path / REPORT
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A recipe in a run directory."""
-
-    recipe: Recipe
-    path: Path
+class Pipeline(RunResults):
+    """The stages that do what a recipe says."""
 
     def stages(self) -> list[Stage]:
         """All stages of the recipe, in order."""
@@ -161,88 +163,6 @@ class Pipeline:
             stages.append(self._time())
         return stages
 
-    def sources(self) -> list[Source]:
-        """The models that the recipe gives, those of its stages that are done."""
-        sources = [Source("original", self.recipe.model)]
-        if self.recipe.prune is not None:
-            sources.append(Source("pruned", str(self.path / CUT)))
-        if self.recipe.sparsify is not None:
-            sources.append(Source("sparse", str(self.path / SPARSE)))
-        if self.recipe.recover is not None:
-            trained = self.path / TRAINED
-            is_adapter = (trained / "adapter_config.json").is_file()
-            base = sources[-1].model
-            sources.append(Source("recovered", base, trained) if is_adapter else Source("recovered", str(trained)))
-        return sources
-
-    def publish(self) -> None:
-        """Put the artefacts that a reader looks for first into the run directory itself."""
-        for name in (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP):
-            (self.path / name).unlink(missing_ok=True)
-        if self.recipe.prune is not None:
-            plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
-            write_json(self.path / IMPORTANCE, importance)
-            write_json(self.path / PLAN, plan)
-            write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
-        if self.recipe.sparsify is not None:
-            zeros = _read(self.path / SPARSE / ZEROS)
-            write_json(self.path / ZEROS, zeros)
-            write_bytes(self.path / ZEROS_MAP, sparsity_map(zeros))
-
-    def figures(self) -> dict[str, Any]:
-        """The figures of all stages, and what they were measured on."""
-        measured = [_read(self._measured(source.name) / EVALUATION) for source in self.sources()]
-        speeds = _read(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
-        models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
-        if self.recipe.recover is not None and len(models) > 2:
-            models[-1]["recovers"] = models[-2]["name"]
-        training = _read(self.path / TRAINED / RECOVERY) if self.recipe.recover is not None else None
-        return {
-            "name": self.recipe.name,
-            "model": self.recipe.model,
-            "seed": self.recipe.seed,
-            "models": models,
-            "sample_tokens": self.recipe.samples.max_new_tokens,
-            "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
-            "training": training,
-            **({"export": _read(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
-            "versions": versions(),
-            "machine": machine(),
-        }
-
-    def commands(self, command_line: str) -> list[dict[str, str]]:
-        """The run as one command, and its steps as single ones."""
-        commands = [("The whole run", command_line)]
-        models = [self.recipe.model]
-        if self.recipe.search is not None:
-            words = ("secateur", "search", models[-1], "-o", SEARCHED)
-            commands.append(("The search", command_text(*words, config=self.recipe.search)))
-        if self.recipe.prune is not None:
-            words = ("secateur", "prune", models[-1], "-o", "pruned")
-            cut = self._planned(self.recipe.prune, Path(SEARCHED))
-            commands.append(("The cut", command_text(*words, config=cut)))
-            models.append("pruned")
-        if self.recipe.sparsify is not None:
-            words = ("secateur", "sparsify", models[-1], "-o", "sparse")
-            commands.append(("The zeros", command_text(*words, config=self.recipe.sparsify)))
-            models.append("sparse")
-        if self.recipe.recover is not None:
-            words = ("secateur", "recover", models[-1], "-o", "recovered")
-            commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            merged = self.sources()[-1].adapter is None
-            models += ["recovered"] if merged else ["--adapter", "recovered"]
-        if self.recipe.export is not None:
-            last = self.sources()[-1]
-            exported = models[-3:] if last.adapter else models[-1:]
-            line = command_text("secateur", "export", *exported, "-o", GGUF, config=self.recipe.export)
-            commands.append(("The export", line))
-        figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
-        commands.append(("The figures", figures))
-        return [{"purpose": purpose, "command": command} for purpose, command in commands]
-
-    def _measured(self, name: str) -> Path:
-        return self.path / f"measure-{name}"
-
     def _measure(self, name: str, needs: str | None = None) -> Stage:
         config, samples = self.recipe.evaluate, self.recipe.samples
 
@@ -254,7 +174,7 @@ class Pipeline:
 
         settings = config.model_dump(exclude={"speed", *SPEED_FIELDS})
         return Stage(
-            self._measured(name).name,
+            self.measured(name).name,
             {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
             work,
             inputs=(*config.data, *task_files(config), *([] if needs else [self.recipe.model])),
@@ -291,17 +211,13 @@ class Pipeline:
             inputs=(self.recipe.model, config.calibration),
         )
 
-    def _planned(self, config: PruneConfig, directory: Path) -> PruneConfig:
-        """The cut's configuration, with the plan that the recipe's search has found."""
-        return config if self.recipe.search is None else config.model_copy(update={"plan": str(directory / PLAN)})
-
     def _prune(self, settings: PruneConfig) -> Stage:
         searched = self.recipe.search is not None
 
         def work(directory: Path) -> None:
-            config = self._planned(settings, self.path / SEARCHED)
+            config = self.planned(settings, self.path / SEARCHED)
             words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
-            importance = LayerImportance(**_read(self.path / SCORED / IMPORTANCE))
+            importance = LayerImportance(**read_result(self.path / SCORED / IMPORTANCE))
             prune_model(
                 self.recipe.model,
                 directory,
@@ -397,83 +313,3 @@ class Pipeline:
             inputs=(self.recipe.model,),
             needs=tuple(name for name, section in cuts if section is not None),
         )
-
-    def _texts(self, measured: list[dict[str, str]], training: dict[str, Any] | None) -> Iterator[dict[str, str]]:
-        """For each figure the text behind it, and how much of it."""
-        for text in measured:
-            yield {"figure": f"perplexity on {text['name']}", "role": "evaluation", **text}
-        if self.recipe.evaluate.speed:
-            yield {
-                "figure": "tokens per second",
-                "role": "speed",
-                "source": "",
-                "amount": f"a prompt of {self.recipe.evaluate.prompt_tokens:,}",
-                "description": "random tokens, the same for all models",
-            }
-        if self.recipe.prune is not None:
-            plan, importance = _read(self.path / CUT / PLAN), _read(self.path / SCORED / IMPORTANCE)
-            yield {
-                "figure": "layer importance",
-                "role": "importance",
-                "source": "",
-                "amount": amount_of(importance["samples"], importance["seqlen"]),
-                "description": importance["corpus"],
-            }
-            yield {
-                "figure": "calibration of the cut",
-                "role": "calibration",
-                "source": plan["calibration_source"],
-                "amount": amount_of(plan["calibration_windows"], plan["settings"]["seqlen"]),
-                "description": plan["calibration"],
-            }
-        if self.recipe.sparsify is not None:
-            zeros = _read(self.path / SPARSE / ZEROS)
-            if zeros["calibration"]:
-                yield {
-                    "figure": "calibration of the zeros",
-                    "role": "zeros",
-                    "source": zeros["calibration_source"],
-                    "amount": amount_of(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
-                    "description": zeros["calibration"],
-                }
-        if training is not None:
-            yield {
-                "figure": "training",
-                "role": "training",
-                "source": training["source"],
-                "amount": f"{training['tokens']:,} tokens",
-                "description": training["corpus"],
-            }
-
-
-def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
-    for name, score in evaluation["tasks"].items():
-        yield {
-            "figure": f"accuracy on {name}",
-            "role": "task",
-            "source": "",
-            "amount": f"{score['n']:,} questions",
-            "description": f"the task {name}, {score['n_shot']} solved examples before each",
-        }
-
-
-def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
-    """One entry of `models`: `perplexity` is the number on the first text, `perplexities` has all of them."""
-    evaluation = measured["evaluation"]
-    by_text = evaluation["perplexity"]
-    return {
-        **evaluation,
-        **speed,
-        "perplexity": next(iter(by_text.values())),
-        "perplexities": by_text,
-        "samples": measured["samples"],
-    }
-
-
-def _read(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise OutputError(
-            f"{file} is damaged or missing; delete {file.parent}, and the same command makes it again"
-        ) from error

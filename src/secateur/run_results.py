@@ -1,0 +1,198 @@
+"""What the stages of a recipe add up to: models, figures, the texts behind them, commands, artefacts."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secateur.environment import machine, versions
+from secateur.errors import OutputError
+from secateur.files import write_bytes, write_json
+from secateur.flags import command_text
+from secateur.measuring import Source, amount_of
+from secateur.pruning import PruneConfig
+from secateur.recipe import Recipe
+from secateur.report import pruning_strategy, sparsity_map
+from secateur.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
+
+EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
+EXPORT, GGUF = "export.json", "model.gguf"
+SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
+TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A recipe in a run directory, and what its stages have left there."""
+
+    recipe: Recipe
+    path: Path
+
+    def sources(self) -> list[Source]:
+        """The models that the recipe gives, those of its stages that are done."""
+        sources = [Source("original", self.recipe.model)]
+        if self.recipe.prune is not None:
+            sources.append(Source("pruned", str(self.path / CUT)))
+        if self.recipe.sparsify is not None:
+            sources.append(Source("sparse", str(self.path / SPARSE)))
+        if self.recipe.recover is not None:
+            trained = self.path / TRAINED
+            is_adapter = (trained / "adapter_config.json").is_file()
+            base = sources[-1].model
+            sources.append(Source("recovered", base, trained) if is_adapter else Source("recovered", str(trained)))
+        return sources
+
+    def publish(self) -> None:
+        """Put the artefacts that a reader looks for first into the run directory itself."""
+        for name in (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP):
+            (self.path / name).unlink(missing_ok=True)
+        if self.recipe.prune is not None:
+            plan, importance = read_result(self.path / CUT / PLAN), read_result(self.path / SCORED / IMPORTANCE)
+            write_json(self.path / IMPORTANCE, importance)
+            write_json(self.path / PLAN, plan)
+            write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
+        if self.recipe.sparsify is not None:
+            zeros = read_result(self.path / SPARSE / ZEROS)
+            write_json(self.path / ZEROS, zeros)
+            write_bytes(self.path / ZEROS_MAP, sparsity_map(zeros))
+
+    def figures(self) -> dict[str, Any]:
+        """The figures of all stages, and what they were measured on."""
+        measured = [read_result(self.measured(source.name) / EVALUATION) for source in self.sources()]
+        speeds = read_result(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
+        models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
+        if self.recipe.recover is not None and len(models) > 2:
+            models[-1]["recovers"] = models[-2]["name"]
+        training = read_result(self.path / TRAINED / RECOVERY) if self.recipe.recover is not None else None
+        return {
+            "name": self.recipe.name,
+            "model": self.recipe.model,
+            "seed": self.recipe.seed,
+            "models": models,
+            "sample_tokens": self.recipe.samples.max_new_tokens,
+            "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
+            "training": training,
+            **({"export": read_result(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
+            "versions": versions(),
+            "machine": machine(),
+        }
+
+    def commands(self, command_line: str) -> list[dict[str, str]]:
+        """The run as one command, and its steps as single ones."""
+        commands = [("The whole run", command_line)]
+        models = [self.recipe.model]
+        if self.recipe.search is not None:
+            words = ("secateur", "search", models[-1], "-o", SEARCHED)
+            commands.append(("The search", command_text(*words, config=self.recipe.search)))
+        if self.recipe.prune is not None:
+            words = ("secateur", "prune", models[-1], "-o", "pruned")
+            cut = self.planned(self.recipe.prune, Path(SEARCHED))
+            commands.append(("The cut", command_text(*words, config=cut)))
+            models.append("pruned")
+        if self.recipe.sparsify is not None:
+            words = ("secateur", "sparsify", models[-1], "-o", "sparse")
+            commands.append(("The zeros", command_text(*words, config=self.recipe.sparsify)))
+            models.append("sparse")
+        if self.recipe.recover is not None:
+            words = ("secateur", "recover", models[-1], "-o", "recovered")
+            commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
+            merged = self.sources()[-1].adapter is None
+            models += ["recovered"] if merged else ["--adapter", "recovered"]
+        if self.recipe.export is not None:
+            last = self.sources()[-1]
+            exported = models[-3:] if last.adapter else models[-1:]
+            line = command_text("secateur", "export", *exported, "-o", GGUF, config=self.recipe.export)
+            commands.append(("The export", line))
+        figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
+        commands.append(("The figures", figures))
+        return [{"purpose": purpose, "command": command} for purpose, command in commands]
+
+    def measured(self, name: str) -> Path:
+        """Where the figures of a model stand."""
+        return self.path / f"measure-{name}"
+
+    def planned(self, config: PruneConfig, directory: Path) -> PruneConfig:
+        """The cut's configuration, with the plan that the recipe's search has found."""
+        return config if self.recipe.search is None else config.model_copy(update={"plan": str(directory / PLAN)})
+
+    def _texts(self, measured: list[dict[str, str]], training: dict[str, Any] | None) -> Iterator[dict[str, str]]:
+        """For each figure the text behind it, and how much of it."""
+        for text in measured:
+            yield {"figure": f"perplexity on {text['name']}", "role": "evaluation", **text}
+        if self.recipe.evaluate.speed:
+            yield {
+                "figure": "tokens per second",
+                "role": "speed",
+                "source": "",
+                "amount": f"a prompt of {self.recipe.evaluate.prompt_tokens:,}",
+                "description": "random tokens, the same for all models",
+            }
+        if self.recipe.prune is not None:
+            plan, importance = read_result(self.path / CUT / PLAN), read_result(self.path / SCORED / IMPORTANCE)
+            yield {
+                "figure": "layer importance",
+                "role": "importance",
+                "source": "",
+                "amount": amount_of(importance["samples"], importance["seqlen"]),
+                "description": importance["corpus"],
+            }
+            yield {
+                "figure": "calibration of the cut",
+                "role": "calibration",
+                "source": plan["calibration_source"],
+                "amount": amount_of(plan["calibration_windows"], plan["settings"]["seqlen"]),
+                "description": plan["calibration"],
+            }
+        if self.recipe.sparsify is not None:
+            zeros = read_result(self.path / SPARSE / ZEROS)
+            if zeros["calibration"]:
+                yield {
+                    "figure": "calibration of the zeros",
+                    "role": "zeros",
+                    "source": zeros["calibration_source"],
+                    "amount": amount_of(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
+                    "description": zeros["calibration"],
+                }
+        if training is not None:
+            yield {
+                "figure": "training",
+                "role": "training",
+                "source": training["source"],
+                "amount": f"{training['tokens']:,} tokens",
+                "description": training["corpus"],
+            }
+
+
+def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for name, score in evaluation["tasks"].items():
+        yield {
+            "figure": f"accuracy on {name}",
+            "role": "task",
+            "source": "",
+            "amount": f"{score['n']:,} questions",
+            "description": f"the task {name}, {score['n_shot']} solved examples before each",
+        }
+
+
+def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
+    """One entry of `models`: `perplexity` is the number on the first text, `perplexities` has all of them."""
+    evaluation = measured["evaluation"]
+    by_text = evaluation["perplexity"]
+    return {
+        **evaluation,
+        **speed,
+        "perplexity": next(iter(by_text.values())),
+        "perplexities": by_text,
+        "samples": measured["samples"],
+    }
+
+
+def read_result(file: Path) -> Any:
+    """A JSON file of a stage. Raises `OutputError` where it is damaged or gone."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise OutputError(
+            f"{file} is damaged or missing; delete {file.parent}, and the same command makes it again"
+        ) from error
