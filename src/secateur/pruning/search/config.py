@@ -9,7 +9,7 @@ class SearchConfig(CutLimits):
     """Search for how a cut is best spread over the halves of the layers."""
 
     rounds: int = Field(
-        default=10,
+        default=8,
         ge=1,
         description="How often the cut is made, the cost of each half measured where it stands, and spread anew.",
     )
