@@ -11,6 +11,7 @@ from secateur.evaluation import perplexity
 from secateur.models import load, own_text, save
 from secateur.models.processes import is_first, process_count, process_number, several_processes
 from secateur.pruning import PruneConfig, prune
+from secateur.pruning.search import SearchConfig, search
 from secateur.sparsity import SparsifyConfig, sparsify
 
 
@@ -30,7 +31,9 @@ def cut(case: dict[str, Any]) -> dict[str, Any]:
         figure = perplexity(model, windows, stride=30, batch_size=2)
         return {"perplexity": figure, "tokens": windows.tolist()}
     result: Any
-    if case["work"] == "prune":
+    if case["work"] == "search":
+        result = search(model, tokenizer, SearchConfig(**case["options"]))
+    elif case["work"] == "prune":
         result = prune(model, tokenizer, PruneConfig(**case["options"]))
     else:
         result = sparsify(model, tokenizer, SparsifyConfig(**case["options"]))
@@ -39,6 +42,8 @@ def cut(case: dict[str, Any]) -> dict[str, Any]:
     if case["work"] == "sparsify":
         return {"zeros": [matrix.zeros for matrix in result.matrices]}
     plan = result.plan.to_dict()
+    if case["work"] == "search":
+        return {"layers": plan["layers"], "importance": [done.divergence for done in result.rounds]}
     importance = result.layer_importance.importance if result.layer_importance else None
     return {"layers": [{**layer, "importance": None} for layer in plan["layers"]], "importance": importance}
 
