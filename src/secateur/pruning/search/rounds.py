@@ -1,10 +1,10 @@
 """Where a cut hurts least: made again and again, each half's cost measured where the cut stands, and spread anew.
 
 The objective is the KL divergence from the uncut model on calibration text that the cut was not fitted to. As in
-Týr-the-Pruner (Li et al. 2025) and EvoPress (Sieberling et al. 2024) a width of a half that is tried is cut and re-fitted
-once. Unlike there, it is not tried by running the model with it: its effect is expanded to second order in what the
-half adds to the residual stream, so that one pass forward and two back give the cost of all of them. What was measured
-is averaged over the rounds, so that their steps become smaller.
+Týr-the-Pruner (Li et al. 2025) and EvoPress (Sieberling et al. 2024) a width of a half that is tried is cut and
+re-fitted once. Unlike there, it is not tried by running the model with it: its effect is expanded to second order in
+what the half adds to the residual stream, so that one pass forward and two back give the cost of all of them. What was
+measured is averaged over the rounds, so that their steps become smaller.
 """
 
 import logging
