@@ -50,9 +50,10 @@ def search_plot(found: Mapping[str, Any]) -> bytes:
     upper.axhline(divergences[0], color=NEUTRAL, linestyle=":", label="prune's own allocation")
     upper.set_ylabel("KL divergence from the uncut\nmodel (nats per token)")
     upper.legend(fontsize=8)
-    lower.plot(numbers, [row["attention_share"] for row in rounds], "o-", color=ATTENTION)
-    lower.yaxis.set_major_formatter(PercentFormatter(1.0))
-    lower.set_ylim(bottom=0)
+    shares = [row["attention_share"] for row in rounds]
+    lower.plot(numbers, shares, "o-", color=ATTENTION)
+    lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    lower.set_ylim(0, 1.2 * max(shares) or 1)
     lower.set_ylabel("share of the cut\nin attention")
     lower.set_xlabel("round")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
