@@ -36,7 +36,7 @@ def plan(
     config: "PlanConfig",
     json: Json = None,
 ) -> None:
-    """Memory and time of every phase on given devices, from config.json alone.
+    """Memory and time of every phase, from config.json alone.
 
     No weights are read or fetched. FLOPs and bytes are counted; the share of a device's rates that is reached is
     measured in part on a CPU and assumed on GPUs. The column "options" says what a command needs to be given there.
