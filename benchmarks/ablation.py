@@ -14,12 +14,8 @@ import math
 import time
 from typing import Any
 
-from transformers import PreTrainedModel
-
 import common
 import secateur
-from secateur.data import load_corpus, token_windows
-from secateur.evaluation import perplexity
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -35,15 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main() -> None:
     options = parse_options()
     model, tokenizer = secateur.load("smollm2-135m")
-    texts = {"wikitext2": f"{options.data}[80%:]", "pydocs": "pydocs"}
-    windows = {
-        name: token_windows(tokenizer, load_corpus(text, "test"), 512, limit=options.windows)
-        for name, text in texts.items()
-    }
-
-    def measure(candidate: PreTrainedModel) -> dict[str, float]:
-        return {name: perplexity(candidate, tokens) for name, tokens in windows.items()}
-
+    measure = common.perplexities(tokenizer, options.data, options.windows)
     base = measure(model)
     rows = {"uncut": {"ppl": base}}
     for name in options.only or VARIANTS:
@@ -60,9 +48,9 @@ def main() -> None:
         )
         seconds = time.perf_counter() - start
         ppl = measure(pruned)
-        rise = {text: math.log(ppl[text] / base[text]) for text in texts}
+        rise = {text: math.log(ppl[text] / base[text]) for text in common.TEXTS}
         rows[name] = {"ppl": ppl, "rise": rise, "seconds": seconds}
-        cells = [f"{text} {ppl[text]:8.2f} (+{rise[text]:.3f})" for text in texts]
+        cells = [f"{text} {ppl[text]:8.2f} (+{rise[text]:.3f})" for text in common.TEXTS]
         print(f"{name:20}", *cells, f"{seconds:6.0f} s", flush=True)
     print(json.dumps(rows))
 

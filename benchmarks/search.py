@@ -18,13 +18,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
-
 import common
 import secateur
 from secateur.console import configure_logging
-from secateur.data import load_corpus, token_windows
-from secateur.evaluation import perplexity
 from secateur.pruning.search import SearchConfig
 
 
@@ -33,15 +29,7 @@ def main() -> None:
     configure_logging()
     logging.getLogger("secateur.pruning.prune").setLevel(logging.WARNING)
     model, tokenizer = secateur.load("smollm2-135m")
-    texts = {"wikitext2": f"{options.data}[80%:]", "pydocs": "pydocs"}
-    windows = {
-        name: token_windows(tokenizer, load_corpus(text, "test"), 512, limit=options.windows)
-        for name, text in texts.items()
-    }
-
-    def measure(candidate: PreTrainedModel) -> dict[str, float]:
-        return {name: perplexity(candidate, tokens) for name, tokens in windows.items()}
-
+    measure = common.perplexities(tokenizer, options.data, options.windows)
     base = measure(model)
     calibration = {"calibration": options.calibration or f"{options.data}[:80%]", "seed": options.seed}
     start = time.perf_counter()
@@ -56,13 +44,13 @@ def main() -> None:
             cut = copy.deepcopy(model)
             reached = secateur.prune(cut, tokenizer, **settings, **calibration).plan.reached
             measured = measure(cut)
-            rises[name] = {text: math.log(measured[text] / base[text]) for text in texts}
-            cells = [f"{text} {measured[text]:.2f} (+{rises[name][text]:.3f})" for text in texts]
+            rises[name] = {text: math.log(measured[text] / base[text]) for text in common.TEXTS}
+            cells = [f"{text} {measured[text]:.2f} (+{rises[name][text]:.3f})" for text in common.TEXTS]
             print(f"{name:10}", *cells, f"{reached:.2%} removed", flush=True)
     result = {
         "base_ppl": base,
         "rises": rises,
-        "change": {text: rises["searched"][text] / rises["default"][text] - 1 for text in texts},
+        "change": {text: rises["searched"][text] / rises["default"][text] - 1 for text in common.TEXTS},
         "divergences": [done.divergence for done in found.rounds],
         "best_round": found.best + 1,
         "seconds": seconds,

@@ -23,8 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import common
 import secateur
 from secateur.console import configure_logging
-from secateur.data import load_corpus, token_windows
-from secateur.evaluation import perplexity
 from secateur.pruning import PruneConfig
 from secateur.recipe import load_recipe
 
@@ -36,15 +34,7 @@ def main() -> None:
     configure_logging()
     logging.getLogger("secateur").setLevel(logging.WARNING)
     model, tokenizer = secateur.load("smollm2-135m")
-    texts = {"wikitext2": f"{options.data}[80%:]", "pydocs": "pydocs"}
-    windows = {
-        name: token_windows(tokenizer, load_corpus(text, "test"), 512, limit=options.windows)
-        for name, text in texts.items()
-    }
-
-    def measure(candidate: PreTrainedModel) -> dict[str, float]:
-        return {name: perplexity(candidate, tokens) for name, tokens in windows.items()}
-
+    measure = common.perplexities(tokenizer, options.data, options.windows)
     base = measure(model)
     show("uncut", base)
     calibration = {"calibration": f"{options.data}[:80%]", "samples": options.samples, "ratio": options.ratio}
@@ -54,7 +44,8 @@ def main() -> None:
         cuts[name]["ppl"] = measure(cuts[name]["model"])
         show(name, cuts[name]["ppl"], base, f"{cuts[name]['seconds']:.0f} s, {cuts[name]['removed']:.1%} removed")
     ratios = {
-        name: rise(cuts["default"]["ppl"], base, name) / rise(cuts["classic"]["ppl"], base, name) for name in texts
+        name: rise(cuts["default"]["ppl"], base, name) / rise(cuts["classic"]["ppl"], base, name)
+        for name in common.TEXTS
     }
     result: dict[str, Any] = {
         "base_ppl": base["wikitext2"],
@@ -77,7 +68,7 @@ def main() -> None:
         for name, teacher in (("lora", None), ("lora+teacher", model)):
             trained, seconds = recover(pruned["model"], tokenizer, teacher, options)
             ppl = measure(trained)
-            gone = {text: 1 - rise(ppl, base, text) / rise(pruned["ppl"], base, text) for text in texts}
+            gone = {text: 1 - rise(ppl, base, text) / rise(pruned["ppl"], base, text) for text in common.TEXTS}
             show(name, ppl, base, f"{seconds:.0f} s")
             result["recovered"][name] = {"ppl": ppl, "share_of_rise_gone": gone, "seconds": seconds}
     print(json.dumps(result))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from secateur.errors import InputError, OutputError, SecateurError
 SETTINGS = "settings.json"
 
 
-class Unfinished:
+class Unfinished(ABC):
     """The directory of unfinished work. It holds `settings.json`, what is done to what, and how; and what is done.
 
     Attributes:
@@ -27,9 +28,9 @@ class Unfinished:
         self.what, self.error = what, error
 
     @property
+    @abstractmethod
     def begun(self) -> bool:
         """Whether there is anything to go on from."""
-        raise NotImplementedError
 
     def open(self, settings: dict[str, Any], overwrite: bool) -> None:
         """Begin the work there, or find what was stopped.
