@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "uniform": {"allocation": "uniform"},
     "inverse, removal": {"allocation": "inverse", "layer_importance": "removal"},
     "inverse, similarity": {"allocation": "inverse", "layer_importance": "similarity"},
+    "fisher scores": {"importance": "fisher"},
     "activation scores": {"importance": "activation"},
 }
 

@@ -16,9 +16,9 @@ from secateur.errors import DataError, InputError
 from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths, own_text
 from secateur.models.calibration import calibrate
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, measure_layer_importance, prune
-from secateur.pruning.cutting import obs_scores
+from secateur.pruning.cutting import metrics_of_layers, obs_scores
 from secateur.pruning.importance import activation_scores, magnitude_scores, taylor_scores
-from secateur.pruning.sensitivity import stream_sensitivity
+from secateur.pruning.sensitivity import LEAST_METRIC, loss_metrics, stream_sensitivity
 
 QUICK: dict[str, Any] = {"samples": 6, "seqlen": 48, "batch_size": 3, "layer_importance_samples": 2}
 Models = Callable[..., PreTrainedModel]
@@ -125,7 +125,7 @@ def kill_group(model: PreTrainedModel, layer: int, group: int) -> None:
         attention.o_proj.weight[:, group * 32 : (group + 1) * 32] = 0
 
 
-@pytest.mark.parametrize("method", ["obs", "taylor", "activation", "magnitude"])
+@pytest.mark.parametrize("method", ["obs", "fisher", "taylor", "activation", "magnitude"])
 def test_dead_units_go_first(tiny_model: Models, family: str, method: str) -> None:
     model = tiny_model(family)
     kill_channel(model, 1, 37)
@@ -133,6 +133,7 @@ def test_dead_units_go_first(tiny_model: Models, family: str, method: str) -> No
     windows = torch.randint(0, 256, (4, 32), generator=torch.Generator().manual_seed(0))
     scores = {
         "obs": lambda: obs_scores(model, windows, 2, 0.01),
+        "fisher": lambda: obs_scores(model, windows, 2, 0.01, metrics_of_layers(model, windows, 4)),
         "taylor": lambda: taylor_scores(model, windows, 2),
         "activation": lambda: activation_scores(model, windows, 2),
         "magnitude": lambda: magnitude_scores(model),
@@ -244,6 +245,22 @@ def test_sensitivity_is_that_of_the_gradient(tiny_model: Models) -> None:
     (gradient,) = torch.autograd.grad(loss, hidden[0])
     assert measured == pytest.approx(float(gradient.square().sum(-1).mean()) / (2 * 64), rel=1e-4)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_metric_weighs_directions_by_the_gradient(tiny_model: Models) -> None:
+    model = tiny_model()
+    windows = torch.randint(0, 256, (8, 16), generator=torch.Generator().manual_seed(0))
+    root = loss_metrics(model, windows, batch_size=2)[3]["mlp"]
+    hidden = []
+    last = adapter_of(model).layers(model)[3]
+    handle = last.register_forward_hook(lambda _, __, output: hidden.append(output))
+    loss = model(windows, labels=windows).loss * windows[:, 1:].numel()
+    handle.remove()
+    (gradient,) = torch.autograd.grad(loss, hidden[0])
+    error = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    along, mean = (gradient @ error).square().mean(), gradient.square().sum(-1).mean() / 64
+    expected = 0.5 * ((1 - LEAST_METRIC) * along + LEAST_METRIC * mean * error.square().sum())
+    assert float((root @ error.double()).square().sum()) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_importance_file_is_reused(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

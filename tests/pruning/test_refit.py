@@ -80,6 +80,31 @@ def test_errors_along_the_order_are_those_of_least_squares(block_size: int) -> N
     assert len(removals.blocks) == 12 // block_size - 1
 
 
+@pytest.mark.parametrize("block_size", [1, 2])
+def test_by_a_metric_the_errors_are_weighed_and_the_refit_is_the_same(block_size: int) -> None:
+    x, weight = problem(7)
+    generator = torch.Generator().manual_seed(1)
+    metric = torch.randn(len(weight), len(weight), generator=generator, dtype=torch.float64).triu()
+    metric.diagonal().abs_().add_(0.5)
+    removals = removal_order(torch.linalg.inv(x.T @ x), weight, block_size, weights_at=[3], metric=metric)
+    gone = [block * block_size + unit for block in removals.blocks[:3].tolist() for unit in range(block_size)]
+    kept = [column for column in range(12) if column not in gone]
+    target = x @ weight.T
+    solution = torch.linalg.lstsq(x[:, kept], target).solution
+    error = (x[:, kept] @ solution - target) @ metric.T
+    assert removals.errors[2].item() == pytest.approx(float(error.square().sum()), rel=1e-6)
+    torch.testing.assert_close(removals.weights[3][:, kept], solution.T.float(), atol=1e-5, rtol=1e-4)
+    assert (removals.weights[3][:, gone] == 0).all()
+
+
+def test_a_metric_decides_which_outputs_count() -> None:
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inverse, weight = torch.linalg.inv(x.T @ x), torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
+    minds_the_first = torch.diag(torch.tensor([5.0, 1.0], dtype=torch.float64))
+    assert removal_order(inverse, weight, 1).blocks.tolist() == [0]
+    assert removal_order(inverse, weight, 1, metric=minds_the_first).blocks.tolist() == [1]
+
+
 def test_greedy_order_is_near_the_best_of_all_subsets() -> None:
     x, weight = problem(5, inputs=8)
     removals = removal_order(torch.linalg.inv(x.T @ x), weight, 1)

@@ -3,7 +3,8 @@
 With several processes each adds up its own tokens, and what `of` and `of_pairs` return is the sum over all of them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +55,7 @@ class Moments:
         moments: Moments | None = None
         for inputs in batches:
             moments = moments or cls(_zeros(inputs.shape[-1], inputs.shape[-1], inputs.device))
-            moments.add_inputs(inputs.float())
+            moments.add_inputs(inputs)
         if moments is None:
             raise ValueError("no calibration tokens")
         moments.add_other_processes()
@@ -62,7 +63,7 @@ class Moments:
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add tokens: inputs (tokens, in_features)."""
-        self.inputs.addmm_(inputs.T, inputs)
+        _add_product(self.inputs, inputs, inputs)
         self.tokens += inputs.shape[0]
 
     def add_other_processes(self) -> None:
@@ -116,10 +117,9 @@ class Gram(Moments):
 
     def add(self, inputs: Tensor, target: Tensor) -> None:
         """Add tokens: inputs (tokens, in_features), target (tokens, out_features)."""
-        inputs, target = inputs.float(), target.float()
         self.add_inputs(inputs)
-        self.cross.addmm_(inputs.T, target)
-        self.target += target.square().sum().item()
+        _add_product(self.cross, inputs, target)
+        self.target += target.float().square().sum().item()
 
     def add_other_processes(self) -> None:
         super().add_other_processes()
@@ -152,6 +152,25 @@ class Gram(Moments):
         weight = weight.double()
         inputs, cross = self.inputs[kept[:, None], kept].double(), self.cross[kept].double()
         return float(self.target - 2 * (weight.T * cross).sum() + ((weight @ inputs) * weight).sum())
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add leftᵀ right to a float32 sum. Where both are bfloat16 a CPU's units for that are used: they round nothing."""
+    exact = left.dtype == right.dtype == torch.bfloat16
+    with _bfloat16_products() if exact else nullcontext():
+        total.addmm_(left.float().T, right.float())
+
+
+@contextmanager
+def _bfloat16_products() -> Iterator[None]:
+    """Let a CPU round the factors of float32 products to bfloat16; sums stay float32."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 def _zeros(rows: int, columns: int, device: torch.device) -> Tensor:

@@ -1,7 +1,7 @@
 """How much each half of each layer loses, so that the whole model loses what was asked for."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
@@ -33,6 +33,7 @@ class Ladder:
         units: units that leave with each step.
         costs: what each step adds to the loss or score, never falling.
         taken: how many steps are taken.
+        most: how many may be taken; all if None.
     """
 
     layer: int
@@ -41,6 +42,7 @@ class Ladder:
     units: list[int]
     costs: list[float]
     taken: int = 0
+    most: int | None = None
 
     @classmethod
     def build(cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float]) -> "Ladder":
@@ -66,7 +68,7 @@ class Ladder:
     @property
     def left(self) -> bool:
         """Whether another step can be taken."""
-        return self.taken < len(self.units)
+        return self.taken < (len(self.units) if self.most is None else self.most)
 
     def parameters(self, step: int) -> int:
         """Parameters that leave with a step."""
@@ -153,11 +155,29 @@ def allocate(
     return ladders
 
 
-def take_by_price(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> None:
-    """Set the ladders' `taken` by one ranking of all steps by cost per parameter. Raises as `allocate`."""
+def take_by_price(
+    model: PreTrainedModel,
+    ladders: list[Ladder],
+    config: CutLimits,
+    within: Mapping[tuple[int, Part], tuple[int, int]] | None = None,
+) -> None:
+    """Set the ladders' `taken` by one ranking of all steps by cost per parameter.
+
+    Args:
+        within: for each half the fewest and the most steps that it may take. The fewest of all halves are together no
+            more than is to be removed.
+
+    Raises:
+        InputError: as `allocate`.
+    """
     for ladder in ladders:
         ladder.taken = 0
-    _allocate_globally(ladders, _budget(model, ladders, config), None)
+    budget = _budget(model, ladders, config)
+    for ladder in ladders:
+        fewest, ladder.most = within[ladder.layer, ladder.part] if within else (0, None)
+        while ladder.taken < fewest and budget.take(ladder, budget.remaining()):
+            pass
+    _allocate_globally(ladders, budget, None)
 
 
 def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> Budget:

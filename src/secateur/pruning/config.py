@@ -9,7 +9,7 @@ from secateur.flags import flag
 from secateur.models.calibration import CalibratedConfig
 
 Target = Literal["both", "attention", "mlp"]
-UnitImportance = Literal["obs", "taylor", "activation", "magnitude"]
+UnitImportance = Literal["obs", "fisher", "taylor", "activation", "magnitude"]
 LayerImportanceMethod = Literal["removal", "activation", "similarity"]
 Allocation = Literal["global", "inverse", "proportional", "uniform"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -83,7 +83,8 @@ class PruneConfig(CutLimits):
     )
     importance: UnitImportance = Field(
         default="obs",
-        description="Score of a unit: obs (error left after the best re-fit), taylor, activation, magnitude.",
+        description="Score of a unit: obs (error left after the best re-fit), fisher (obs, with errors weighed by how "
+        "much the loss minds their direction), taylor, activation, magnitude.",
     )
     allocation: Allocation = Field(
         default="global",
@@ -105,6 +106,11 @@ class PruneConfig(CutLimits):
         default=True,
         description="Re-fit o_proj and down_proj of every layer from the first cut on, so that little is lost.",
     )
+
+    @property
+    def by_refit(self) -> bool:
+        """Whether a unit's score is what is left of it after the best re-fit, which the cut itself finds best."""
+        return self.importance in ("obs", "fisher")
 
     @model_validator(mode="after")
     def _plan_decides(self) -> Self:

@@ -14,10 +14,11 @@ from secateur.models.processes import agreed, share
 from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import RemovalOrder, removal_order
-from secateur.pruning.sensitivity import stream_sensitivity
+from secateur.pruning.sensitivity import Metrics, loss_metrics, stream_sensitivity
 from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
 
 SENSITIVITY_WINDOWS = 8
+METRIC_WINDOWS = 8
 
 Removed = list[dict[Part, list[int]]]
 Counts = Mapping[tuple[int, Part], int]
@@ -28,12 +29,17 @@ def sensitivity_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: i
     return stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
 
 
+def metrics_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, Tensor]]:
+    """As `sensitivity_of_layers`, for each direction of the error: see `loss_metrics`."""
+    return loss_metrics(model, spread(windows, METRIC_WINDOWS), max(1, batch_size // 4))
+
+
 def obs_scores(
     model: PreTrainedModel,
     windows: Tensor,
     batch_size: int,
     damping: float,
-    sensitivity: Sequence[Mapping[Part, float]] | None = None,
+    metrics: Metrics | None = None,
 ) -> list[LayerScores]:
     """Order units by the error left after the best re-fit, on the uncut model.
 
@@ -43,10 +49,10 @@ def obs_scores(
     Args:
         windows: calibration tokens, (windows, seq).
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
-        sensitivity: of the layers, where it is known already.
+        metrics: how much the loss minds an error by its direction, `metrics_of_layers`; by its size alone if None.
     """
     adapter = adapter_of(model)
-    sensitivity = sensitivity or sensitivity_of_layers(model, windows, batch_size)
+    sensitivity = sensitivity_of_layers(model, windows, batch_size) if metrics is None else None
     stream = LayerStream.start(model, share(windows), batch_size)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
@@ -55,8 +61,10 @@ def obs_scores(
             linear = output_projection(adapter, layer, part)
             inputs = stream.kept(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
-            removals = part_removals(adapter, layer, part, moments, linear.weight, damping)
-            layer_scores[part] = PartScores(removals.blocks, removals.costs * sensitivity[index][part])
+            metric = metrics[index][part] if metrics else None
+            removals = part_removals(adapter, layer, part, moments, linear.weight, damping, metric=metric)
+            costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
+            layer_scores[part] = PartScores(removals.blocks, costs)
             stream.add(linear, inputs)
         scores.append(layer_scores)
     return scores
@@ -77,6 +85,7 @@ def part_removals(
     damping: float,
     limit: int | None = None,
     weights_at: Sequence[int] = (),
+    metric: Tensor | None = None,
 ) -> RemovalOrder:
     """The OBS order of the units of one half of a layer, and the squared error per token after each removal.
 
@@ -86,11 +95,12 @@ def part_removals(
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         limit: how many units to order; all but one unless given.
         weights_at: numbers of removals after which the re-fitted projection is wanted.
+        metric: R, (out_features, out_features): an error δ counts ‖R δ‖², ‖δ‖² if None.
     """
     damped, _ = moments.damped(damping)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     block_size = part_shape(adapter, layer, part).block_size
-    removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at)
+    removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at, metric=metric)
     return RemovalOrder(
         agreed(removals.blocks.cpu()),
         agreed(removals.errors.cpu() / moments.tokens),
@@ -117,6 +127,7 @@ def cut_and_refit(
     windows: Tensor,
     batch_size: int,
     damping: float,
+    metrics: Metrics | None = None,
 ) -> Removed:
     """Cut the model in place, re-fitting each output projection by least squares.
 
@@ -127,6 +138,7 @@ def cut_and_refit(
         windows: calibration tokens, (windows, seq).
         batch_size: windows that go through a layer at once.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
+        metrics: of the errors by which units are ordered on the cut stream, as in `obs_scores`.
 
     Returns:
         For each layer and half the indices of the units removed.
@@ -140,7 +152,11 @@ def cut_and_refit(
         chosen = torch.empty(0, dtype=torch.long)
         if units:
             known = scores[half.index].get(part) if scores else None
-            order = known.order if known else removals_towards(adapter, layer, part, half.gram, damping, units).blocks
+            metric = metrics[half.index][part] if metrics else None
+            if known:
+                order = known.order
+            else:
+                order = removals_towards(adapter, layer, part, half.gram, damping, units, metric=metric).blocks
             chosen = order[:units]
         half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping)
         removed[half.index][part] = sorted(chosen.tolist())
@@ -219,12 +235,13 @@ def removals_towards(
     damping: float,
     limit: int | None = None,
     weights_at: Sequence[int] = (),
+    metric: Tensor | None = None,
 ) -> RemovalOrder:
     """As `part_removals`, with the projection best fitted to the gram's target to begin with."""
     linear = output_projection(adapter, layer, part)
     everything = torch.arange(linear.in_features, device=linear.weight.device)
     best = gram.refit(linear.weight.detach(), everything, damping)
-    return part_removals(adapter, layer, part, gram, best, damping, limit, weights_at)
+    return part_removals(adapter, layer, part, gram, best, damping, limit, weights_at, metric)
 
 
 def _half(stream: LayerStream, index: int, part: Part) -> Step:

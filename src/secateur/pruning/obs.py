@@ -17,8 +17,8 @@ class RemovalOrder:
 
     Attributes:
         blocks: block indices, the most dispensable first, (removable,).
-        errors: the squared error of the outputs after the first 1, 2, … of them are gone and the rest is re-fitted,
-            beyond what it was with all blocks there, (removable,).
+        errors: the error of the outputs after the first 1, 2, … of them are gone and the rest is re-fitted, beyond what
+            it was with all blocks there, squared or by a metric, (removable,).
         weights: the re-fitted projection after as many removals as the key says, (out_features, inputs), float32;
             the columns of removed blocks are zero.
     """
@@ -40,10 +40,12 @@ def removal_order(
     limit: int | None = None,
     steps: int = 32,
     weights_at: Sequence[int] = (),
+    metric: Tensor | None = None,
 ) -> RemovalOrder:
     """Remove blocks greedily, each time those whose removal costs least after the best re-fit.
 
-    A block S costs tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ); its removal changes the rest by −W_S (H⁻¹_SS)⁻¹ H⁻¹_S: .
+    A block S costs tr(W_S (H⁻¹_SS)⁻¹ W_Sᵀ); its removal changes the rest by −W_S (H⁻¹_SS)⁻¹ H⁻¹_S: . The best re-fit
+    is the same for every metric of the outputs' error, so under a metric W stands for R W.
 
     Args:
         inverse: H⁻¹ of the damped second moments of the inputs, (inputs, inputs), float64.
@@ -53,8 +55,16 @@ def removal_order(
         limit: how many blocks to remove; all but one unless given.
         steps: about how many rounds; in each the cheapest of the blocks left go together.
         weights_at: numbers of removals after which the re-fitted projection is wanted, none above `limit`.
+        metric: R, (out_features, out_features), upper triangular: the outputs' error δ counts ‖R δ‖², ‖δ‖² if None.
     """
     inverse, weight = inverse.clone(), weight.double().clone()
+    metric = None if metric is None else metric.to(weight)
+    if metric is not None:
+        weight = metric @ weight
+
+    def unweighted() -> Tensor:
+        return (weight if metric is None else torch.linalg.solve_triangular(metric, weight, upper=True)).float()
+
     count = inverse.shape[0] // block_size
     removable = count - 1 if limit is None else limit
     per_step = max(1, removable // steps)
@@ -62,7 +72,7 @@ def removal_order(
     alive = torch.ones(count, dtype=torch.bool, device=inverse.device)
     order: list[Tensor] = []
     errors: list[Tensor] = []
-    weights = {0: weight.float()} if 0 in weights_at else {}
+    weights = {0: unweighted()} if 0 in weights_at else {}
     total = torch.zeros((), dtype=torch.float64, device=inverse.device)
     for removed, following in pairwise(stops):
         costs = block_costs(inverse, weight, block_size).masked_fill(~alive, torch.inf)
@@ -85,7 +95,7 @@ def removal_order(
         inverse[columns, columns] = 1
         alive[chosen] = False
         if following in weights_at:
-            weights[following] = weight.float()
+            weights[following] = unweighted()
     if not order:
         return RemovalOrder(torch.empty(0, dtype=torch.long), inverse.new_empty(0), weights)
     return RemovalOrder(torch.cat(order), torch.cat(errors), weights)

@@ -20,7 +20,7 @@ from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.pruning.allocation import TOLERANCE, allocate, units_removed
 from secateur.pruning.config import PruneConfig
-from secateur.pruning.cutting import cut_and_refit, cut_units, obs_scores
+from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
     LayerScores,
     activation_scores,
@@ -30,6 +30,7 @@ from secateur.pruning.importance import (
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
 from secateur.pruning.plan import PruningPlan, plan_layers
 from secateur.pruning.plan_file import PlannedCut, read_plan
+from secateur.pruning.sensitivity import Metrics
 from secateur.pruning.units import Part, check_group_ratios, part_shapes
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,12 @@ def prune(
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
-            scores, counts = _decide(model, windows, config, planned, layer_scores)
+            metrics = _metrics(model, windows, config, planned)
+            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics)
         with timed(seconds, "cut"):
             if config.compensate:
-                order = scores if planned or config.importance != "obs" else None
-                removed = cut_and_refit(model, order, counts, windows, config.batch_size, config.damping)
+                order = scores if planned or not config.by_refit else None
+                removed = cut_and_refit(model, order, counts, windows, config.batch_size, config.damping, metrics)
             else:
                 removed = cut_units(model, scores, counts)
     check_group_ratios(model)
@@ -147,19 +149,31 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
 
 
-def unit_scores(model: PreTrainedModel, windows: Tensor, config: PruneConfig) -> list[LayerScores]:
+def unit_scores(
+    model: PreTrainedModel, windows: Tensor, config: PruneConfig, metrics: Metrics | None = None
+) -> list[LayerScores]:
     """The units of every layer in the order in which they go, with what each costs.
 
     Args:
         windows: calibration tokens, (windows, seq).
+        metrics: for `fisher`, `metrics_of_layers`.
     """
-    if config.importance == "obs":
-        return obs_scores(model, windows, config.batch_size, config.damping)
+    if config.by_refit:
+        return obs_scores(model, windows, config.batch_size, config.damping, metrics)
     if config.importance == "taylor":
         return taylor_scores(model, windows, config.batch_size)
     if config.importance == "activation":
         return activation_scores(model, windows, config.batch_size)
     return magnitude_scores(model)
+
+
+def _metrics(
+    model: PreTrainedModel, windows: Tensor, config: PruneConfig, planned: PlannedCut | None
+) -> Metrics | None:
+    """What `fisher` orders units by, where any are left to order."""
+    if config.importance != "fisher" or (planned and planned.names_all_units):
+        return None
+    return metrics_of_layers(model, windows, config.batch_size)
 
 
 def _decide(
@@ -168,15 +182,16 @@ def _decide(
     config: PruneConfig,
     planned: PlannedCut | None,
     layer_importance: Sequence[float] | None,
+    metrics: Metrics | None,
 ) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
     """The order in which units go, and how many of each half of each layer."""
     if planned is None:
-        scores = unit_scores(model, windows, config)
+        scores = unit_scores(model, windows, config, metrics)
         return scores, units_removed(allocate(model, config, scores, layer_importance))
-    found_by_the_cut = config.compensate and config.importance == "obs"
+    found_by_the_cut = config.compensate and config.by_refit
     if planned.names_all_units or found_by_the_cut:
         return planned.units, planned.counts
-    scored = unit_scores(model, windows, config)
+    scored = unit_scores(model, windows, config, metrics)
     return [{**found, **named} for found, named in zip(scored, planned.units, strict=True)], planned.counts
 
 

@@ -1,5 +1,8 @@
 """How much the loss minds an error in the residual stream after each half of each layer."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -12,6 +15,9 @@ from secateur.models.losses import chunked_loss
 from secateur.models.processes import shared_batches, sum_over_processes
 from secateur.models.streaming import layer_arguments
 from secateur.pruning.units import PARTS, Part
+
+LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
+Metrics = Sequence[Mapping[Part, Tensor]]
 
 
 def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, float]]:
@@ -28,16 +34,55 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
     Returns:
         For each layer the sensitivity after its attention and after its MLP.
     """
+    squares = torch.zeros(2 * len(adapter_of(model).layers(model)), dtype=torch.float64)
+    for gradients in _stream_gradients(model, windows, batch_size):
+        squares += torch.stack([gradient.double().square().sum().cpu() for gradient in gradients])
+    return _by_layer((sum_over_processes(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist())
+
+
+def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, Tensor]]:
+    """As `stream_sensitivity`, for errors whose direction is known.
+
+    Args:
+        model: a model of a supported family, in evaluation mode.
+        windows: tokens, (windows, seq); several times hidden_size in all.
+        batch_size: windows that go through the model at once.
+
+    Returns:
+        For each layer, after its attention and after its MLP, R with ½ E[(g·δ)²] ≈ E‖R δ‖²: (hidden_size,
+        hidden_size), float64, upper triangular. Of each direction it holds a tenth of the mean over all at least.
+    """
+    size = model.config.hidden_size
+    moments = [torch.zeros(size, size) for _ in range(2 * len(adapter_of(model).layers(model)))]
+    for gradients in _stream_gradients(model, windows, batch_size):
+        for position, gradient in enumerate(gradients):
+            flat = gradient.float().flatten(0, -2)  # (tokens, hidden_size)
+            moments[position] = moments[position].to(flat.device).addmm_(flat.T, flat)
+    return _by_layer([_root(sum_over_processes(moment) / (2 * windows.numel())) for moment in moments])
+
+
+def _root(moment: Tensor) -> Tensor:
+    """R with RᵀR = (1 - a) M + a mean(diag M) I, for the small a that bounds it below."""
+    moment = moment.double()
+    mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
+    bounded = (1 - LEAST_METRIC) * moment
+    bounded.diagonal().add_(LEAST_METRIC * mean)
+    return torch.linalg.cholesky(bounded, upper=True)
+
+
+def _by_layer(values: Sequence[Any]) -> list[dict[Part, Any]]:
+    return [dict(zip(PARTS, values[index : index + 2], strict=True)) for index in range(0, len(values), 2)]
+
+
+def _stream_gradients(model: PreTrainedModel, windows: Tensor, batch_size: int) -> Iterator[list[Tensor]]:
+    """Gradients of the summed loss after each half of each layer, (batch, seq, hidden_size), batch by batch."""
     adapter = adapter_of(model)
-    squares = torch.zeros(2 * len(adapter.layers(model)), dtype=torch.float64)
     with only_gradients_of(model, []):
         for batch in track(shared_batches(windows, batch_size), "Sensitivity of layers"):
             streams = residual_streams(model, batch.to(model.device))
             final = adapter.final_norm(model)(streams[-1])
             chunked_loss(model, final, batch.to(model.device)).backward()
-            squares += torch.stack([gradient_of(stream).double().square().sum().cpu() for stream in streams])
-    values = (sum_over_processes(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist()
-    return [dict(zip(PARTS, values[index : index + 2], strict=True)) for index in range(0, len(values), 2)]
+            yield [gradient_of(stream) for stream in streams]
 
 
 def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = True) -> list[Tensor]:

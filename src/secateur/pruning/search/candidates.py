@@ -6,7 +6,7 @@ projection.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from secateur.models.adapters import adapter_of
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import halves_towards_uncut, removals_towards
-from secateur.pruning.units import PARTS, Part, output_projection, part_shape
+from secateur.pruning.sensitivity import Metrics
+from secateur.pruning.units import PARTS, Part, output_projection
 
 HalfName = tuple[int, Part]
 MOVES = 16  # a half is tried narrower by a sixteenth of its steps
@@ -25,26 +26,17 @@ MOVES = 16  # a half is tried narrower by a sixteenth of its steps
 class Candidates:
     """Half a layer cut to its present width and to a narrower one, each re-fitted.
 
+    Both projections are (out_features, in_features), with zero columns for the units that are gone.
+
     Attributes:
-        ladder: the half's steps, with the squared error per token that each adds; `taken` is the present width.
-        order: units in the order in which they go.
-        projections: by the number of steps taken, the output projection, (out_features, in_features), with zero
-            columns for the units that are gone.
+        units: those that are gone.
+        present: the output projection at the present width.
+        narrower: the output projection at the narrower one; None where nothing is left to go.
     """
 
-    ladder: Ladder
-    order: Tensor
-    projections: dict[int, Tensor] = field(default_factory=dict)
-
-    @property
-    def present(self) -> Tensor:
-        return self.projections[self.ladder.taken]
-
-    @property
-    def narrower(self) -> tuple[int, Tensor] | None:
-        """The number of steps at the narrower width and the projection there; None where nothing is left to go."""
-        steps = max(self.projections)
-        return (steps, self.projections[steps]) if steps > self.ladder.taken else None
+    units: Tensor
+    present: Tensor
+    narrower: Tensor | None
 
 
 @contextmanager
@@ -63,10 +55,11 @@ def uncut_again(model: PreTrainedModel) -> Iterator[None]:
 @torch.no_grad()
 def cut_with_candidates(
     model: PreTrainedModel,
-    taken: Mapping[HalfName, int],
+    ladders: Mapping[HalfName, Ladder],
     windows: Tensor,
     batch_size: int,
     damping: float,
+    metrics: Metrics | None = None,
     narrower: bool = True,
 ) -> dict[HalfName, Candidates]:
     """Cut an uncut model by its output projections, and find the projection that each half would have if narrower.
@@ -75,38 +68,51 @@ def cut_with_candidates(
 
     Args:
         model: the uncut model.
-        taken: steps taken by each half that may be cut; the others are re-fitted with all their units.
+        ladders: of the halves that may be cut, with the steps taken; the others are re-fitted with all their units.
         windows: calibration tokens, (windows, seq).
         batch_size: windows that go through a layer at once.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
+        metrics: how much the loss minds an error by its direction, `metrics_of_layers`; by its size alone if None.
         narrower: whether a narrower width is wanted as well.
 
     Returns:
-        What was found for each half in `taken`.
+        What was found for each half in `ladders`.
     """
     adapter = adapter_of(model)
     found: dict[HalfName, Candidates] = {}
     for half in halves_towards_uncut(model, windows, batch_size):
         name = (half.index, half.part)
         layer = adapter.layers(model)[half.index]
-        linear, shape = output_projection(adapter, layer, half.part), part_shape(adapter, layer, half.part)
-        if name not in taken:
+        linear = output_projection(adapter, layer, half.part)
+        if name not in ladders:
             everything = torch.arange(linear.in_features, device=linear.weight.device)
             linear.weight.data = half.gram.refit(linear.weight.detach(), everything, damping).to(linear.weight)
             continue
-        ladder = Ladder.build(half.index, half.part, shape, [0.0] * (shape.units - 1))
-        ladder.taken = taken[name]
-        widths = {sum(ladder.units[:steps]): steps for steps in _steps(ladder, narrower)}
-        removals = removals_towards(adapter, layer, half.part, half.gram, damping, weights_at=list(widths))
-        priced = Ladder.build(half.index, half.part, shape, removals.costs.tolist())
-        priced.taken = ladder.taken
-        projections = {widths[count]: weight.to(linear.weight) for count, weight in removals.weights.items()}
-        found[name] = Candidates(priced, removals.blocks, projections)
-        linear.weight.data = found[name].present
+        ladder = ladders[name]
+        taken = ladder.removed_units()
+        more = sum(ladder.units[: narrower_steps(ladder)]) if narrower else taken
+        metric = metrics[half.index][half.part] if metrics else None
+        removals = removals_towards(adapter, layer, half.part, half.gram, damping, more, [taken, more], metric)
+        present, less = (removals.weights[units].to(linear.weight) for units in (taken, more))
+        found[name] = Candidates(removals.blocks[:taken], present, less if more > taken else None)
+        linear.weight.data = present
     return found
 
 
-def _steps(ladder: Ladder, narrower: bool) -> set[int]:
-    """The numbers of steps whose projections are wanted."""
-    move = max(1, len(ladder.units) // MOVES) if narrower else 0
-    return {ladder.taken, min(ladder.taken + move, len(ladder.units))}
+@contextmanager
+def narrowed(model: PreTrainedModel, name: HalfName, half: Candidates) -> Iterator[None]:
+    """Have a half at its narrower width while the block runs."""
+    if half.narrower is None:
+        raise ValueError("the half has nothing left to lose")
+    adapter = adapter_of(model)
+    linear = output_projection(adapter, adapter.layers(model)[name[0]], name[1])
+    linear.weight.data = half.narrower
+    try:
+        yield
+    finally:
+        linear.weight.data = half.present
+
+
+def narrower_steps(ladder: Ladder) -> int:
+    """How many steps are taken at the narrower width."""
+    return min(ladder.taken + max(1, len(ladder.units) // MOVES), len(ladder.units))

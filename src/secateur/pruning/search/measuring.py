@@ -1,8 +1,11 @@
-"""What it would cost to narrow any half of a cut model further, by one pass forward and two back."""
+"""How far a cut model is from the uncut one, and what narrowing any half of it would cost.
+
+The first runs the model; the second takes one pass forward and two back for all halves at once.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,21 +25,27 @@ CHUNK_TOKENS = 64  # few enough that a chunk's logits stay in a processor's cach
 
 
 @dataclass
-class Measured:
-    """A cut model against the uncut one.
+class Watched:
+    """Text that a cut is measured on.
 
     Attributes:
-        divergence: mean KL divergence of the next token's distribution, in nats per token.
-        changes: for each half that can be narrowed, by how much the divergence is expected to rise.
+        windows: tokens that the cut is not fitted to, (windows, seq).
+        uncut: what the uncut model's head is given, on the CPU: (batch, seq, hidden_size) for each batch of this
+            process's share.
+        batch_size: windows that go through the model at once.
     """
 
-    divergence: float
-    changes: dict[HalfName, float] = field(default_factory=dict)
+    windows: Tensor
+    uncut: list[Tensor]
+    batch_size: int
+
+    @classmethod
+    def by(cls, uncut: PreTrainedModel, windows: Tensor, batch_size: int) -> "Watched":
+        return cls(windows, list(_final_states(uncut, windows, batch_size)), batch_size)
 
 
 @torch.no_grad()
-def final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[Tensor]:
-    """What the model's head is given, on the CPU: (batch, seq, hidden_size) for each batch of this process's share."""
+def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> Iterator[Tensor]:
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size)
     for index in range(len(adapter.layers(model))):
@@ -44,18 +53,28 @@ def final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> li
             stream.advance(index, step)
     norm = adapter.final_norm(model)
     place = next(norm.parameters()).device
-    return [norm(hidden.to(place)).cpu() for hidden in stream.hidden]
+    for hidden in stream.hidden:
+        yield norm(hidden.to(place)).cpu()
 
 
-def measure(
-    model: PreTrainedModel,
-    cut: Mapping[HalfName, Candidates],
-    windows: Tensor,
-    reference: list[Tensor],
-    batch_size: int,
-    seed: int,
-) -> Measured:
-    """The KL divergence of a cut model from the uncut one, and how it would change with one half narrower.
+@torch.no_grad()
+def divergence(model: PreTrainedModel, watched: Watched) -> float:
+    """Mean KL divergence of the next token's distribution from the uncut model's, in nats per token."""
+    head = model.get_output_embeddings()
+    total = 0.0
+    states = _final_states(model, watched.windows, watched.batch_size)
+    for cut, uncut in zip(states, watched.uncut, strict=True):
+        for ours, theirs in _chunks(cut.to(model.device), uncut.to(model.device)):
+            log_probabilities, wanted = (head(state).float().log_softmax(-1) for state in (ours, theirs))
+            total += nn.functional.kl_div(log_probabilities, wanted, reduction="sum", log_target=True).item()
+    total, scored = sums_over_processes(total, float(share(watched.windows).numel()))
+    return total / scored
+
+
+def expected_changes(
+    model: PreTrainedModel, cut: Mapping[HalfName, Candidates], watched: Watched, seed: int
+) -> dict[HalfName, float]:
+    """By how much the divergence is expected to rise with one half narrower, for each that can be narrowed.
 
     With its narrower projection a half adds δ more to the residual stream. The divergence changes by about
     Σ g·δ + ½ E[(ĝ·δ)²]: g is the gradient of the divergence there, ĝ that of the log-likelihood of a token drawn from
@@ -64,25 +83,20 @@ def measure(
     Args:
         model: the model with the cut's output projections in place.
         cut: the halves that may move, with their candidates.
-        windows: tokens that the projections were not fitted to, (windows, seq).
-        reference: `final_states` of the uncut model for the same windows and batch size.
-        batch_size: windows that go through the model at once.
         seed: of the tokens drawn.
     """
     # Drawn for all windows at once, so that several processes draw what one does.
-    chances = torch.rand(windows.shape, generator=torch.Generator().manual_seed(seed))
-    differences = {name: half.narrower[1] - half.present for name, half in cut.items() if half.narrower is not None}
+    chances = torch.rand(watched.windows.shape, generator=torch.Generator().manual_seed(seed))
+    differences = {name: half.narrower - half.present for name, half in cut.items() if half.narrower is not None}
     slopes, curvatures = torch.zeros(2, len(differences), dtype=torch.float64)
-    divergence = 0.0
     adapter = adapter_of(model)
+    batches = (shared_batches(tensor, watched.batch_size) for tensor in (watched.windows, chances))
     with only_gradients_of(model, []):
-        batches = list(zip(shared_batches(windows, batch_size), shared_batches(chances, batch_size), strict=True))
-        for (tokens, chance), uncut in zip(track(batches, "Measuring the cut"), reference, strict=True):
+        for tokens, chance, uncut in track(list(zip(*batches, watched.uncut, strict=True)), "Measuring the cut"):
             with _projection_inputs(model, differences) as inputs:
                 streams = residual_streams(model, tokens.to(model.device), recompute=False)
             final = adapter.final_norm(model)(streams[-1])
-            pulls, draws, kl = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
-            divergence += kl
+            pulls, draws = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
             final.backward(pulls, retain_graph=True)
             towards = _take_gradients(streams)
             final.backward(draws)
@@ -92,16 +106,18 @@ def measure(
                 added = nn.functional.linear(inputs[name], difference).float()
                 slopes[position] += (towards[where].float() * added).sum().item()
                 curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
-    divergence, scored = sums_over_processes(divergence, float(share(windows).numel()))
-    changes = (sum_over_processes(slopes + curvatures) / scored).tolist()
-    return Measured(divergence / scored, dict(zip(differences, changes, strict=True)))
+    changes = sum_over_processes(slopes + curvatures) / watched.windows.numel()
+    return dict(zip(differences, changes.tolist(), strict=True))
+
+
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some tokens at a time of tensors of (batch, seq, …)."""
+    return zip(*(tensor.flatten(0, 1).split(CHUNK_TOKENS) for tensor in tensors), strict=True)
 
 
 @torch.no_grad()
-def _pulls_on_head(
-    model: PreTrainedModel, final: Tensor, uncut: Tensor, chances: Tensor
-) -> tuple[Tensor, Tensor, float]:
-    """Gradients at what goes into the head, of the summed divergence and of drawn tokens' losses; and the divergence.
+def _pulls_on_head(model: PreTrainedModel, final: Tensor, uncut: Tensor, chances: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients at what goes into the head, of the summed divergence and of drawn tokens' losses.
 
     Args:
         final: the cut model's states before its head, (batch, seq, hidden_size).
@@ -109,23 +125,19 @@ def _pulls_on_head(
         chances: a number between 0 and 1 for each token to be drawn, (batch, seq).
 
     Returns:
-        Two tensors shaped like `final`, and the KL divergence in nats, summed over tokens.
+        Two tensors shaped like `final`.
     """
     head = model.get_output_embeddings()
-    pulls, draws, divergence = [], [], 0.0
-    chunks = (tensor.flatten(0, 1).split(CHUNK_TOKENS) for tensor in (final, uncut, chances.unsqueeze(-1)))
-    for states, goal, chance in zip(*chunks, strict=True):
-        log_probabilities = head(states).float().log_softmax(-1)  # (tokens, vocabulary)
-        wanted = head(goal).float().log_softmax(-1)
-        probabilities, wanted_probabilities = log_probabilities.exp(), wanted.exp()
-        divergence += (wanted_probabilities * (wanted - log_probabilities)).sum().item()
-        pull = probabilities - wanted_probabilities
+    pulls, draws = [], []
+    for states, goal, chance in _chunks(final, uncut, chances.unsqueeze(-1)):
+        probabilities = head(states).float().softmax(-1)  # (tokens, vocabulary)
+        pull = probabilities - head(goal).float().softmax(-1)
         pulls.append((pull.to(states) @ head.weight).to(states))
         mass = probabilities.cumsum(-1)
         drawn = torch.searchsorted(mass, chance.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
         probabilities.scatter_add_(1, drawn, -torch.ones_like(mass[:, :1]))
         draws.append((probabilities.to(states) @ head.weight).to(states))
-    return torch.cat(pulls).view_as(final), torch.cat(draws).view_as(final), divergence
+    return torch.cat(pulls).view_as(final), torch.cat(draws).view_as(final)
 
 
 @contextmanager

@@ -2,15 +2,15 @@
 
 The objective is the KL divergence from the uncut model on calibration text that the cut was not fitted to. As in
 Týr-the-Pruner (Li et al. 2025) and EvoPress (Sieberling et al. 2024) a width of a half that is tried is cut and
-re-fitted once. Unlike there, it is not tried by running the model with it: its effect is expanded to second order in
-what the half adds to the residual stream, so that one pass forward and two back give the cost of all of them. What was
-measured is averaged over the rounds, so that their steps become smaller.
+re-fitted once. Unlike there, few are tried by running the model: the effect of the others is expanded to second order
+in what the half adds to the residual stream, so that one pass forward and two back give the cost of all of them. What
+was measured is averaged over the rounds, each on other text, and no half moves far in one round.
 """
 
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,20 +24,32 @@ from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
 from secateur.models.options import configured
+from secateur.models.processes import process_count
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
-from secateur.pruning.cutting import Removed, obs_scores, sensitivity_of_layers, spread
+from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores, spread
 from secateur.pruning.plan import PruningPlan, plan_layers
-from secateur.pruning.search.candidates import Candidates, HalfName, cut_with_candidates, uncut_again
+from secateur.pruning.search.candidates import (
+    HalfName,
+    cut_with_candidates,
+    narrowed,
+    narrower_steps,
+    uncut_again,
+)
 from secateur.pruning.search.config import SearchConfig
-from secateur.pruning.search.measuring import Measured, final_states, measure
+from secateur.pruning.search.measuring import Watched, divergence, expected_changes
+from secateur.pruning.sensitivity import Metrics
 from secateur.pruning.units import PARTS, part_shapes
 
 logger = logging.getLogger(__name__)
+Ladders = dict[HalfName, Ladder]
 
 LEAST_MEASURED = 4
 FARTHEST = math.log(30)
-LEAST = 1e-12  # of what a unit of squared error costs, in nats per token
+LEAST = 1e-3  # of what was expected
+REACH = 8  # a half moves by an eighth of its steps in a round at most
+MOST_TRIED = 4
+BACKWARD = 4  # times as much memory as a pass forward alone
 
 
 @dataclass
@@ -47,8 +59,8 @@ class Round:
     Attributes:
         divergence: KL divergence from the uncut model, in nats per token, on text that the cut was not fitted to.
         taken: for each layer, the steps taken by its attention and its MLP; None where it must not be cut.
-        scales: for each layer and half, the logarithm of what a unit of its squared error costs, averaged over the
-            uncut model's sensitivity and the rounds so far.
+        scales: for each layer and half, the logarithm of how much more than expected it costs to narrow it, averaged
+            over the rounds so far.
         following: as `taken`, for the next round.
         attention_share: share of the removed parameters that attention bears.
         seconds: what the round took.
@@ -66,12 +78,33 @@ class Round:
 
 
 @dataclass
+class SearchText:
+    """Windows of tokens, (windows, seq) each.
+
+    Attributes:
+        fitted: what the cuts of the search are fitted to.
+        judged: what says which round's cut is best.
+        others: what the prices of halves are found on, some of it in each round.
+    """
+
+    fitted: Tensor
+    judged: Tensor
+    others: Tensor
+
+    def priced(self, number: int) -> Tensor:
+        """As many windows as judge, others in each round while there are any."""
+        count = len(self.judged)
+        first = (number - 1) % (len(self.others) // count) * count
+        return self.others[first : first + count]
+
+
+@dataclass
 class SearchResult:
     """What a search found.
 
     Attributes:
         plan: the best cut, for `prune --plan`.
-        rounds: all cuts made, the first of them that of `prune`'s own allocation.
+        rounds: all cuts made, the first of them the one that `prune` makes by itself.
         seconds: time by phase.
         peak_memory_bytes: the most memory used: of the GPU, or of the process on a CPU.
     """
@@ -132,57 +165,128 @@ def search(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
         with timed(seconds, "rounds"):
-            fitted, held_out = _parts(tokenizer, calibration, config)
-            _search(model, fitted, held_out, config, rounds, keep)
+            _search(model, _texts(tokenizer, calibration, config), config, rounds, keep)
         with timed(seconds, "units of the best"):
-            removed = _units(model, calibration.windows, config, rounds[_best(rounds)])
+            removed = _units(model, calibration.windows, config, rounds)
     plan = _plan(model, config, calibration, removed)
     return SearchResult(plan, rounds, seconds, memory.bytes)
 
 
 def _search(
     model: PreTrainedModel,
-    fitted: Tensor,
-    held_out: Tensor,
+    text: SearchText,
     config: SearchConfig,
     done: list[Round],
     keep: Callable[[list[Round]], None] | None,
 ) -> None:
     """Add rounds to those that are done, until there are enough or they bring nothing more."""
-    following, scales = _where_to_go_on(done) if done else _first(model, fitted, config)
-    # Two passes back through what a pass forward has left in memory.
-    batch_size = max(1, config.batch_size // 4)
-    reference = final_states(model, held_out, batch_size)
-    while len(done) < config.rounds and len(done) - 1 - _best(done) < config.patience:
+    if _is_over(done, config):
+        return
+    batch_size = max(1, config.batch_size // BACKWARD)
+    ladders = _ladders(model, text.fitted, config)
+    metrics = metrics_of_layers(model, text.fitted, config.batch_size)
+    judged = Watched.by(model, text.judged, batch_size)
+    while not _is_over(done, config):
         seconds: dict[str, float] = {}
         with timed(seconds, "round"):
-            with uncut_again(model):
-                cut = cut_with_candidates(model, following, fitted, config.batch_size, config.damping)
-                measured = measure(model, cut, held_out, reference, batch_size, config.seed + len(done))
-            scales = _scales(cut, measured, scales, len(done))
-            ladders = [half.ladder for half in cut.values()]
-            taken, share = {name: half.ladder.taken for name, half in cut.items()}, _attention_share(ladders)
-            following = _spread_anew(model, cut, scales, config)
-        count = len(part_shapes(model))
-        done.append(
-            Round(
-                divergence=measured.divergence,
-                taken=_by_layer(taken, count),
-                scales=_by_layer(scales, count),
-                following=_by_layer(following, count),
-                attention_share=share,
-                seconds=seconds["round"],
-            )
-        )
+            if not done:
+                made = _as_prune_does_it(model, text.fitted, ladders, judged, config)
+            else:
+                _take(ladders, _named(done[-1].following))
+                priced = Watched.by(model, text.priced(len(done)), batch_size)
+                some = Watched.by(model, _half(priced.windows), batch_size)
+                with uncut_again(model):
+                    made = _round(model, text.fitted, ladders, metrics, (judged, priced, some), done, config)
+        done.append(replace(made, seconds=seconds["round"]))
         logger.info(
             "Round %d: KL divergence %.4f, attention bears %.0f%% of the cut, %.0f s",
             len(done),
-            measured.divergence,
-            100 * share,
+            made.divergence,
+            100 * made.attention_share,
             seconds["round"],
         )
         if keep is not None:
             keep(done)
+
+
+def _is_over(done: Sequence[Round], config: SearchConfig) -> bool:
+    return len(done) >= config.rounds or len(done) - 1 - _best(done) >= config.patience
+
+
+def _as_prune_does_it(
+    model: PreTrainedModel, fitted: Tensor, ladders: Ladders, judged: Watched, config: SearchConfig
+) -> Round:
+    """The first round: nothing is measured but how far the cut is from the uncut model."""
+    take_by_price(model, list(ladders.values()), config)
+    with uncut_again(model):
+        cut_with_candidates(model, ladders, fitted, config.batch_size, config.damping, narrower=False)
+        distance = divergence(model, judged)
+    return _made(model, distance, ladders, dict.fromkeys(ladders, 0.0), _taken(ladders))
+
+
+def _round(
+    model: PreTrainedModel,
+    fitted: Tensor,
+    ladders: Ladders,
+    metrics: Metrics,
+    watched: tuple[Watched, Watched, Watched],
+    done: Sequence[Round],
+    config: SearchConfig,
+) -> Round:
+    """Make the cut that the ladders say, measure it, and say which one follows.
+
+    Args:
+        watched: text to judge the cut by, text to find the halves' prices on, and some of the latter.
+    """
+    judged, priced, some = watched
+    cut = cut_with_candidates(model, ladders, fitted, config.batch_size, config.damping, metrics)
+    distance = divergence(model, judged)
+    changes = expected_changes(model, cut, priced, config.seed + len(done))
+    before = _named(done[-1].scales)
+    # A step of attention is a large part of it, too large for an expansion: those that would go are run.
+    tried: dict[HalfName, float] = {}
+    here = divergence(model, some)
+    while True:
+        scales = _scales(ladders, {**changes, **tried}, before, len(done))
+        following = _spread_anew(model, ladders, scales, config)
+        going = [
+            name
+            for name, steps in following.items()
+            if name[1] == "attention" and steps > ladders[name].taken and name not in tried
+        ]
+        if not going or len(tried) >= MOST_TRIED:
+            return _made(model, distance, ladders, scales, following)
+        for name in going[: MOST_TRIED - len(tried)]:
+            with narrowed(model, name, cut[name]):
+                tried[name] = divergence(model, some) - here
+
+
+def _made(
+    model: PreTrainedModel,
+    distance: float,
+    ladders: Ladders,
+    scales: Mapping[HalfName, float],
+    following: Mapping[HalfName, int],
+) -> Round:
+    layers = len(part_shapes(model))
+    return Round(
+        divergence=distance,
+        taken=_by_layer(_taken(ladders), layers),
+        scales=_by_layer(scales, layers),
+        following=_by_layer(following, layers),
+        attention_share=_attention_share(list(ladders.values())),
+        seconds=0.0,
+    )
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> SearchText:
+    fitted, others = _parts(tokenizer, calibration, config)
+    judged = spread(others, config.measured)
+    left = _without(others, judged)
+    if len(left) < len(judged):
+        left = judged
+    order = torch.randperm(len(left), generator=torch.Generator().manual_seed(config.seed))
+    return SearchText(fitted, judged, left[order])
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> tuple[Tensor, Tensor]:
@@ -191,72 +295,88 @@ def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config:
     Where the corpus has none beside those of the calibration, every other one of them is held out.
     """
     text = calibration.windows[: len(calibration.windows) - calibration.own]
-    drawn = {tuple(window) for window in text.tolist()}
-    every = token_windows(tokenizer, calibration.corpus, config.seqlen)
-    others = every[[tuple(window) not in drawn for window in every.tolist()]]
+    others = _without(token_windows(tokenizer, calibration.corpus, config.seqlen), text)
     if len(others) >= min(LEAST_MEASURED, len(text)):
-        return calibration.windows[::2], spread(others, config.measured)
+        return calibration.windows[::2], others
     if len(text) == 1:
         return calibration.windows, text
-    return torch.cat([text[::2], calibration.windows[len(text) :]]), spread(text[1::2], config.measured)
+    return torch.cat([text[::2], calibration.windows[len(text) :]]), text[1::2]
 
 
-def _first(
-    model: PreTrainedModel, windows: Tensor, config: SearchConfig
-) -> tuple[dict[HalfName, int], dict[HalfName, float]]:
-    """The steps that `prune` takes by itself, and the scales by which it does."""
-    sensitivity = sensitivity_of_layers(model, windows, config.batch_size)
-    scores = obs_scores(model, windows, config.batch_size, config.damping, sensitivity)
-    ladders = build_ladders(model, config, scores)
-    take_by_price(model, ladders, config)
-    names = [(ladder.layer, ladder.part) for ladder in ladders]
-    taken = [ladder.taken for ladder in ladders]
-    scales = [math.log(max(sensitivity[layer][part], LEAST)) for layer, part in names]
-    return dict(zip(names, taken, strict=True)), dict(zip(names, scales, strict=True))
+def _without(windows: Tensor, taken: Tensor) -> Tensor:
+    """The windows that are not among those taken."""
+    known = {tuple(window) for window in taken.tolist()}
+    return windows[[tuple(window) not in known for window in windows.tolist()]]
 
 
-def _where_to_go_on(done: Sequence[Round]) -> tuple[dict[HalfName, int], dict[HalfName, float]]:
-    return _named(done[-1].following), _named(done[-1].scales)
+def _half(windows: Tensor) -> Tensor:
+    """Half of the windows, but one for each process at least."""
+    return windows[: max(process_count(), -(-len(windows) // 2))]
+
+
+def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> Ladders:
+    """The ladders by which `prune` spreads a cut."""
+    scores = obs_scores(model, windows, config.batch_size, config.damping)
+    return {(ladder.layer, ladder.part): ladder for ladder in build_ladders(model, config, scores)}
+
+
+def _take(ladders: Ladders, steps: Mapping[HalfName, int]) -> None:
+    for name, ladder in ladders.items():
+        ladder.taken = steps[name]
+
+
+def _taken(ladders: Ladders) -> dict[HalfName, int]:
+    return {name: ladder.taken for name, ladder in ladders.items()}
 
 
 def _scales(
-    cut: Mapping[HalfName, Candidates], measured: Measured, before: Mapping[HalfName, float], rounds: int
+    ladders: Ladders, changes: Mapping[HalfName, float], before: Mapping[HalfName, float], rounds: int
 ) -> dict[HalfName, float]:
-    """The mean over the uncut model's sensitivity, the rounds before and this one.
+    """The mean over the ladders' own scale (0), the rounds before and this one.
 
     What a half would win back if it were wider says little: the layers behind it were fitted to it as it is. So only
-    the cost of more error counts, and a half that has nothing left to lose keeps its scale.
+    the cost of narrowing counts, and a half that has nothing left to lose keeps its scale.
     """
     scales = dict(before)
-    for name, change in measured.changes.items():
-        ladder, (steps, _) = cut[name].ladder, cut[name].narrower or (0, None)
-        error = sum(ladder.costs[ladder.taken : steps])
-        if error > 0:
-            now = math.log(max(change / error, LEAST))
+    for name, change in changes.items():
+        ladder = ladders[name]
+        expected = sum(ladder.costs[ladder.taken : narrower_steps(ladder)])
+        if expected > 0:
+            now = math.log(max(change / expected, LEAST))
             step = min(max(now - before[name], -FARTHEST), FARTHEST)
-            scales[name] = before[name] + step / (rounds + 2)
+            scales[name] = before[name] + step / (rounds + 1)
     return scales
 
 
 def _spread_anew(
-    model: PreTrainedModel, cut: Mapping[HalfName, Candidates], scales: Mapping[HalfName, float], config: SearchConfig
+    model: PreTrainedModel, ladders: Ladders, scales: Mapping[HalfName, float], config: SearchConfig
 ) -> dict[HalfName, int]:
-    """The steps to take by the ladders' errors, each at its half's own scale."""
-    ladders = [
-        Ladder(old.layer, old.part, old.shape, old.units, [math.exp(scales[name]) * cost for cost in old.costs])
-        for name, old in ((name, half.ladder) for name, half in cut.items())
-    ]
-    take_by_price(model, ladders, config)
-    return {(ladder.layer, ladder.part): ladder.taken for ladder in ladders}
+    """The steps to take by the ladders, each at its half's own scale, not far from those that are taken."""
+    near, moved = {}, []
+    for name, old in ladders.items():
+        reach = max(1, len(old.units) // REACH)
+        near[name] = (max(0, old.taken - reach), min(len(old.units), old.taken + reach))
+        costs = [math.exp(scales[name]) * cost for cost in old.costs]
+        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs))
+    take_by_price(model, moved, config, near)
+    return {(ladder.layer, ladder.part): ladder.taken for ladder in moved}
 
 
-def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, best: Round) -> Removed:
+def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, rounds: Sequence[Round]) -> Removed:
     """The units that leave in the best round, chosen on all of the text."""
     removed: Removed = [{part: [] for part in PARTS} for _ in part_shapes(model)]
+    best = _best(rounds)
+    metrics = metrics_of_layers(model, windows, config.batch_size) if best else None
+    shapes = part_shapes(model)
+    ladders = {
+        (layer, part): Ladder.build(layer, part, shapes[layer][part], [0.0] * (shapes[layer][part].units - 1))
+        for layer, part in _named(rounds[best].taken)
+    }
+    _take(ladders, _named(rounds[best].taken))
     with uncut_again(model):
-        cut = cut_with_candidates(model, _named(best.taken), windows, config.batch_size, config.damping, narrower=False)
+        cut = cut_with_candidates(model, ladders, windows, config.batch_size, config.damping, metrics, narrower=False)
     for (layer, part), half in cut.items():
-        removed[layer][part] = sorted(half.order[: half.ladder.removed_units()].tolist())
+        removed[layer][part] = sorted(half.units.tolist())
     return removed
 
 
