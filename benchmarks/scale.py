@@ -34,6 +34,7 @@ from secateur.pruning.allocation import allocate
 from secateur.pruning.cutting import cut_and_refit
 from secateur.pruning.importance import magnitude_scores
 from secateur.pruning.prune import unit_scores
+from secateur.pruning.search import SearchConfig
 
 MODEL = "smollm2-135m"
 SAMPLES, EVALUATE_WINDOWS, RECOVER_WINDOWS = 16, 16, 24
@@ -145,6 +146,12 @@ def sparsify(method: str) -> Prepare:
     return prepare
 
 
+def search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
+    calibrate(model, tokenizer, calibration(options))
+    settings: dict[str, Any] = {"samples": options.samples, "own_text": 0.0, "calibration": str(options.data)}
+    return lambda: secateur.search(model, tokenizer, patience=SearchConfig().rounds, **settings)
+
+
 def recover(method: str, with_teacher: bool = False) -> Prepare:
     def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
         teacher = secateur.load(MODEL)[0] if with_teacher else None
@@ -164,6 +171,7 @@ PHASES: dict[str, Prepare] = {
     "prune: own text": write_own_text,
     "prune: scores": score,
     "prune: cut and re-fit": cut,
+    "search": search,
     **{f"sparsify: {method}": sparsify(method) for method in ("magnitude", "wanda", "sparsegpt", "admm")},
     **{f"recover: {method}": recover(method) for method in ("lora", "full")},
     **{f"recover: {method}, teacher": recover(method, with_teacher=True) for method in ("lora", "full")},

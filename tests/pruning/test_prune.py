@@ -260,7 +260,7 @@ def test_a_metric_weighs_directions_by_the_gradient(tiny_model: Models) -> None:
     error = torch.randn(64, generator=torch.Generator().manual_seed(1))
     along, mean = (gradient @ error).square().mean(), gradient.square().sum(-1).mean() / 64
     expected = 0.5 * ((1 - LEAST_METRIC) * along + LEAST_METRIC * mean * error.square().sum())
-    assert float((root @ error.double()).square().sum()) == pytest.approx(float(expected), rel=1e-4)
+    assert float((root @ error).square().sum()) == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_importance_file_is_reused(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

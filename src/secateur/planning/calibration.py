@@ -1,15 +1,18 @@
-"""The phases that are fitted to a text, `prune` and `sparsify`: what each computes and holds.
+"""The phases that are fitted to a text, `prune`, `search` and `sparsify`: what each computes and holds.
 
 n are the inputs of a half's output projection (o_proj, down_proj), d is the hidden size, T the calibration tokens.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from secateur.models.own_text import PIECE_TOKENS, PIECES
 from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
 from secateur.planning.work import Work
-from secateur.pruning.cutting import SENSITIVITY_WINDOWS
+from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS
+from secateur.pruning.search.config import SearchConfig
+from secateur.pruning.search.rounds import MOST_TRIED
 from secateur.sparsity.sparsify import FISHER_WINDOWS
 
 REMOVAL_ROUNDS = 32  # of `pruning.obs.removal_order`
@@ -18,6 +21,7 @@ ADMM_GROWING = 15
 ADMM_PASSES = 12 * 40  # reads and writes of matrices beside the products, of 20 iterations and 20 steps
 SPARSEGPT_COLUMN_LAUNCHES = 8
 SPARSEGPT_BLOCK = 128
+SEARCH = SearchConfig()
 
 
 def prune_phases(setting: Setting) -> list[Phase]:
@@ -57,7 +61,7 @@ def unit_scores(setting: Setting) -> Phase:
     sensitivity = Work(training=3 * few * (shape.body_flops(setting.config.seqlen) + shape.head_flops))
     grams, solves = Work(), Work()
     for n, block, units in setting.halves():
-        grams += Work(float32=2 * tokens * n**2)
+        grams += Work(moments=2 * tokens * n**2)
         solves += Work(float64=n**3) + removal(n, shape.hidden_size, block, units - 1)
     widest = setting.widest_half
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
@@ -79,7 +83,7 @@ def cut_and_refit(setting: Setting) -> Phase:
     grams, solves = Work(), Work()
     for n, block, units in setting.halves():
         kept = n - round(rate * units) * block
-        grams += Work(float32=2 * tokens * (n**2 + n * hidden))
+        grams += Work(moments=2 * tokens * (n**2 + n * hidden))
         best = n**3 / 3 + 2 * n**2 * hidden
         last = kept**3 / 3 + 2 * kept**2 * hidden
         solves += Work(float64=best + n**3 + last) + removal(n, hidden, block, round(rate * units))
@@ -90,6 +94,38 @@ def cut_and_refit(setting: Setting) -> Phase:
         weights=setting.weights,
         streams=tokens * (2 * hidden + widest) * setting.width,
         workspace=28 * widest**2 + 28 * widest * hidden + 4 * setting.batch_tokens * (widest + hidden),
+    )
+
+
+def search(setting: Setting) -> Phase:
+    """Rounds of cuts that are fitted to half of the windows and measured on others, and the cut of the best."""
+    shape, config, hidden = setting.shape, setting.config, setting.shape.hidden_size
+    fewer = config.model_copy(update={"samples": -(-config.samples // 2)})
+    half = replace(setting, config=fewer)
+    few = half.few_tokens(METRIC_WINDOWS)
+    body, head = shape.body_flops(config.seqlen), shape.head_flops
+    metrics = Work(
+        training=3 * few * (body + head),
+        moments=2 * few * hidden**2 * 2 * len(shape.layers),
+        float64=hidden**3 / 3 * 2 * len(shape.layers),
+    )
+    scores, cut, last = unit_scores(half), cut_and_refit(half), cut_and_refit(setting)
+    measured = math.ceil(SEARCH.measured / setting.processes) * config.seqlen
+    # The round's distance; the prices: uncut, forward and twice back; and some halves tried on half of the windows.
+    priced = Work(products=measured * (2 * body + 2 * head), training=measured * (2 * body + 2 * head))
+    tried = Work(products=measured / 2 * (MOST_TRIED + 2) * (body + 2 * head))
+    rounds = (cut.work + Work(products=measured * (body + 2 * head)) + priced + tried) * (SEARCH.rounds - 1)
+    projections = sum(n * hidden for n, _, _ in setting.halves())
+    at_once = max(1, config.batch_size // 4) * config.seqlen
+    graph = len(shape.layers) * setting.layer_activations(at_once) + setting.scored_logits
+    graph += 2 * (2 * len(shape.layers) + 1) * at_once * hidden * setting.width
+    return Phase(
+        "search",
+        scores.work + metrics * 2 + rounds + cut.work + last.work,
+        # The uncut projections, those of the present width, of the narrower one, and their difference.
+        weights=setting.weights + 3 * projections * setting.width,
+        streams=max(cut.streams, last.streams),
+        workspace=2 * len(shape.layers) * 4 * hidden**2 + max(scores.workspace, last.workspace, graph),
     )
 
 
@@ -151,7 +187,7 @@ def _sparsegpt(setting: Setting) -> Phase:
         )
     return Phase(
         "sparsify: sparsegpt",
-        setting.forward(tokens) + Work(float32=_grams(setting)) + solves,
+        setting.forward(tokens) + Work(moments=_grams(setting)) + solves,
         weights=setting.weights,
         streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
         workspace=max(36 * n**2 + 12 * rows * n for rows, n in _matrices(setting)),
@@ -176,7 +212,7 @@ def _admm(setting: Setting) -> Phase:
     solving = max(max(48 * n**2 + 16 * rows * n, 28 * n**2 + 44 * rows * n) for rows, n in _matrices(setting))
     return Phase(
         "sparsify: admm",
-        fisher + setting.forward(2 * tokens) + Work(float32=_grams(setting) + 2 * tokens * cross) + solves,
+        fisher + setting.forward(2 * tokens) + Work(moments=_grams(setting) + 2 * tokens * cross) + solves,
         weights=setting.weights,
         streams=tokens * (3 * hidden + setting.widest_half) * setting.width,
         workspace=max(measuring, solving),

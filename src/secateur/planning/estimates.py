@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.models import configured
-from secateur.planning.calibration import prune_phases, sparsify_phases
+from secateur.planning.calibration import prune_phases, search, sparsify_phases
 from secateur.planning.config import PlanConfig
 from secateur.planning.devices import GB, NETWORK, Device, named_devices
 from secateur.planning.phase import Phase, Setting, Sharding
@@ -197,7 +197,7 @@ class Cluster:
 
 def _phases(setting: Setting) -> list[list[Phase]]:
     """Every phase in the ways in which it can be done, the fastest first."""
-    single = [load(setting), evaluate(setting), *prune_phases(setting), *sparsify_phases(setting)]
+    single = [load(setting), evaluate(setting), *prune_phases(setting), search(setting), *sparsify_phases(setting)]
     return [*([phase] for phase in single), *recover_phases(setting)]
 
 

@@ -18,7 +18,8 @@ class Work:
     Attributes:
         products: FLOPs of the model's own products, forward.
         training: FLOPs of forward and backward passes with the optimizer's steps.
-        float32: FLOPs of float32 products, of second moments and solvers.
+        moments: FLOPs of second moments of activations, which a CPU multiplies as bfloat16 and a GPU as float32.
+        float32: FLOPs of float32 products, of solvers.
         float64: FLOPs of float64 factorisations and updates.
         traffic: bytes between a device and its memory where no product hides them.
         ranked: weights ranked.
@@ -30,6 +31,7 @@ class Work:
 
     products: float = 0.0
     training: float = 0.0
+    moments: float = 0.0
     float32: float = 0.0
     float64: float = 0.0
     traffic: float = 0.0
@@ -85,9 +87,11 @@ def seconds(work: Work, device: Device, products: float, link: float) -> float:
     share = utilisation(device)
     launch = CPU_LAUNCH_SECONDS if device.is_cpu else LAUNCH_SECONDS
     host = device.bandwidth * share.traffic if device.is_cpu else HOST
+    moments = products * share.products if device.is_cpu else device.float32 * share.float32
     return (
         work.products / (products * share.products)
         + work.training / (products * share.training)
+        + work.moments / moments
         + work.float32 / (device.float32 * share.float32)
         + work.float64 / (device.float64 * share.float64)
         + work.traffic / (device.bandwidth * share.traffic)

@@ -50,7 +50,7 @@ def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> li
 
     Returns:
         For each layer, after its attention and after its MLP, R with ½ E[(g·δ)²] ≈ E‖R δ‖²: (hidden_size,
-        hidden_size), float64, upper triangular. Of each direction it holds a tenth of the mean over all at least.
+        hidden_size), upper triangular. Of each direction it holds a tenth of the mean over all at least.
     """
     size = model.config.hidden_size
     moments = [torch.zeros(size, size) for _ in range(2 * len(adapter_of(model).layers(model)))]
@@ -58,7 +58,9 @@ def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> li
         for position, gradient in enumerate(gradients):
             flat = gradient.float().flatten(0, -2)  # (tokens, hidden_size)
             moments[position] = moments[position].to(flat.device).addmm_(flat.T, flat)
-    return _by_layer([_root(sum_over_processes(moment) / (2 * windows.numel())) for moment in moments])
+    for position, moment in enumerate(moments):
+        moments[position] = _root(sum_over_processes(moment) / (2 * windows.numel()))
+    return _by_layer(moments)
 
 
 def _root(moment: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def _root(moment: Tensor) -> Tensor:
     mean = moment.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
     bounded = (1 - LEAST_METRIC) * moment
     bounded.diagonal().add_(LEAST_METRIC * mean)
-    return torch.linalg.cholesky(bounded, upper=True)
+    return torch.linalg.cholesky(bounded, upper=True).float()
 
 
 def _by_layer(values: Sequence[Any]) -> list[dict[Part, Any]]:
