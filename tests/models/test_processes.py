@@ -17,6 +17,7 @@ WORKER = Path(__file__).with_name("cuts.py")
 TEXT = {"seqlen": 48, "batch_size": 2, "samples": 7}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "obs": ("prune", {"ratio": 0.3, "own_text": 0.4}),
+    "fisher": ("prune", {"ratio": 0.3, "importance": "fisher"}),
     "taylor": ("prune", {"ratio": 0.3, "importance": "taylor", "layer_importance": "activation"}),
     "activation": ("prune", {"ratio": 0.3, "importance": "activation", "layer_importance": "similarity"}),
     "by layer": ("prune", {"ratio": 0.2, "allocation": "inverse", "compensate": False}),

@@ -206,3 +206,15 @@ def test_a_device_of_ones_own(llama) -> None:
     assert by_name(half)["recover: lora"].seconds > 1.5 * by_name(found)["recover: lora"].seconds
     with pytest.raises(InputError, match="unknown"):
         estimate(llama("8b"), devices="2xmine", memory_gb=24)
+
+
+def test_a_search_takes_what_its_cuts_take_and_measures_them(llama) -> None:
+    found = by_name(estimate(llama("8b"), devices="1xH100"))
+    cut, scores, search = found["prune: cut and re-fit"], found["prune: scores"], found["search"]
+    # A first cut and seven more to half of the text, and one to all of it.
+    assert search.seconds > scores.seconds / 2 + (8 / 2 + 1) * cut.seconds
+    assert search.seconds < scores.seconds + 3 * 9 * cut.seconds
+    assert search.memory_bytes > cut.memory_bytes
+    shared = by_name(estimate(llama("8b"), devices="8xH100"))["search"]
+    assert shared.options == "torchrun"
+    assert shared.seconds < search.seconds
