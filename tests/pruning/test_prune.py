@@ -233,16 +233,21 @@ def test_removal_equals_skipping_the_layer(tiny_model: Models) -> None:
     assert scores[1] == pytest.approx(float(without - base), abs=1e-5)
 
 
-def test_sensitivity_is_that_of_the_gradient(tiny_model: Models) -> None:
-    model = tiny_model()
-    windows = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
-    measured = stream_sensitivity(model, windows, batch_size=2)[3]["mlp"]
+def gradient_behind_the_last_layer(model: PreTrainedModel, windows: torch.Tensor) -> torch.Tensor:
+    """Of the summed loss, by PyTorch from the model's own loss."""
     hidden = []
     last = adapter_of(model).layers(model)[3]
     handle = last.register_forward_hook(lambda _, __, output: hidden.append(output))
     loss = model(windows, labels=windows).loss * windows[:, 1:].numel()
     handle.remove()
-    (gradient,) = torch.autograd.grad(loss, hidden[0])
+    return torch.autograd.grad(loss, hidden[0])[0]
+
+
+def test_sensitivity_is_that_of_the_gradient(tiny_model: Models) -> None:
+    model = tiny_model()
+    windows = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    measured = stream_sensitivity(model, windows, batch_size=2)[3]["mlp"]
+    gradient = gradient_behind_the_last_layer(model, windows)
     assert measured == pytest.approx(float(gradient.square().sum(-1).mean()) / (2 * 64), rel=1e-4)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
 
@@ -251,12 +256,7 @@ def test_a_metric_weighs_directions_by_the_gradient(tiny_model: Models) -> None:
     model = tiny_model()
     windows = torch.randint(0, 256, (8, 16), generator=torch.Generator().manual_seed(0))
     root = loss_metrics(model, windows, batch_size=2)[3]["mlp"]
-    hidden = []
-    last = adapter_of(model).layers(model)[3]
-    handle = last.register_forward_hook(lambda _, __, output: hidden.append(output))
-    loss = model(windows, labels=windows).loss * windows[:, 1:].numel()
-    handle.remove()
-    (gradient,) = torch.autograd.grad(loss, hidden[0])
+    gradient = gradient_behind_the_last_layer(model, windows)
     error = torch.randn(64, generator=torch.Generator().manual_seed(1))
     along, mean = (gradient @ error).square().mean(), gradient.square().sum(-1).mean() / 64
     expected = 0.5 * ((1 - LEAST_METRIC) * along + LEAST_METRIC * mean * error.square().sum())
