@@ -174,6 +174,7 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
     ("content", "message"),
     [
         ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
         ("[]", "holds no models"),
         ('{"models": []}', "holds no models"),
         ('{"runs": [1]}', "holds no models"),
@@ -181,6 +182,10 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
         (
             '{"models": [{"name": "a", "parameters": 5, "perplexity": {"x": 3}}]}',
             "windows or corpora say nothing about x",
+        ),
+        (
+            '{"models": [{"name": "a", "parameters": 5, "perplexity": {"x": -1}}]}',
+            "perplexity.x: Input should be greater than 0",
         ),
         ('{"models": [{"name": "a", "parameters": 5, "sparsity": NaN}]}', "sparsity: Input should be a finite number"),
     ],

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ class _Row(BaseModel):
 
     name: str
     parameters: int = Field(ge=0)
-    perplexity: dict[str, float | None] = {}
+    perplexity: dict[str, Annotated[float, Field(gt=0)] | None] = {}
     windows: dict[str, int] = {}
     corpora: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -152,7 +152,7 @@ def _quality(row: Row) -> Row:
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read as JSON; give a --json file of evaluate, a run or a sweep") from error
 
 

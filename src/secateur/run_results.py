@@ -192,7 +192,7 @@ def read_result(file: Path) -> Any:
     """A JSON file of a stage. Raises `OutputError` where it is damaged or gone."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(
             f"{file} is damaged or missing; delete {file.parent}, and the same command makes it again"
         ) from error

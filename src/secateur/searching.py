@@ -1,18 +1,21 @@
 """A search for the plan of a cut as a step: model in, a directory with the plan out, going on where it was stopped."""
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+from transformers import PreTrainedModel
+
 from secateur import files
 from secateur.data import load_corpus
+from secateur.errors import SecateurError
 from secateur.files import require_free, write_json
 from secateur.models import load
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.processes import is_first, wait_for_all
-from secateur.pruning.search import Round, SearchConfig, SearchResult, search
+from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
 from secateur.steps import COMMAND, PLAN, STRATEGY, log_beside
 from secateur.unfinished import Unfinished
@@ -31,13 +34,15 @@ class UnfinishedSearch(Unfinished):
     def begun(self) -> bool:
         return (self.path / ROUNDS).is_file()
 
-    def rounds(self) -> list[Round]:
-        """What is done. Raises `InputError` where its file is damaged."""
+    def rounds(self, model: PreTrainedModel, config: SearchConfig) -> list[Round]:
+        """What is done. Raises `InputError` where its file is damaged, or of another model."""
         file = self.path / ROUNDS
         if not self.begun:
             return []
         with self.readable(file):
-            return [Round(**done) for done in json.loads(file.read_text(encoding="utf-8"))]
+            rounds = TypeAdapter(list[Round]).validate_json(file.read_bytes())
+            check_rounds(model, config, rounds)
+            return rounds
 
     def keep(self, rounds: list[Round]) -> None:
         if is_first():
@@ -68,10 +73,15 @@ def search_model(
         if is_first():
             unfinished.open(_settings(config, weights_fingerprint(model)), overwrite)
         wait_for_all()
-        rounds = unfinished.rounds()
+        rounds = unfinished.rounds(model, config)
         if rounds:
             logger.info("Going on after round %d", len(rounds))
-        result = search(model, tokenizer, config, done=rounds, keep=unfinished.keep)
+        try:
+            result = search(model, tokenizer, config, done=rounds, keep=unfinished.keep)
+        except SecateurError:
+            if is_first() and not unfinished.begun:
+                unfinished.remove()
+            raise
         if is_first():
             _write(target, result, command_line, overwrite)
             unfinished.remove()

@@ -67,7 +67,7 @@ class Unfinished(ABC):
         """Turn what reading a damaged JSON file raises into an error that names it."""
         try:
             yield
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise self.error(
                 f"{path} is damaged ({reason}), so the {self.what} cannot go on; delete {path.parent} to begin anew"

@@ -243,3 +243,9 @@ def test_a_model_loaded_for_this_machine_is_saved_in_its_own_format(
         assert torch.equal(one, other)
     assert reloaded.lm_head.weight is reloaded.model.embed_tokens.weight
     assert load(tmp_path / "again", dtype="bfloat16")[0].config.dtype == torch.bfloat16
+
+
+def test_a_damaged_gguf_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_bytes(b"GGUFxxxx")
+    with pytest.raises(ModelError, match=r"bad\.gguf could not be loaded"):
+        load(str(tmp_path / "bad.gguf"))

@@ -91,6 +91,7 @@ def test_named_channels_are_those_that_leave(
         (entries({"layer": 0, "intermediate_size": 90, "removed_channels": [1]}), "leave out 'removed_channels'"),
         (entries({"layer": 0}), "removes nothing"),
         (entries(), "removes nothing"),
+        (entries({"layer": 0, "num_kv_heads": 1}), r"entry has no 'num_kv_heads'; it can have .*num_key_value_heads"),
     ],
 )
 def test_what_is_no_plan_of_this_model_is_refused(
@@ -101,9 +102,10 @@ def test_what_is_no_plan_of_this_model_is_refused(
 
 
 def test_what_is_no_json_is_refused(tiny_model: Models, tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text("layers: []")
-    with pytest.raises(InputError, match=r"is not a pruning_plan\.json"):
-        read_plan(tmp_path / "plan.json", tiny_model())
+    for text in ("layers: []", "[" * 100_000, f'{{"layers": {"9" * 6000}}}'):
+        (tmp_path / "plan.json").write_text(text)
+        with pytest.raises(InputError, match=r"is not a pruning_plan\.json"):
+            read_plan(tmp_path / "plan.json", tiny_model())
     with pytest.raises(InputError, match="cannot be read"):
         read_plan(tmp_path / "none.json", tiny_model())
 

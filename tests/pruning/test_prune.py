@@ -263,6 +263,13 @@ def test_a_metric_weighs_directions_by_the_gradient(tiny_model: Models) -> None:
     assert float((root @ error).square().sum()) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_how_layers_are_scored_can_be_said_in_a_word(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    found = prune(tiny_model(), tiny_tokenizer, ratio=0.2, layer_importance="similarity", **QUICK)
+    assert found.layer_importance is not None and found.layer_importance.method == "similarity"
+
+
 def test_importance_file_is_reused(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     from secateur.files import write_json
 

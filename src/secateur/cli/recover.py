@@ -51,8 +51,9 @@ def recover(
     result = recover_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:
         write_json(json, result.to_dict())
+    steps = "step" if result.steps == 1 else "steps"
     say(
-        f"{result.steps:,} steps, {result.tokens:,} tokens in {result.seconds:,.1f} s "
+        f"{result.steps:,} {steps}, {result.tokens:,} tokens in {result.seconds:,.1f} s "
         f"({result.tokens_per_second:,.0f} tokens/s)"
     )
     losses = [entry["eval_loss"] for entry in result.history if entry.get("eval_loss") is not None]

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -208,7 +209,7 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
             model: Any = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
             )
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
+    except (ValueError, RuntimeError, OSError, KeyError, struct.error) as error:
         raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
     model.hf_quantizer = None
     model.is_quantized = False

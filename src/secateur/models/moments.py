@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.errors import InputError
 from secateur.models.processes import agreed, sum_over_processes, sums_over_processes
 
 TOKENS_AT_ONCE = 512
@@ -152,6 +153,22 @@ class Gram(Moments):
         weight = weight.double()
         inputs, cross = self.inputs[kept[:, None], kept].double(), self.cross[kept].double()
         return float(self.target - 2 * (weight.T * cross).sum() + ((weight @ inputs) * weight).sum())
+
+
+@contextmanager
+def solvable(damping: float) -> Iterator[None]:
+    """Raise `InputError` where the second moments of some inputs cannot be inverted.
+
+    Args:
+        damping: the ridge that was added to them.
+    """
+    try:
+        yield
+    except torch.linalg.LinAlgError as error:
+        raise InputError(
+            f"what the calibration text gives cannot be solved for with a damping of {damping:g}; raise "
+            "--damping, or see with secateur diagnose whether the model holds huge values"
+        ) from error
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

@@ -107,7 +107,7 @@ class LayerStream:
         if not len(windows):
             raise InputError(
                 f"{process_count()} processes have fewer windows of text than one each; start fewer, or give more "
-                "--samples (of the layers' importance --layer-importance-samples)"
+                "--samples (for the layers' importance --layer-importance-samples, for a search's measuring --measured)"
             )
         embedding = model.get_input_embeddings()
         place = next(embedding.parameters()).device

@@ -11,12 +11,12 @@ from secateur.models.adapters import adapter_of
 from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
+from secateur.pruning.plan import TOLERANCE
 from secateur.pruning.units import PARTS, Part, PartShape, part_shapes
 
 logger = logging.getLogger(__name__)
 
 CHANNEL_MULTIPLE = 8
-TOLERANCE = 0.005
 
 
 @dataclass

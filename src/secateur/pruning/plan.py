@@ -1,11 +1,15 @@
 """What a cut takes away and leaves, layer by layer: the content of `pruning_plan.json`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from secateur.models.widths import LayerWidths
 from secateur.pruning.units import PARTS, Part, PartShape
+
+TOLERANCE = 0.005  # of the share of all parameters that is asked for
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -115,6 +119,17 @@ def plan_layers(
             )
         )
     return plans
+
+
+def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
+    """Say where a cut is not as large as was asked, and why."""
+    if abs(plan.reached - plan.ratio) > TOLERANCE:
+        reason = (
+            "equal layers can only lose whole GQA groups and channels in every layer at once"
+            if even
+            else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
+        )
+        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reason)
 
 
 def _widths(

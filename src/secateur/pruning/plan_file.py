@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from secateur.errors import InputError
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
+from secateur.pruning.plan import LayerPlan
 from secateur.pruning.units import PARTS, Part, part_shapes
 
 REMOVED: dict[Part, str] = {"attention": "removed_groups", "mlp": "removed_channels"}
 WIDTH: dict[Part, str] = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
+KEYS = {field.name for kind in (LayerPlan, LayerWidths) for field in fields(kind)} - {"before", "after"}
 UNITS: dict[Part, str] = {"attention": "GQA groups", "mlp": "MLP channels"}
 
 
@@ -56,6 +58,9 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     cut = PlannedCut(units=[{} for _ in shapes], source=str(path))
     seen: set[int] = set()
     for entry in layers:
+        unknown = sorted(entry.keys() - KEYS)
+        if unknown:
+            raise InputError(f"{path}: a layer's entry has no {unknown[0]!r}; it can have {', '.join(sorted(KEYS))}")
         index: object = entry.get("layer")
         if not _is_count(index) or index >= len(shapes):
             raise InputError(f"{path}: 'layer' is {index!r}; this model has layers 0 to {len(shapes) - 1}")
@@ -82,7 +87,7 @@ def _entries(path: str | Path) -> list[Mapping[str, Any]]:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a pruning_plan.json: {error}") from error
     layers = content.get("layers") if isinstance(content, dict) else None
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):

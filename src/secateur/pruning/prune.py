@@ -16,10 +16,11 @@ from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
+from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
-from secateur.pruning.allocation import TOLERANCE, allocate, units_removed
-from secateur.pruning.config import PruneConfig
+from secateur.pruning.allocation import allocate, units_removed
+from secateur.pruning.config import LayerImportanceMethod, PruneConfig
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
     LayerScores,
@@ -28,7 +29,7 @@ from secateur.pruning.importance import (
     taylor_scores,
 )
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
-from secateur.pruning.plan import PruningPlan, plan_layers
+from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.sensitivity import Metrics
 from secateur.pruning.units import Part, check_group_ratios, part_shapes
@@ -65,7 +66,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     config: PruneConfig | None = None,
     *,
-    layer_importance: LayerImportance | None = None,
+    layer_importance: LayerImportance | LayerImportanceMethod | None = None,
     **options: Any,
 ) -> PruneResult:
     """Remove whole GQA groups and MLP channels from a model, in place.
@@ -75,14 +76,16 @@ def prune(
         tokenizer: its tokenizer.
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
-        layer_importance: scores of the layers, measured before; otherwise they are measured if the allocation
-            needs them or an option is about them.
+        layer_importance: scores of the layers, measured before, or how to measure them; they are measured if the
+            allocation needs them or an option is about them.
 
     Raises:
         InputError: the options do not fit the model, or the ratio is more than it can lose.
         DataError: the calibration text cannot be used.
         ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
+    if isinstance(layer_importance, str):
+        options["layer_importance"], layer_importance = layer_importance, None
     config = configured(PruneConfig, config, options)
     require_finite(model, "the model")
     if config.compensate and zero_masks(model):
@@ -96,7 +99,7 @@ def prune(
     cut_layers = config.cut_layers(len(shapes))
     before, head_dim = count_parameters(model), head_dim_of(model)
     seconds: dict[str, float] = {}
-    with peak_memory(model) as memory:
+    with peak_memory(model) as memory, solvable(config.damping):
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
             windows = calibration.windows
@@ -129,7 +132,7 @@ def prune(
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
     )
-    _report_miss(plan, config)
+    warn_of_miss(plan, config.even)
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 
@@ -203,13 +206,3 @@ def _importance_if_needed(
     if ranked or asked:
         return score_layers(model, tokenizer, config)
     return None
-
-
-def _report_miss(plan: PruningPlan, config: PruneConfig) -> None:
-    if abs(plan.reached - plan.ratio) > TOLERANCE:
-        reason = (
-            "equal layers can only lose whole GQA groups and channels in every layer at once"
-            if config.even
-            else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
-        )
-        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reason)

@@ -13,13 +13,13 @@ NOT_FITTING = "does not fit"
 
 
 def plan_summary(figures: Mapping[str, Any]) -> str:
-    """One line: the model and the devices."""
+    """Two lines: the model and the devices."""
     memory = figures["device_memory_bytes"] / GB
     assumed = figures["utilisation"] == "assumed"
     rates = "their utilisation is assumed" if assumed else "its rates as measured on one core"
     return (
         f"{figures['family']}, {figures['parameters']:,} parameters, {figures['weights_bytes'] / GB:,.1f} GB in "
-        f"{figures['dtype']}; {figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
+        f"{figures['dtype']}\n{figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
     )
 
 

@@ -23,7 +23,7 @@ def search_table(found: Mapping[str, Any]) -> Table:
         [
             Column("round", [_name(number, found["best"]) for number in range(len(rounds))], "left"),
             Column("KL divergence", [f"{row['divergence']:.4f}" for row in rounds]),
-            Column("change", ["prune's own", *(f"{row['divergence'] / first - 1:+.1%}" for row in rounds[1:])]),
+            Column("change", ["prune's own", *(_change(row["divergence"], first) for row in rounds[1:])]),
             Column("attention bears", [f"{row['attention_share']:.0%}" for row in rounds]),
             Column("layers whole", [str(_whole(row)) for row in rounds]),
             Column("seconds", [f"{row['seconds']:.0f}" for row in rounds]),
@@ -58,6 +58,10 @@ def search_plot(found: Mapping[str, Any]) -> bytes:
     lower.set_xlabel("round")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     return png(figure)
+
+
+def _change(divergence: float, first: float) -> str:
+    return f"{divergence / first - 1:+.1%}" if first else "–"
 
 
 def _name(number: int, best: int) -> str:

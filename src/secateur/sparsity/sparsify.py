@@ -1,19 +1,17 @@
 """Weight sparsity from a configuration to a model with zeros and the record of where they are."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.errors import InputError
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
+from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.processes import share
 from secateur.models.streaming import LayerStream
@@ -121,7 +119,7 @@ def sparsify(
         if config.spread != "uniform" and calibration is not None:
             with timed(seconds, "allocation"):
                 planned = _allocated(model, matrices, calibration, config)
-        with timed(seconds, "cut"), _solvable(config):
+        with timed(seconds, "cut"), solvable(config.ridge):
             _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
     return SparsifyResult(
         matrices=[_described(matrix, config.pattern) for matrix in matrices],
@@ -133,18 +131,6 @@ def sparsify(
         seconds=seconds,
         peak_memory_bytes=memory.bytes,
     )
-
-
-@contextmanager
-def _solvable(config: SparsifyConfig) -> Iterator[None]:
-    """Raise `InputError` where the second moments of some inputs cannot be inverted."""
-    try:
-        yield
-    except torch.linalg.LinAlgError as error:
-        raise InputError(
-            f"what the calibration text gives cannot be solved for with a damping of {config.ridge:g}; raise "
-            "--damping, or see with secateur diagnose whether the model holds huge values"
-        ) from error
 
 
 def _cut(

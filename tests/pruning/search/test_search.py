@@ -28,6 +28,7 @@ from secateur.pruning.search.candidates import HalfName, cut_with_candidates, na
 from secateur.pruning.search.measuring import Watched, divergence, expected_changes
 from secateur.pruning.search.rounds import SearchText
 from secateur.pruning.units import part_shapes
+from secateur.report import search_table
 
 QUICK: dict[str, Any] = {"samples": 8, "seqlen": 48, "batch_size": 2, "own_text": 0.0, "ratio": 0.25}
 Models = Callable[..., PreTrainedModel]
@@ -230,14 +231,77 @@ def test_a_killed_command_goes_on_and_other_settings_are_refused(
     assert not (tmp_path / "found.partial").exists()
 
 
+def of_two_layers(done: dict[str, Any]) -> None:
+    done["following"] = done["following"][:2]
+
+
+def with_steps_that_are_not_there(done: dict[str, Any]) -> None:
+    done["taken"][0] = [0, 5000]
+
+
+def with_no_divergence(done: dict[str, Any]) -> None:
+    done["divergence"] = None
+
+
+def without_scales(done: dict[str, Any]) -> None:
+    done["scales"] = [[None, None] for _ in done["scales"]]
+
+
+@pytest.mark.parametrize(
+    "damage", [of_two_layers, with_steps_that_are_not_there, with_no_divergence, without_scales, dict.clear]
+)
 def test_a_damaged_stopped_search_is_named(
-    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    tiny_model: Models,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    damage: Callable[[dict[str, Any]], None],
 ) -> None:
+    (done,) = _search(tiny_model(), tiny_tokenizer, rounds=1).rounds
     unfinished = searching.UnfinishedSearch(tmp_path / "found")
     unfinished.open({}, overwrite=False)
-    (unfinished.path / "search.json").write_text('[{"divergence": 1}]')
+    unfinished.keep([done])
+    config = SearchConfig(**QUICK)
+    assert unfinished.rounds(tiny_model(), config) == [done]
+    content = done.to_dict()
+    damage(content)
+    (unfinished.path / "search.json").write_text(json.dumps([content]))
     with pytest.raises(InputError, match=r"search\.json is damaged .* delete .* to begin anew"):
-        unfinished.rounds()
+        unfinished.rounds(tiny_model(), config)
+
+
+def test_a_refused_search_leaves_nothing(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save(tiny_model(), tiny_tokenizer, tmp_path / "model")
+    config = SearchConfig(**{**QUICK, "ratio": 0.95}, dtype="float32")
+    with pytest.raises(InputError, match="more than can be removed"):
+        searching.search_model(str(tmp_path / "model"), tmp_path / "found", config, command_line="secateur search")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_cannot_be_solved_for_is_named(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    few = {"damping": 1e-300, "samples": 1, "seqlen": 8}
+    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise --damping"):
+        _search(tiny_model(), tiny_tokenizer, **few)
+    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise --damping"):
+        prune(tiny_model(), tiny_tokenizer, **{**QUICK, **few})
+
+
+def test_too_little_text_to_measure_on_is_told(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "text.txt").write_text("a few words " * 20)
+    _search(tiny_model(), tiny_tokenizer, rounds=1, calibration=str(tmp_path / "text.txt"), samples=1, seqlen=16)
+    assert "windows are to be measured on" in caplog.text
+    (tmp_path / "short.txt").write_text("a few words")
+    _search(tiny_model(), tiny_tokenizer, rounds=1, calibration=str(tmp_path / "short.txt"), samples=1, seqlen=8)
+    assert "measured on what they are fitted to" in caplog.text
+
+
+def test_a_divergence_of_nothing_has_no_change() -> None:
+    row = {"divergence": 0.0, "attention_share": 0.1, "taken": [[1, 1]], "seconds": 1.0}
+    table = search_table({"rounds": [row, row], "best": 0})
+    assert [str(cell) for cell in table.columns[2].cells] == ["prune's own", "–"]
 
 
 def test_more_than_can_go_is_refused(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,6 +1,6 @@
 """Search for how a cut is best spread over attention, MLPs and layers."""
 
 from secateur.pruning.search.config import SearchConfig
-from secateur.pruning.search.rounds import Round, SearchResult, search
+from secateur.pruning.search.rounds import Round, SearchResult, check_rounds, search
 
-__all__ = ["Round", "SearchConfig", "SearchResult", "search"]
+__all__ = ["Round", "SearchConfig", "SearchResult", "check_rounds", "search"]

@@ -9,7 +9,7 @@ was measured is averaged over the rounds, each on other text, and no half moves 
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -23,12 +23,13 @@ from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
+from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.processes import process_count
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores, spread
-from secateur.pruning.plan import PruningPlan, plan_layers
+from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.search.candidates import (
     HalfName,
     cut_with_candidates,
@@ -161,7 +162,7 @@ def search(
     warn_of_long_windows(model, config.seqlen)
     config.cut_layers(len(part_shapes(model)))
     rounds, seconds = list(done), dict[str, float]()
-    with peak_memory(model) as memory:
+    with peak_memory(model) as memory, solvable(config.damping):
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
         with timed(seconds, "rounds"):
@@ -169,7 +170,26 @@ def search(
         with timed(seconds, "units of the best"):
             removed = _units(model, calibration.windows, config, rounds)
     plan = _plan(model, config, calibration, removed)
+    warn_of_miss(plan)
     return SearchResult(plan, rounds, seconds, memory.bytes)
+
+
+def check_rounds(model: PreTrainedModel, config: SearchConfig, rounds: Sequence[Round]) -> None:
+    """Raise `ValueError` where rounds are not of a search in this model with these settings."""
+    parts = [part for part in PARTS if config.target in ("both", part)]
+    cut = [(layer, part) for layer in config.cut_layers(len(part_shapes(model))) for part in parts]
+    ladders = _unpriced(model, cut)
+    for done in rounds:
+        if len(done.taken) != len(part_shapes(model)) or not math.isfinite(done.divergence):
+            raise ValueError("a round is not one of this model")
+        for steps in (_named(done.taken), _named(done.following)):
+            if steps.keys() != ladders.keys():
+                raise ValueError("a round has not the halves that may be cut")
+            if not all(0 <= count <= len(ladders[name].units) for name, count in steps.items()):
+                raise ValueError("a round takes steps that there are not")
+        scales = _named(done.scales)
+        if scales.keys() != ladders.keys() or not all(map(math.isfinite, scales.values())):
+            raise ValueError("a round has not a scale for each half")
 
 
 def _search(
@@ -282,6 +302,12 @@ def _made(
 def _texts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> SearchText:
     fitted, others = _parts(tokenizer, calibration, config)
     judged = spread(others, config.measured)
+    if torch.equal(fitted, judged):
+        logger.warning("The text has one window only: the cuts are measured on what they are fitted to")
+    elif len(judged) < config.measured:
+        logger.warning(
+            "%d windows are to be measured on, and the text has %d left: these are used", config.measured, len(judged)
+        )
     left = _without(others, judged)
     if len(left) < len(judged):
         left = judged
@@ -318,6 +344,15 @@ def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> L
     """The ladders by which `prune` spreads a cut."""
     scores = obs_scores(model, windows, config.batch_size, config.damping)
     return {(ladder.layer, ladder.part): ladder for ladder in build_ladders(model, config, scores)}
+
+
+def _unpriced(model: PreTrainedModel, names: Iterable[HalfName]) -> Ladders:
+    """Ladders of which only the steps matter."""
+    shapes = part_shapes(model)
+    return {
+        (layer, part): Ladder.build(layer, part, shapes[layer][part], [0.0] * (shapes[layer][part].units - 1))
+        for layer, part in names
+    }
 
 
 def _take(ladders: Ladders, steps: Mapping[HalfName, int]) -> None:
@@ -367,12 +402,9 @@ def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, rounds
     removed: Removed = [{part: [] for part in PARTS} for _ in part_shapes(model)]
     best = _best(rounds)
     metrics = metrics_of_layers(model, windows, config.batch_size) if best else None
-    shapes = part_shapes(model)
-    ladders = {
-        (layer, part): Ladder.build(layer, part, shapes[layer][part], [0.0] * (shapes[layer][part].units - 1))
-        for layer, part in _named(rounds[best].taken)
-    }
-    _take(ladders, _named(rounds[best].taken))
+    taken = _named(rounds[best].taken)
+    ladders = _unpriced(model, taken)
+    _take(ladders, taken)
     with uncut_again(model):
         cut = cut_with_candidates(model, ladders, windows, config.batch_size, config.damping, metrics, narrower=False)
     for (layer, part), half in cut.items():
