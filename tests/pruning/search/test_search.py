@@ -26,7 +26,7 @@ from secateur.pruning.importance import PartScores
 from secateur.pruning.search import Round, SearchConfig, search
 from secateur.pruning.search.candidates import HalfName, cut_with_candidates, narrowed, uncut_again
 from secateur.pruning.search.measuring import Watched, divergence, expected_changes
-from secateur.pruning.search.rounds import SearchText
+from secateur.pruning.search.text import SearchText
 from secateur.pruning.units import part_shapes
 from secateur.report import search_table
 

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import token_windows
 from secateur.errors import InputError
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
@@ -25,10 +23,9 @@ from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
 from secateur.models.moments import solvable
 from secateur.models.options import configured
-from secateur.models.processes import process_count
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
-from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores, spread
+from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.search.candidates import (
     HalfName,
@@ -39,13 +36,13 @@ from secateur.pruning.search.candidates import (
 )
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.measuring import Watched, divergence, expected_changes
+from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.sensitivity import Metrics
 from secateur.pruning.units import PARTS, part_shapes
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]
 
-LEAST_MEASURED = 4
 FARTHEST = math.log(30)
 LEAST = 1e-3  # of what was expected
 REACH = 8  # a half moves by an eighth of its steps in a round at most
@@ -76,27 +73,6 @@ class Round:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass
-class SearchText:
-    """Windows of tokens, (windows, seq) each.
-
-    Attributes:
-        fitted: what the cuts of the search are fitted to.
-        judged: what says which round's cut is best.
-        others: what the prices of halves are found on, some of it in each round.
-    """
-
-    fitted: Tensor
-    judged: Tensor
-    others: Tensor
-
-    def priced(self, number: int) -> Tensor:
-        """As many windows as judge, others in each round while there are any."""
-        count = len(self.judged)
-        first = (number - 1) % (len(self.others) // count) * count
-        return self.others[first : first + count]
 
 
 @dataclass
@@ -166,7 +142,7 @@ def search(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
         with timed(seconds, "rounds"):
-            _search(model, _texts(tokenizer, calibration, config), config, rounds, keep)
+            _search(model, search_text(tokenizer, calibration, config), config, rounds, keep)
         with timed(seconds, "units of the best"):
             removed = _units(model, calibration.windows, config, rounds)
     plan = _plan(model, config, calibration, removed)
@@ -214,7 +190,7 @@ def _search(
             else:
                 _take(ladders, _named(done[-1].following))
                 priced = Watched.by(model, text.priced(len(done)), batch_size)
-                some = Watched.by(model, _half(priced.windows), batch_size)
+                some = Watched.by(model, half_of(priced.windows), batch_size)
                 with uncut_again(model):
                     made = _round(model, text.fitted, ladders, metrics, (judged, priced, some), done, config)
         done.append(replace(made, seconds=seconds["round"]))
@@ -297,47 +273,6 @@ def _made(
         attention_share=_attention_share(list(ladders.values())),
         seconds=0.0,
     )
-
-
-def _texts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> SearchText:
-    fitted, others = _parts(tokenizer, calibration, config)
-    judged = spread(others, config.measured)
-    if torch.equal(fitted, judged):
-        logger.warning("The text has one window only: the cuts are measured on what they are fitted to")
-    elif len(judged) < config.measured:
-        logger.warning(
-            "%d windows are to be measured on, and the text has %d left: these are used", config.measured, len(judged)
-        )
-    left = _without(others, judged)
-    if len(left) < len(judged):
-        left = judged
-    order = torch.randperm(len(left), generator=torch.Generator().manual_seed(config.seed))
-    return SearchText(fitted, judged, left[order])
-
-
-def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> tuple[Tensor, Tensor]:
-    """Windows to fit the search's cuts to, half of the calibration's, and windows of the corpus to measure them on.
-
-    Where the corpus has none beside those of the calibration, every other one of them is held out.
-    """
-    text = calibration.windows[: len(calibration.windows) - calibration.own]
-    others = _without(token_windows(tokenizer, calibration.corpus, config.seqlen), text)
-    if len(others) >= min(LEAST_MEASURED, len(text)):
-        return calibration.windows[::2], others
-    if len(text) == 1:
-        return calibration.windows, text
-    return torch.cat([text[::2], calibration.windows[len(text) :]]), text[1::2]
-
-
-def _without(windows: Tensor, taken: Tensor) -> Tensor:
-    """The windows that are not among those taken."""
-    known = {tuple(window) for window in taken.tolist()}
-    return windows[[tuple(window) not in known for window in windows.tolist()]]
-
-
-def _half(windows: Tensor) -> Tensor:
-    """Half of the windows, but one for each process at least."""
-    return windows[: max(process_count(), -(-len(windows) // 2))]
 
 
 def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> Ladders:
