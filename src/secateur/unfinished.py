@@ -1,9 +1,9 @@
 """Work that was stopped and goes on: what is done of it stands in `OUTPUT.partial`, beside its output."""
 
 import json
-import shutil
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from secateur.errors import InputError, OutputError, SecateurError
 
 SETTINGS = "settings.json"
 
+logger = logging.getLogger(__name__)
+
 
 class Unfinished(ABC):
     """The directory of unfinished work. It holds `settings.json`, what is done to what, and how; and what is done.
@@ -20,12 +22,13 @@ class Unfinished(ABC):
     Attributes:
         path: the directory.
         what: the work, in a word.
+        own: the files that it keeps there beside its settings, as `files.add_to_mark` takes them.
         error: what is raised where a file in the directory is damaged.
     """
 
-    def __init__(self, output: Path, what: str, error: type[SecateurError] = InputError) -> None:
-        self.path = output.with_name(f"{output.name}.partial")
-        self.what, self.error = what, error
+    def __init__(self, output: Path, what: str, own: Sequence[str], error: type[SecateurError] = InputError) -> None:
+        self.path = files.partial_of(output)
+        self.what, self.own, self.error = what, own, error
 
     @property
     @abstractmethod
@@ -44,9 +47,9 @@ class Unfinished(ABC):
             OutputError: something else does.
             SecateurError: it is damaged.
         """
-        if self.path.exists() and not self._is_ours():
+        if not files.is_empty(self.path) and not files.is_marked(self.path, SETTINGS):
             raise OutputError(f"{self.path} is in the way of what this {self.what} keeps; move it elsewhere")
-        if self.path.exists():
+        if not files.is_empty(self.path):
             changed = _differences(self._settings(), settings)
             if changed and not overwrite and self.begun:
                 raise InputError(
@@ -56,11 +59,19 @@ class Unfinished(ABC):
             if not changed:
                 return
             self.remove()
+        files.add_to_mark(self.path, [SETTINGS, *self.own])
         files.write_json(self.path / SETTINGS, settings)
 
     def remove(self) -> None:
-        """Drop everything."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Drop everything that the work has kept."""
+        if not self.path.exists():
+            return
+        try:
+            left = files.remove_own(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.path} could not be removed: {error.strerror or error}") from error
+        if left:
+            logger.warning("%s is left: secateur did not write it", left[0])
 
     @contextmanager
     def readable(self, path: Path) -> Iterator[None]:
@@ -79,9 +90,6 @@ class Unfinished(ABC):
             return {}
         with self.readable(file):
             return dict(json.loads(file.read_text(encoding="utf-8")))
-
-    def _is_ours(self) -> bool:
-        return (self.path / SETTINGS).is_file() or (self.path.is_dir() and not any(self.path.iterdir()))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
