@@ -29,7 +29,7 @@ class UnfinishedSearch(Unfinished):
     """The rounds of a search that are done."""
 
     def __init__(self, output: Path) -> None:
-        super().__init__(output, "search", [ROUNDS])
+        super().__init__(output, "search", [ROUNDS], ROUNDS)
 
     @property
     def begun(self) -> bool:
@@ -67,7 +67,8 @@ def search_model(
     Raises:
         SecateurError: what `load` and `search` raise; another search was stopped there.
     """
-    target = require_free(output, overwrite, [name, config.calibration])
+    free = overwrite or UnfinishedSearch(output.expanduser()).is_finished
+    target = require_free(output, free, [name, config.calibration])
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         unfinished = UnfinishedSearch(target)
@@ -84,7 +85,8 @@ def search_model(
                 unfinished.remove()
             raise
         if is_first():
-            _write(target, result, records, overwrite)
+            unfinished.finish()
+            _write(target, result, records, free)
             unfinished.remove()
         wait_for_all()
     return result

@@ -26,6 +26,7 @@ from secateur.models.masks import zero_masks
 from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
+from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
@@ -109,7 +110,8 @@ def recover_model(
     A training that was stopped goes on where it stopped. `base_name` is what an adapter calls its model; by default
     its path.
     """
-    output = require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
+    free = overwrite or Workplace(output.expanduser()).is_finished
+    output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         if base_name is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from secateur import files
 from secateur.errors import InputError, OutputError, SecateurError
 
-SETTINGS = "settings.json"
+SETTINGS, FINISHED = "settings.json", ".finished"
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +23,15 @@ class Unfinished(ABC):
         path: the directory.
         what: the work, in a word.
         own: the files that it keeps there beside its settings, as `files.add_to_mark` takes them.
+        result: a file of the output that such work alone writes.
         error: what is raised where a file in the directory is damaged.
     """
 
-    def __init__(self, output: Path, what: str, own: Sequence[str], error: type[SecateurError] = InputError) -> None:
-        self.path = files.partial_of(output)
-        self.what, self.own, self.error = what, own, error
+    def __init__(
+        self, output: Path, what: str, own: Sequence[str], result: str, error: type[SecateurError] = InputError
+    ) -> None:
+        self.output, self.path = output, files.partial_of(output)
+        self.what, self.own, self.result, self.error = what, own, result, error
 
     @property
     @abstractmethod
@@ -61,6 +64,15 @@ class Unfinished(ABC):
             self.remove()
         files.add_to_mark(self.path, [SETTINGS, *self.own])
         files.write_json(self.path / SETTINGS, settings)
+
+    def finish(self) -> None:
+        """Note that what is written to the output from now on is this work's: see `is_finished`."""
+        files.add_to_mark(self.path, [FINISHED])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the output is this work's result, and the work was stopped before it was dropped: it may go on."""
+        return files.is_marked(self.path, FINISHED) and files.is_marked(self.output, self.result)
 
     def remove(self) -> None:
         """Drop everything that the work has kept."""

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,7 +23,7 @@ from secateur.files.marks import (
     remove_own,
     require_only_own,
 )
-from secateur.files.names import NEW, OLD, beside
+from secateur.files.names import OLD, beside
 
 REPLACED = ".replaced"
 
@@ -41,11 +41,8 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
         OutputError: as `require_free` and `claimed`, or the disk is full.
     """
     target = require_free(directory, overwrite)
-    with claimed(target):
-        staging = beside(target, NEW)
+    with claimed(target) as staging:
         try:
-            staging.mkdir()
-            add_to_mark(staging, [])
             yield staging
             add_to_mark(staging, files_below(staging))
             if target.exists():
@@ -56,10 +53,6 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OutputError(f"{target} could not be written: {reason}") from error
-        finally:
-            if staging.exists():
-                with suppress(OSError):  # the next start sweeps it
-                    discard(staging)
 
 
 @contextmanager

@@ -114,12 +114,10 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
         return
     for entry in path.iterdir():
-        if entry.name == MARK:
-            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
-        else:
-            entry.unlink()
+        elif entry.name != MARK:
+            entry.unlink(missing_ok=True)
     (path / MARK).unlink(missing_ok=True)
     path.rmdir()
 

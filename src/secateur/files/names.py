@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-NEW, OLD, LOCK = "new", "old", "lock"
+NEW, OLD = "new", "old"
 
-_LEFT = re.compile(r"\..+\.secateur-(new|old|lock)")
+_LEFT = re.compile(r"\..+\.secateur-(new|old)")
 
 
 def beside(target: Path, kind: str) -> Path:

@@ -80,18 +80,15 @@ def new_file(file: str | Path, suffix: str, overwrite: bool = False) -> Iterator
     """Fill a file beside `file` and rename it into place when the block ends without an error.
 
     Yields:
-        The path to write to; nothing is there. What is there then is removed if the block raises.
+        The path to write to, of an empty file. It is removed if the block raises.
 
     Raises:
         OutputError: as `require_new_file` and `claimed`, or the disk is full.
     """
     target = require_new_file(file, suffix, overwrite)
-    with claimed(target):
-        temporary = beside(target, NEW)
+    with claimed(target, file=True) as temporary:
         try:
             yield temporary
             temporary.replace(target)
         except OSError as error:
             raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)

@@ -30,11 +30,10 @@ from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memor
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
-from secateur.recovery.workplace import Workplace
+from secateur.recovery.workplace import HISTORY_FILE, Workplace
 
 logger = logging.getLogger(__name__)
 
-HISTORY_FILE = "recovery.json"
 CPU_MICRO_BATCH_SIZE = 2
 
 
@@ -119,7 +118,8 @@ def recover(
     if isinstance(teacher, str):
         options, teacher = {**options, "teacher": teacher}, None
     config = configured(RecoverConfig, config, options)
-    target = files.require_free(output, overwrite)
+    free = overwrite or Workplace(Path(output).expanduser()).is_finished
+    target = files.require_free(output, free)
     require_finite(model, "the model")
     masks = zero_masks(model)
     config = config.settled(sparse=bool(masks))
@@ -171,8 +171,9 @@ def recover(
             require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
         if is_first():
+            workplace.finish()
             contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
-            _write(result.model, tokenizer, target, overwrite, contents)
+            _write(result.model, tokenizer, target, free, contents)
             workplace.remove()
         wait_for_all()
         return result

@@ -9,6 +9,7 @@ from secateur.errors import TrainingError
 from secateur.recovery.arguments import REPORTS
 from secateur.unfinished import Unfinished
 
+HISTORY_FILE = "recovery.json"
 OWN = ("checkpoint-*/", "best/", f"{REPORTS}/*")
 
 
@@ -20,7 +21,7 @@ class Workplace(Unfinished):
     """
 
     def __init__(self, output: Path) -> None:
-        super().__init__(output, "training", OWN, TrainingError)
+        super().__init__(output, "training", OWN, HISTORY_FILE, TrainingError)
 
     @property
     def begun(self) -> bool:
