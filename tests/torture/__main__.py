@@ -10,7 +10,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from conftest import make_tiny_model, make_tiny_tokenizer
 from torture.kills import run_unhurt, torture, warm_up
 from torture.scenarios import SCENARIOS, make_inputs
 
@@ -25,7 +24,7 @@ def main(names: list[str]) -> int:
         os.environ.update(HF_HUB_OFFLINE="1", COLUMNS="80", SECATEUR_CACHE=str(root / "cache"))
         torch.set_num_threads(1)
         warm_up()
-        make_inputs(root, make_tiny_model(num_hidden_layers=2), make_tiny_tokenizer(), lambda c: run_unhurt(c, root))
+        make_inputs(root, lambda command: run_unhurt(command, root))
         for scenario in SCENARIOS:
             if names and scenario.name not in names:
                 continue

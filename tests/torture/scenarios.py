@@ -4,8 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+from conftest import make_tiny_model, make_tiny_tokenizer
 from torture.kills import Scenario
 
 MODEL, TEXT = "../inputs/tiny", "../inputs/text.txt"
@@ -100,20 +99,16 @@ SCENARIOS = (
 )
 
 
-def make_inputs(
-    root: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Callable[[Sequence[str]], None]
-) -> None:
+def make_inputs(root: Path, run: Callable[[Sequence[str]], None]) -> None:
     """Write what the commands read to `root/inputs`.
 
     Args:
         root: the directory.
-        model: of two layers.
-        tokenizer: its tokenizer.
         run: runs a command in `root/work`.
     """
     inputs = root / "inputs"
-    model.save_pretrained(inputs / "tiny")
-    tokenizer.save_pretrained(inputs / "tiny")
+    make_tiny_model(num_hidden_layers=2, vocab_size=260).save_pretrained(inputs / "tiny")
+    make_tiny_tokenizer([("q", "u")]).save_pretrained(inputs / "tiny")  # llama.cpp needs a merge
     (inputs / "text.txt").write_text(" ".join(f"{number} squared is {number * number}." for number in range(100)))
     (inputs / "small.yaml").write_text(SMALL)
     for name, text in (("recipe", RECIPE), ("little", LITTLE_RECIPE), ("long", LONG_RECIPE)):

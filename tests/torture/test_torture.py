@@ -1,7 +1,6 @@
 """Some of the kills of `make torture`: for each command the first, the last and a few between."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,13 @@ def sampled(changes: int) -> Sequence[int]:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer) -> Path:
-    from conftest import make_tiny_model
-
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("torture")
-    os.environ["SECATEUR_CACHE"] = str(directory / "cache")
-    warm_up()
-    make_inputs(
-        directory, make_tiny_model(num_hidden_layers=2), tiny_tokenizer, lambda command: run_unhurt(command, directory)
-    )
-    return directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SECATEUR_CACHE", str(directory / "cache"))
+        warm_up()
+        make_inputs(directory, lambda command: run_unhurt(command, directory))
+        yield directory
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
