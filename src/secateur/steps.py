@@ -156,7 +156,7 @@ def export_model(name: str, output: Path, config: ExportConfig, *, overwrite: bo
         SecateurError: what `load`, `merge_adapter` and `export` raise.
     """
     output = require_new_file(output, ".gguf", overwrite, [name, config.adapter])
-    with claimed(output):
+    with claimed(output, file=True):
         return _export(name, output, config, overwrite)
 
 

@@ -72,16 +72,15 @@ class Unfinished(ABC):
     @property
     def is_finished(self) -> bool:
         """Whether the output is this work's result, and the work was stopped before it was dropped: it may go on."""
-        return files.is_marked(self.path, FINISHED) and files.is_marked(self.output, self.result)
+        dropped = self.path.is_dir() and files.is_empty(self.path)  # all but the directory itself
+        return (dropped or files.is_marked(self.path, FINISHED)) and files.is_marked(self.output, self.result)
 
     def remove(self) -> None:
         """Drop everything that the work has kept."""
         if not self.path.exists():
             return
-        try:
+        with files.reported(self.path):
             left = files.remove_own(self.path)
-        except OSError as error:
-            raise OutputError(f"{self.path} could not be removed: {error.strerror or error}") from error
         if left:
             logger.warning("%s is left: secateur did not write it", left[0])
 

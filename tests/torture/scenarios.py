@@ -23,7 +23,7 @@ SEARCH = (
 )
 EXPORT = ("export", MODEL, "-o", "model.gguf")
 TUNE = (
-    *("attention", "tune", MODEL, "-o", "profile.safetensors", "--data", TEXT, "--samples", "1", "--seqlen", "64"),
+    *("attention", "tune", MODEL, "-o", "profile.safetensors", "--data", TEXT, "--samples", "1", "--seqlen", "256"),
     *("--l1", "0.3", "--pv-l1", "0.4", "--query-block", "16", "--key-block", "16", *CPU),
 )
 PREPARE = ("longrange", "prepare", "listops", "-o", "data", "--max-length", "64", "--train", "12", "--dev", "4")

@@ -15,6 +15,7 @@ from secateur.files.checks import (
 )
 from secateur.files.claims import claimed
 from secateur.files.directories import new_directory, partial_of, working_directory
+from secateur.files.failures import reported
 from secateur.files.marks import add_to_mark, clear_own, is_empty, is_marked, is_own, remove_own, require_only_own
 from secateur.files.writing import new_file, write_bytes, write_extra, write_json, write_text
 
@@ -31,6 +32,7 @@ __all__ = [
     "new_file",
     "partial_of",
     "remove_own",
+    "reported",
     "require_apart",
     "require_directory",
     "require_free",

@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from secateur.errors import OutputError
+from secateur.files.failures import reported
 from secateur.files.marks import discard
 from secateur.files.names import NEW, OLD, beside
 
@@ -42,12 +43,12 @@ def claimed(output: Path, *, file: bool = False) -> Iterator[Path]:
     outer = _held.get(place)  # of a result that is in its place by now
     made: list[Path] = []
     try:
-        with _reported(target):
+        with reported(target):
             made = _make_parents(target) if outer is None else []
             descriptor = _hold(place, target, file)
         _held[place] = descriptor
         try:
-            with _reported(target):
+            with reported(target):
                 _put_right(target, place)
             yield place
         finally:
@@ -67,14 +68,6 @@ def claimed(output: Path, *, file: bool = False) -> Iterator[Path]:
 def _is_held(place: Path) -> bool:
     """Whether this process holds what lies there now."""
     return place in _held and place.exists() and os.path.samestat(place.stat(), os.fstat(_held[place]))
-
-
-@contextmanager
-def _reported(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
 
 
 def _make_parents(target: Path) -> list[Path]:

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from secateur.errors import OutputError
 from secateur.files.checks import require_directory, require_free
 from secateur.files.claims import claimed
+from secateur.files.failures import reported
 from secateur.files.marks import (
     add_to_mark,
     discard,
@@ -41,18 +40,14 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
         OutputError: as `require_free` and `claimed`, or the disk is full.
     """
     target = require_free(directory, overwrite)
-    with claimed(target) as staging:
-        try:
-            yield staging
-            add_to_mark(staging, files_below(staging))
-            if target.exists():
-                require_only_own(target)  # what came there meanwhile is not lost either
-            _put_in_place(staging, target)
-            if staging.exists():
-                discard(staging)
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputError(f"{target} could not be written: {reason}") from error
+    with claimed(target) as staging, reported(target):
+        yield staging
+        add_to_mark(staging, files_below(staging))
+        if target.exists():
+            require_only_own(target)  # what came there meanwhile is not lost either
+        _put_in_place(staging, target)
+        if staging.exists():
+            discard(staging)
 
 
 @contextmanager
@@ -108,15 +103,13 @@ def _require_kind(directory: Path, own: Sequence[str], what: str) -> None:
 
 def _replace(place: Path, target: Path) -> None:
     """Put a finished directory in the place of an old one."""
-    try:
+    with reported(target):
         if not is_empty(target):
             require_only_own(target)
         # Killed from here on, the next start knows by it which of the two is the old one.
         add_to_mark(place, [REPLACED])
         _put_in_place(place, target)
         _drop_replaced(target)
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
 
 
 def _drop_replaced(target: Path) -> None:

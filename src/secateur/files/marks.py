@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from secateur.errors import OutputError
+from secateur.files.failures import reported
 from secateur.files.names import NEW, beside, is_beside
 
 MARK = ".secateur.json"
@@ -102,10 +103,8 @@ def remove_own(directory: Path) -> list[Path]:
 
 def clear_own(directory: Path) -> None:
     """Delete what secateur wrote in a directory, but not its mark. Raises `OutputError`."""
-    try:
+    with reported(directory):
         _remove_all_but(directory, {*foreign(directory), directory / MARK})
-    except OSError as error:
-        raise OutputError(f"{directory} could not be emptied: {error.strerror or error}") from error
 
 
 def discard(path: Path) -> None:
@@ -165,9 +164,7 @@ def _marked(directory: Path) -> list[str] | None:
 def _write_mark(directory: Path, names: list[str]) -> None:
     # Beside and renamed, as `write_bytes` does, which stands on this module.
     temporary = beside(directory / MARK, NEW)
-    try:
+    with reported(directory):
         directory.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"written by": "secateur", "files": names}, indent=1) + "\n", encoding="utf-8")
         temporary.replace(directory / MARK)
-    except OSError as error:
-        raise OutputError(f"{directory} could not be written: {error.strerror or error}") from error

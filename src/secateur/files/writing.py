@@ -9,9 +9,9 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from secateur.errors import OutputError
 from secateur.files.checks import require_new_file
 from secateur.files.claims import claimed
+from secateur.files.failures import reported
 from secateur.files.names import NEW, beside
 
 
@@ -23,7 +23,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     """
     target = Path(path).expanduser()
     temporary = beside(target, NEW)
-    try:
+    with reported(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(_held(temporary), "wb") as file:
             try:
@@ -33,8 +33,6 @@ def write_bytes(path: str | Path, content: bytes) -> None:
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
 
 
 def _held(path: Path) -> int:
@@ -86,9 +84,6 @@ def new_file(file: str | Path, suffix: str, overwrite: bool = False) -> Iterator
         OutputError: as `require_new_file` and `claimed`, or the disk is full.
     """
     target = require_new_file(file, suffix, overwrite)
-    with claimed(target, file=True) as temporary:
-        try:
-            yield temporary
-            temporary.replace(target)
-        except OSError as error:
-            raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
+    with claimed(target, file=True) as temporary, reported(target):
+        yield temporary
+        temporary.replace(target)
