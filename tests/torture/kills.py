@@ -13,8 +13,8 @@ from typing import Any
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Of one command the same bytes each time; other files hold times of day and seconds.
-EXACT = {".safetensors", ".gguf", ".arrow"}
+# Of one command the same bytes each time; other files hold times of day and seconds, as a checkpoint to go on from does.
+EXACT, TIMED = {".safetensors", ".gguf", ".arrow"}, {"last.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def snapshot(place: Path) -> dict[str, str]:
     files = [place] if place.is_file() else sorted(place.rglob("*"))
     found = {}
     for file in files:
-        exact = file.is_file() and file.suffix in EXACT
+        exact = file.is_file() and file.suffix in EXACT and file.name not in TIMED
         found[str(file.relative_to(place))] = hashlib.sha256(file.read_bytes()).hexdigest() if exact else ""
     return found
 
