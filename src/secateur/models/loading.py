@@ -1,11 +1,8 @@
 """Loading a model and its tokenizer from the hub, a directory, a GGUF file, or the embedded default."""
 
-import contextlib
 import importlib.util
 import logging
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +15,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,14 +24,15 @@ from secateur.errors import InputError, ModelError
 from secateur.models import embedded
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import check_directory
+from secateur.models.gguf_input import read_gguf, read_gguf_settings
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
+from secateur.models.quiet import quiet
+from secateur.models.tokenizers import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# llama.cpp's architectures for models that Transformers reads from a directory only.
-UNEVEN_GGUF = ("deci", "openelm")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -189,46 +186,6 @@ def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
     return model
 
 
-def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a GGUF file as an ordinary model whose weights are no longer quantised.
-
-    Args:
-        file: the `.gguf` file.
-        arguments: passed to `from_pretrained`; `dtype` is bfloat16 unless given.
-
-    Raises:
-        ModelError: the file is damaged or of an unsupported architecture.
-    """
-    # Newer versions of Transformers can leave the weights packed; a model to be cut needs plain ones.
-    plain = (
-        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
-    )
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
-            )
-    except (ValueError, RuntimeError, OSError, KeyError, struct.error) as error:
-        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.config.__dict__.pop("quantization_config", None)
-    adapter_of(model)
-    return model, with_pad_token(tokenizer)
-
-
-def _why(file: Path, error: Exception) -> str:
-    """Why a GGUF file could not be loaded, in plain words where it is one that `secateur export` wrote."""
-    reason = str(error).strip().splitlines()[0]
-    if not any(name in reason for name in UNEVEN_GGUF):
-        return reason
-    return (
-        "its layers have widths of their own, or its heads do not add up to the hidden size, which llama.cpp reads and "
-        "Transformers does not; name the model directory that it was exported from"
-    )
-
-
 def load_settings(
     name: str | Path, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -237,31 +194,7 @@ def load_settings(
     if path.is_dir():
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         return config, load_tokenizer(path, trust_remote_code=trust_remote_code)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise ModelError(f"{path} could not be loaded: {_why(path, error)}") from error
-    return config, with_pad_token(tokenizer)
-
-
-def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model. Raises `ModelError` where there is none."""
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{directory} has no tokenizer that can be loaded: {reason}") from error
-    return with_pad_token(tokenizer)
-
-
-def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding with its end token where it names no pad token."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    return read_gguf_settings(path)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -313,18 +246,3 @@ def cpu_multiplies_bfloat16() -> bool:
 def model_label(name: str | Path) -> str:
     """A short name for tables: the last part of a path or hub id, without `.gguf`."""
     return Path(str(name).rstrip("/")).name.removesuffix(".gguf")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Transformers' loading bars and warnings."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import files
 from secateur.models import modeling_secateur
-from secateur.models.loading import quiet
 from secateur.models.processes import is_first
+from secateur.models.quiet import quiet
 from secateur.models.widths import is_uneven
 
 
