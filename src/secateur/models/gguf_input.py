@@ -18,7 +18,6 @@ from transformers import (
 from secateur.errors import ModelError
 from secateur.models.adapters import adapter_of
 from secateur.models.quiet import quiet
-from secateur.models.tokenizers import with_pad_token
 
 # llama.cpp's architectures for models that Transformers reads from a directory only.
 UNEVEN_GGUF = ("deci", "openelm")
@@ -50,7 +49,7 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
     model.is_quantized = False
     model.config.__dict__.pop("quantization_config", None)
     adapter_of(model)
-    return model, with_pad_token(tokenizer)
+    return model, tokenizer
 
 
 def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -61,7 +60,7 @@ def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenize
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
-    return config, with_pad_token(tokenizer)
+    return config, tokenizer
 
 
 def _why(file: Path, error: Exception) -> str:

@@ -1,0 +1,34 @@
+"""Reading a JSON file that came with a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secateur.errors import ModelError
+
+LARGEST_BYTES = 256 * 2**20  # an index or a tokenizer takes a tenth of it
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        ModelError: it cannot be read, is too large, or is not a JSON object.
+    """
+    try:
+        if file.stat().st_size > LARGEST_BYTES:
+            raise ModelError(f"{file} has {file.stat().st_size} bytes, which is no {file.name}; restore it")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
+        raise ModelError(f"{file} is not valid JSON ({error}); restore it from its source") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is not a JSON object; restore it from its source")
+    return content
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """What an exception says, on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]} …"
