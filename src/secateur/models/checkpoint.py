@@ -56,6 +56,8 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"{directory} holds an adapter that could not be left out; move it to a directory of its own")
     _settle_tying(directory, model)
+    if getattr(config, "quantization_config", None) is not None:
+        _settle_dequantised(model, arguments.get("dtype"))
     return model
 
 
@@ -87,6 +89,10 @@ def check_shapes(
         expected = shapes.get(name, shapes.get(BODY + name))
         if expected is not None and expected != tensors[name].shape:
             raise _other_shape(directory, name, tensors[name].shape, expected)
+        if BODY + name in tensors and BODY + name in shapes:
+            raise ModelError(
+                f"{directory} holds {BODY}{name} twice, once as {name}; restore its files from their source"
+            )
 
 
 def _require_all(directory: Path, loading: Mapping[str, Any]) -> None:
@@ -101,11 +107,11 @@ def _require_all(directory: Path, loading: Mapping[str, Any]) -> None:
             f"complete or its {CONFIG} is of another model"
         )
     if loading["unexpected_keys"]:
-        unexpected = sorted(loading["unexpected_keys"])
+        first, *others = sorted(loading["unexpected_keys"])
+        more = f" and {len(others)} more weights" if others else ""
         raise ModelError(
-            f"{directory} holds {len(unexpected)} weights that its {CONFIG} does not ask for, {unexpected[0]} first; "
-            "without them it would be another model: mend the config (attention_bias, mlp_bias …) or use the original "
-            "checkpoint"
+            f"{directory} holds {first}{more}, which its {CONFIG} does not ask for; without them it would be another "
+            "model: mend the config (attention_bias, mlp_bias …) or use the original checkpoint"
         )
     if loading.get("error_msgs") or loading.get("conversion_errors"):
         problems = loading.get("error_msgs") or loading.get("conversion_errors")
@@ -117,6 +123,15 @@ def _other_shape(directory: Path, name: str, stored: tuple[int, ...], expected: 
         f"{directory} holds {name} of shape {stored} where its {CONFIG} asks for {expected}; one of the two is of "
         "another model"
     )
+
+
+def _settle_dequantised(model: PreTrainedModel, dtype: torch.dtype | None) -> None:
+    """Have a model whose packed weights were multiplied out be an ordinary one of one number format."""
+    # Transformers would pack the weights again where it saves them, and not say so in the config.
+    model._weight_conversions = None  # type: ignore[assignment]
+    for parameter in model.parameters():  # what was not packed has kept the format that it is stored in
+        if dtype is not None and parameter.is_floating_point() and parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _settle_tying(directory: Path, model: PreTrainedModel) -> None:

@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.models.config_file import CONFIG, load_generation_config, read_config
+from secateur.models.config_file import CONFIG, check_generation_config, read_config
 from secateur.models.config_schema import DeclaredConfig
 from secateur.models.quantised import check_quantisation
-from secateur.models.weight_files import StoredTensor, stored_tensors
+from secateur.models.weight_files import WEIGHTS, StoredTensor, stored_tensors, unused_shards
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def check_directory(directory: Path) -> None:
     tensors = stored_tensors(directory)
     check_quantisation(directory, content, tensors)
     _check_layers(directory, declared, tensors)
-    load_generation_config(directory)
+    check_generation_config(directory)
 
 
 def warn_of_what_is_left_out(directory: Path) -> None:
@@ -45,6 +45,14 @@ def warn_of_what_is_left_out(directory: Path) -> None:
             directory,
             ADAPTER,
             directory,
+        )
+    unused = unused_shards(directory)
+    if unused:
+        logger.warning(
+            "%s holds %s and an index of other files (%s, …); the first is read, as Transformers does",
+            directory,
+            WEIGHTS,
+            unused[0],
         )
     outside = read_config(directory)[1].outside()
     if outside:

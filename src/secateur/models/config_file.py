@@ -13,7 +13,8 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for
 from secateur.models.config_schema import DeclaredConfig, complaint
-from secateur.models.json_file import one_line, read_object
+from secateur.models.generation_schema import GenerationSettings
+from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
 from secateur.models.quiet import quiet
 
@@ -69,7 +70,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
             other.
     """
-    adapter = adapter_for(str(content.get("model_type", "unknown")))
+    adapter = adapter_for(shown(content.get("model_type", "unknown")))
     try:
         declared = DeclaredConfig.model_validate(dict(content))
     except ValidationError as error:
@@ -124,16 +125,21 @@ def build_config(content: Mapping[str, Any]) -> PreTrainedConfig:
         settings["pad_token_id"] = None
     for name in ("rope_parameters", "rope_scaling"):
         if isinstance(settings.get(name), dict):
-            settings[name] = dict(settings[name])  # Transformers adds to it
+            # Transformers takes a null for a number.
+            settings[name] = {part: value for part, value in settings[name].items() if value is not None}
     return kind.from_dict(settings)
 
 
-def load_generation_config(directory: Path) -> None:
+def check_generation_config(directory: Path) -> None:
     """Check `generation_config.json`, where there is one. Raises `ModelError`."""
     file = directory / GENERATION
     if not file.is_file():
         return
     content = read_object(file)
+    try:
+        GenerationSettings.model_validate(content)
+    except ValidationError as error:
+        raise ModelError(f"{file} is wrong: {complaint(error)}") from error
     with quiet(), reading(str(file)):
         GenerationConfig.from_dict(content)
 
@@ -155,4 +161,4 @@ def _check_names(content: Mapping[str, Any], kind: type[PreTrainedConfig], sourc
             continue
         part = getattr(kind, name, None) if not name.startswith("__") else kind
         if part is not None and not (isinstance(part, property) and part.fset is not None):
-            raise ModelError(f"{source} is wrong: {name[:40]!r} is no setting of a model; take it out")
+            raise ModelError(f"{source} is wrong: {shown(name)!r} is no setting of a model; take it out")

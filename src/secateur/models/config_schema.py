@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from secateur.models.json_file import shown
+
 LARGEST = 10**7
 MOST_LAYERS = 10_000
 ROPE_KINDS = ("default", *ROPE_INIT_FUNCTIONS)
@@ -15,7 +17,7 @@ UNION_BRANCH = re.compile(r"int|list\[.*|constrained-int|function-.*")
 
 Width = Annotated[int, Field(ge=1, le=LARGEST)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=MOST_LAYERS)]
-Positive = Annotated[float, Field(gt=0)]
+Frequency = Annotated[float, Field(ge=1e-9, le=1e15)]
 Length = Annotated[int, Field(ge=1, le=10**12)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
 NumberFormat = Literal["float64", "float32", "bfloat16", "float16"]
@@ -31,24 +33,24 @@ class Rope(_Strict):
 
     rope_type: str | None = None
     type: str | None = None
-    rope_theta: Positive | None = None
-    factor: Positive | None = None
+    rope_theta: Frequency | None = None
+    factor: Frequency | None = None
     original_max_position_embeddings: Length | None = None
-    attention_factor: Positive | None = None
-    beta_fast: Positive | None = None
-    beta_slow: Positive | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    low_freq_factor: Positive | None = None
-    high_freq_factor: Positive | None = None
-    short_factor: list[Positive] | None = None
-    long_factor: list[Positive] | None = None
+    attention_factor: Frequency | None = None
+    beta_fast: Frequency | None = None
+    beta_slow: Frequency | None = None
+    mscale: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    mscale_all_dim: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    low_freq_factor: Frequency | None = None
+    high_freq_factor: Frequency | None = None
+    short_factor: list[Frequency] | None = None
+    long_factor: list[Frequency] | None = None
     truncate: bool | None = None
     partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None  # the families rotate whole heads
 
     @property
     def kind(self) -> str:
-        return self.rope_type or self.type or "default"
+        return next((name for name in (self.rope_type, self.type) if name is not None), "default")
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +102,7 @@ class DeclaredConfig(_Strict):
     mlp_bias: bool | None = None
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     pretraining_tp: Width | None = None
-    rope_theta: Positive | None = None
+    rope_theta: Frequency | None = None
     rope_parameters: Rope | None = None
     rope_scaling: Rope | None = None
     partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
@@ -122,6 +124,8 @@ class DeclaredConfig(_Strict):
     is_encoder_decoder: Literal[False] | None = None
     output_attentions: bool | None = None
     output_hidden_states: bool | None = None
+    id2label: dict[Annotated[str, Field(pattern=r"^\d{1,6}$")], Any] | None = None
+    label2id: dict[str, Any] | None = None
     num_labels: Annotated[int, Field(ge=0, le=100_000)] | None = None
 
     @field_validator("rope_parameters", "rope_scaling", mode="before")
@@ -215,5 +219,4 @@ def complaint(error: ValidationError) -> str:
     ]
     if not path:
         return message
-    value = " ".join(str(problem["input"]).split()).encode("ascii", "backslashreplace").decode()
-    return f"{'.'.join(path)} is {value[:40]}: {message[0].lower()}{message[1:]}"
+    return f"{'.'.join(path)} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"

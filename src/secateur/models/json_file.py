@@ -1,11 +1,13 @@
 """Reading a JSON file that came with a model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import ModelError
 
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, which no file can be written with
 LARGEST_BYTES = 256 * 2**20  # an index or a tokenizer takes a tenth of it
 
 
@@ -18,7 +20,10 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST_BYTES:
             raise ModelError(f"{file} has {file.stat().st_size} bytes, which is no {file.name}; restore it")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text)
+        if HALF.search(text):
+            json.dumps(content, ensure_ascii=False).encode()
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
@@ -26,6 +31,11 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{file} is not a JSON object; restore it from its source")
     return content
+
+
+def shown(value: object, limit: int = 40) -> str:
+    """A value out of a file, for a message: on one line, of characters that every terminal has."""
+    return " ".join(str(value).split()).encode("ascii", "backslashreplace").decode()[:limit]
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers import FineGrainedFP8Config
+
 from secateur.errors import ModelError
-from secateur.models.json_file import read_object
+from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.weight_files import FORMATS, StoredTensor
 
 FIELDS = ("quantization_config", "compression_config")
@@ -32,7 +34,7 @@ def quantisation_method(content: Mapping[str, Any], source: str) -> str | None:
         if settings is None or settings == {}:
             continue
         if not isinstance(settings, dict):
-            raise ModelError(f"{source} is wrong: {field} is {str(settings)[:40]}, not an object")
+            raise ModelError(f"{source} is wrong: {field} is {shown(settings)}, not an object")
         method = settings.get("quant_method")
         if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
             method = "bitsandbytes"
@@ -46,7 +48,7 @@ def refuse_quantised(content: Mapping[str, Any], source: str) -> None:
     """Raise `ModelError` for a `config.json` that names a method whose weights are not read."""
     method = quantisation_method(content, source)
     if method is not None and method not in READ:
-        raise ModelError(f"{source}: the checkpoint is quantised with {method[:40]}, which is not read; {REMEDY}")
+        raise ModelError(f"{source}: the checkpoint is quantised with {shown(method)}, which is not read; {REMEDY}")
 
 
 def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
@@ -65,9 +67,11 @@ def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Map
     if method is not None and method not in READ:
         plain = "; its weights are ordinary ones: take the field out" if not packed else f"; {REMEDY}"
         raise ModelError(
-            f"{directory} is quantised with {method[:40]} by its config.json (quantization_config), which is not read"
+            f"{directory} is quantised with {shown(method)} by its config.json (quantization_config), which is not read"
             f"{plain}"
         )
+    if method is not None:
+        _check_settings(directory, content["quantization_config"])
     if not packed:
         return
     name, tensor = next(iter(packed.items()))
@@ -76,7 +80,8 @@ def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Map
             f"{directory} is quantised{_method_beside(directory)}: {name} is stored as {tensor.format}, and its "
             f"config.json does not say how to read it; {REMEDY}"
         )
-    _check_scales(directory, content["quantization_config"], tensors)
+    settings = content["quantization_config"]
+    _check_scales(directory, settings, tensors)
 
 
 def with_plain_weights(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,6 +90,13 @@ def with_plain_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     if not settings:
         return {name: value for name, value in content.items() if name not in FIELDS}
     return {**content, "quantization_config": {**settings, "dequantize": True}}
+
+
+def _check_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    try:
+        FineGrainedFP8Config.from_dict(dict(settings))
+    except Exception as error:
+        raise ModelError(f"{directory / 'config.json'} is wrong: quantization_config: {one_line(error)}") from error
 
 
 def _check_scales(directory: Path, settings: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> None:
@@ -103,7 +115,7 @@ def _check_scales(directory: Path, settings: Mapping[str, Any], tensors: Mapping
         if not one and not _fills(tensor.shape, scale.shape, block):
             raise ModelError(
                 f"{directory}: {name} of shape {tensor.shape} has scales of shape {scale.shape}, which do not fit "
-                f"blocks of {str(block)[:40]} (weight_block_size); {REMEDY}"
+                f"blocks of {shown(block)} (weight_block_size); {REMEDY}"
             )
 
 
@@ -122,5 +134,5 @@ def _method_beside(directory: Path) -> str:
         found: Any = read_object(directory / file)
         for key in keys:
             found = found.get(key) if isinstance(found, dict) else None
-        return f" with {tool}{f' {found[:40]}' if isinstance(found, str) else ''} ({file})"
+        return f" with {tool}{f' {shown(found)}' if isinstance(found, str) else ''} ({file})"
     return ""

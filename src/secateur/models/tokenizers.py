@@ -1,7 +1,7 @@
 """Loading the tokenizer that stands beside a model, and whether the two fit each other."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,16 +9,23 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from secateur.errors import DataError, ModelError, SecateurError
-from secateur.models.json_file import one_line, read_object
+from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
 VOCABULARY = "tokenizer.json"
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+ADDED = "added_tokens.json"
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
 SAMPLE = "Two words, 3 numbers."
 
 
@@ -35,13 +42,28 @@ def load_tokenizer(
     Raises:
         ModelError: there is none, or one of its files is damaged.
     """
-    for name in SETTINGS:
-        if (directory / name).is_file():
-            read_object(directory / name)
+    settings = {name: read_object(directory / name) for name in SETTINGS if (directory / name).is_file()}
+    for token, number in settings.get(ADDED, {}).items():
+        if type(number) is not int or number < 0:
+            raise ModelError(
+                f"{directory / ADDED} is wrong: {shown(token)} is {shown(number)}, not the number of a token"
+            )
     with quiet(), _reading_tokenizer(directory):
-        tokenizer = AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=trust_remote_code)
+        if _is_whole(directory, settings.get(SETTINGS[0], {})):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=trust_remote_code)
         _try(tokenizer)
     return tokenizer
+
+
+def _is_whole(directory: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether `tokenizer.json` is all there is to a tokenizer, by the class that is named beside it.
+
+    AutoTokenizer takes Qwen2's own class all the same for a Qwen2, which splits text otherwise and adds tokens.
+    """
+    generic = settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return generic and "auto_map" not in settings and (directory / VOCABULARY).is_file()
 
 
 def require_fit(tokenizer: PreTrainedTokenizerBase, rows: int, source: object) -> list[int]:
@@ -121,26 +143,26 @@ def _reading_tokenizer(directory: Path) -> Iterator[None]:
         # What goes wrong inside of the tokenizers package can come as a panic, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        file, reason = _culprit(directory) or (directory, one_line(error))
+        culprit = _culprit(directory)
+        if culprit is not None:
+            raise ModelError(f"{directory / VOCABULARY} is damaged: {culprit}; restore it from its source") from error
         raise ModelError(
-            f"{file} has no tokenizer that can be loaded: {reason}; restore its tokenizer files from their source"
+            f"{directory} has no tokenizer that can be loaded: {one_line(error)}; restore its tokenizer files from "
+            "their source"
         ) from error
 
 
-def _culprit(directory: Path) -> tuple[Path, str] | None:
-    """The tokenizer file that is damaged by itself, and why."""
+def _culprit(directory: Path) -> str | None:
+    """What is wrong with `tokenizer.json` by itself, if anything."""
     file = directory / VOCABULARY
     if not file.is_file():
         return None
     try:
-        read_object(file)
         Tokenizer.from_file(str(file))
-    except ModelError as error:
-        return file, str(error).removeprefix(f"{file} ")
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        return file, one_line(error)
+        return one_line(error)
     return None
 
 

@@ -1,6 +1,5 @@
 """The safetensors files that Transformers reads of a model directory, and what their headers say."""
 
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from secateur.errors import ModelError
-from secateur.models.json_file import read_object
-
-logger = logging.getLogger(__name__)
+from secateur.models.json_file import read_object, shown
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -51,15 +48,7 @@ def weight_files(directory: Path) -> list[Path]:
             "save_pretrained first"
         )
     shards = sorted(set(_weight_map(directory).values())) if (directory / INDEX).is_file() else []
-    if (directory / WEIGHTS).is_file():
-        others = [name for name in shards if name != WEIGHTS]
-        if others:
-            logger.warning(
-                "%s holds %s and an index of other files (%s, …); the first is read, as Transformers does",
-                directory,
-                WEIGHTS,
-                others[0],
-            )
+    if (directory / WEIGHTS).is_file():  # an index beside it is not used
         return [directory / WEIGHTS]
     if not shards:
         _refuse_pickles(directory)
@@ -109,6 +98,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         ) from error
 
 
+def unused_shards(directory: Path) -> list[str]:
+    """Files that an index names and that are not read, because the weights stand in one file as well."""
+    if not (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
+        return []
+    return sorted(set(_weight_map(directory).values()) - {WEIGHTS})
+
+
 def stored_bytes(directory: Path) -> int:
     """Bytes of the files that hold a directory's model. Errors as `weight_files`."""
     return sum(file.stat().st_size for file in weight_files(directory))
@@ -132,8 +128,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
     for name, shard in found.items():
         if not (isinstance(shard, str) and _is_plain(shard)):
             raise ModelError(
-                f"{file} is wrong: {name[:80]} is said to be in {str(shard)[:80]!r}; an index may name *.safetensors "
-                "files of its own directory only"
+                f"{file} is wrong: {shown(name, 80)} is said to be in {shown(shard, 80)!r}; an index may name "
+                "*.safetensors files of its own directory only"
             )
     missing = sorted({shard for shard in found.values() if not (directory / shard).is_file()})
     if missing:
