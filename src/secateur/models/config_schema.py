@@ -124,7 +124,7 @@ class DeclaredConfig(_Strict):
     is_encoder_decoder: Literal[False] | None = None
     output_attentions: bool | None = None
     output_hidden_states: bool | None = None
-    id2label: dict[Annotated[str, Field(pattern=r"^\d{1,6}$")], Any] | None = None
+    id2label: dict[Any, Any] | None = None
     label2id: dict[str, Any] | None = None
     num_labels: Annotated[int, Field(ge=0, le=100_000)] | None = None
 
@@ -132,6 +132,20 @@ class DeclaredConfig(_Strict):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == {} else value
+
+    @field_validator("rope_theta", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("the rotary base is a number")
+        return value
+
+    @field_validator("id2label")
+    @classmethod
+    def _numbered(cls, value: dict[Any, Any] | None) -> dict[Any, Any] | None:
+        if not all(str(key).isdecimal() for key in value or ()):
+            raise ValueError("its keys are numbers")
+        return value
 
     @field_validator("hidden_act")
     @classmethod
