@@ -1,27 +1,22 @@
-"""Reading a GGUF file as an ordinary model."""
+"""Reading a GGUF file as an ordinary model.
 
-import struct
+The file's keys, tensors and weights are read here and not by Transformers, which drops what it has no field for: rotary
+scaling, biases, head sizes, and which takes a `general.name` of `mistral` for an architecture.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.errors import ModelError
-from secateur.models.adapters import adapter_of
+from secateur.models.adapters import adapter_for
+from secateur.models.gguf_config import config_of
+from secateur.models.gguf_header import read_header
+from secateur.models.gguf_tokenizer import read_tokenizer
+from secateur.models.gguf_weights import read_weights, require_all_placed
 from secateur.models.quiet import quiet
 from secateur.models.tokenizers import with_pad_token
-
-# llama.cpp's architectures for models that Transformers reads from a directory only.
-UNEVEN_GGUF = ("deci", "openelm")
 
 
 def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -32,44 +27,26 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
         arguments: passed to `from_pretrained`; `dtype` is bfloat16 unless given.
 
     Raises:
-        ModelError: the file is damaged or of an unsupported architecture.
+        ModelError: the file is damaged, of an unsupported architecture, or holds a key or tensor that bears on what
+            the model computes and that cannot be carried.
     """
-    # Newer versions of Transformers can leave the weights packed; a model to be cut needs plain ones.
-    plain = (
-        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
-    )
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
-            )
-    except (ValueError, RuntimeError, OSError, KeyError, struct.error) as error:
-        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.config.__dict__.pop("quantization_config", None)
-    adapter_of(model)
+    header = read_header(file)
+    config = config_of(header)
+    require_all_placed(header, config)
+    tokenizer = read_tokenizer(header)
+    dtype = arguments.pop("dtype", torch.bfloat16)
+    if dtype == "auto":
+        dtype = torch.bfloat16
+    state = read_weights(header, config, dtype)
+    family: Any = adapter_for(config.model_type).stock_model
+    with quiet():
+        model = family.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **arguments)
     return model, with_pad_token(tokenizer)
 
 
 def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """A GGUF file's config and tokenizer, without its weights. Errors as `read_gguf`."""
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
-    return config, with_pad_token(tokenizer)
-
-
-def _why(file: Path, error: Exception) -> str:
-    """Why a GGUF file could not be loaded, in plain words where it is one that `secateur export` wrote."""
-    reason = str(error).strip().splitlines()[0]
-    if not any(name in reason for name in UNEVEN_GGUF):
-        return reason
-    return (
-        "its layers have widths of their own, or its heads do not add up to the hidden size, which llama.cpp reads and "
-        "Transformers does not; name the model directory that it was exported from"
-    )
+    header = read_header(file)
+    config = config_of(header)
+    require_all_placed(header, config)
+    return config, with_pad_token(read_tokenizer(header))
