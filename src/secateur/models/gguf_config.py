@@ -106,7 +106,7 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
     if heads % key_value_heads or head_dim % 2 or not head_dim:
         raise keys.wrong(f"{heads} query heads of {head_dim} over {key_value_heads} key/value heads are no attention")
     longest = keys.size("context_length", MOST_POSITIONS)
-    settings = {
+    settings: dict[str, Any] = {
         "vocab_size": keys.rows("token_embd.weight"),
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),

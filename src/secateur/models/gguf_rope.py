@@ -34,9 +34,15 @@ ROPE_KEYS = (
     "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_log_multiplier",
 )
-# What yarn's fields are without a key. llama.cpp takes -1 as "1 where the type is yarn".
-YARN_NEUTRAL = {"yarn_ext_factor": (1.0, -1.0), "yarn_attn_factor": (1.0,), "yarn_log_multiplier": (0.0,)}
-BETA_FAST, BETA_SLOW = 32.0, 1.0
+# What yarn's fields are without a key; -1 is llama.cpp's "as usual". Its graphs of these families take no others: a
+# file that says so is run otherwise than it says, and which of the two the model was made for cannot be told.
+YARN_USUAL = {
+    "yarn_beta_fast": (32.0, -1.0),
+    "yarn_beta_slow": (1.0, -1.0),
+    "yarn_ext_factor": (1.0, -1.0),
+    "yarn_attn_factor": (1.0, -1.0),
+    "yarn_log_multiplier": (0.0,),
+}
 SAME = 1e-4
 
 
@@ -58,9 +64,9 @@ def rope_parameters(keys: Mapping[str, Any], header: GGUFHeader, head_dim: int, 
     kind = keys.get("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "yarn"):
         raise _not_carried(header, "rope.scaling.type", kind)
-    for field, neutral in YARN_NEUTRAL.items():
-        value = keys.get(SCALING + field, neutral[0])
-        if not isinstance(value, (int, float)) or not any(math.isclose(value, each) for each in neutral):
+    for field, usual in YARN_USUAL.items():
+        value = keys.get(SCALING + field, usual[0])
+        if value not in usual:
             raise _not_carried(header, SCALING + field, value)
     attention_factor = _number(header, keys, "rope.scaling.attn_factor", 1.0)
     if attention_factor != 1.0 and kind != "yarn":
@@ -84,11 +90,12 @@ def _yarn(
     original = keys.get("rope.scaling.original_context_length", longest)
     if isinstance(original, bool) or not isinstance(original, int) or original < 1:
         raise _not_carried(header, "rope.scaling.original_context_length", original)
-    found = {**plain, "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    for field, usual in (("beta_fast", BETA_FAST), ("beta_slow", BETA_SLOW)):
-        value = _number(header, keys, f"{SCALING}yarn_{field}", usual)
-        if value != usual:
-            found[field] = value
+    found: dict[str, Any] = {
+        **plain,
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": original,
+    }
     if attention_factor != 1.0:
         found["attention_factor"] = attention_factor * (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
     return found
