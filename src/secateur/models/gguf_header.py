@@ -34,7 +34,7 @@ SCALARS = {
 VERSIONS = (2, 3)
 # Far above what any model has, and low enough to be counted through at once.
 MOST_KEYS, MOST_TENSORS, MOST_ENTRIES, LONGEST_STRING = 10_000, 100_000, 4_000_000, 1 << 24
-MOST_DIMENSIONS = 4
+LONGEST_NAME, MOST_DIMENSIONS = 200, 4
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,14 @@ def read_header(file: Path) -> GGUFHeader:
     return header
 
 
+def shown(value: object) -> str:
+    """A value out of a file for a message: one line, and not too long."""
+    if value is None:
+        return "missing"
+    text = str(value)
+    return text[:80] if text.isprintable() else ascii(text)[:80]
+
+
 class _Damaged(Exception):
     """What is wrong with the bytes."""
 
@@ -130,7 +138,7 @@ class _Reader:
         entries = self._count("keys", 13, MOST_KEYS)
         keys: dict[str, Any] = {}
         for _ in range(entries):
-            name = self._string("the name of a key")
+            name = self._name("the name of a key")
             if name in keys:
                 raise _Damaged(f"the key {name} stands there twice")
             keys[name] = self._value(name)
@@ -166,6 +174,12 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise _Damaged(f"{what} is not UTF-8") from error
 
+    def _name(self, what: str) -> str:
+        name = self._string(what)
+        if not name.isprintable() or len(name) > LONGEST_NAME:
+            raise _Damaged(f"{what} is no name")
+        return name
+
     def _value(self, name: str) -> Any:
         kind = self._kind(name)
         if kind is KIND.STRING:
@@ -188,7 +202,7 @@ class _Reader:
             raise _Damaged(f"{name} is of the unknown type {number}") from error
 
     def _tensor(self) -> tuple[str, tuple[int, ...], gguf.GGMLQuantizationType, int]:
-        name = self._string("the name of a tensor")
+        name = self._name("the name of a tensor")
         dimensions = self._number("I")
         if not 1 <= dimensions <= MOST_DIMENSIONS:
             raise _Damaged(f"{name} has {dimensions} dimensions")
@@ -206,7 +220,7 @@ class _Reader:
         self, listed: list[tuple[str, tuple[int, ...], gguf.GGMLQuantizationType, int]], alignment: Any
     ) -> dict[str, GGUFTensor]:
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:
-            raise _Damaged(f"general.alignment is {alignment}")
+            raise _Damaged(f"general.alignment is {shown(alignment)}")
         start = -(-self.position // alignment) * alignment
         tensors: dict[str, GGUFTensor] = {}
         for name, shape, kind, offset in listed:

@@ -38,7 +38,8 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
     if dtype == "auto":
         dtype = torch.bfloat16
     state = read_weights(header, config, dtype)
-    family: Any = adapter_for(config.model_type).stock_model
+    adapter = adapter_for(config.model_type)
+    family: Any = adapter.uneven_model if isinstance(config, adapter.uneven_config) else adapter.stock_model
     with quiet():
         model = family.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **arguments)
     return model, with_pad_token(tokenizer)

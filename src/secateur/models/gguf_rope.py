@@ -14,7 +14,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from secateur.errors import ModelError
-from secateur.models.gguf_header import GGUFHeader
+from secateur.models.gguf_header import GGUFHeader, shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,6 @@ def _number(header: GGUFHeader, keys: Mapping[str, Any], key: str, default: floa
 
 def _not_carried(header: GGUFHeader, key: str, value: object, beside: str = "") -> ModelError:
     return ModelError(
-        f"{header.file} sets {header.keys['general.architecture']}.{key} to {str(value)[:80]}{beside}, which secateur "
+        f"{header.file} sets {header.keys['general.architecture']}.{key} to {shown(value)}{beside}, which secateur "
         "does not carry: another model would come out; take the original model's directory"
     )

@@ -9,7 +9,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.errors import ModelError
-from secateur.models.gguf_header import GGUFHeader
+from secateur.models.gguf_header import GGUFHeader, shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def _splitting(header: GGUFHeader) -> str | None:
     known = (*WORDS, *DIGITS_THEN_WORDS, *WHOLE_WORDS, *OTHERS)
     if name not in known:
         raise ModelError(
-            f"{header.file} sets tokenizer.ggml.pre to {str(name)[:80]}, a way to split text that secateur does not "
+            f"{header.file} sets tokenizer.ggml.pre to {shown(name)}, a way to split text that secateur does not "
             f"carry; known are {', '.join(known)}; take the original model's directory"
         )
     return str(name)
@@ -81,7 +81,7 @@ def _require_whole(header: GGUFHeader) -> None:
     kind = keys.get("tokenizer.ggml.model")
     if kind not in (BYTE_LEVEL, SENTENCEPIECE):
         raise ModelError(
-            f"{file} has a tokenizer of the kind {str(kind)[:80]} (tokenizer.ggml.model); secateur reads "
+            f"{file} has a tokenizer of the kind {shown(kind)} (tokenizer.ggml.model); secateur reads "
             f"{BYTE_LEVEL} and {SENTENCEPIECE}"
         )
     tokens = keys.get("tokenizer.ggml.tokens")
@@ -107,11 +107,11 @@ def _require_whole(header: GGUFHeader) -> None:
     for merge in merges or ():
         left, _, right = merge.partition(" ") if isinstance(merge, str) else ("", "", "")
         if not right or not {left, right, left + right} <= known:
-            raise _damaged(file, f"the merge {str(merge)[:40]!r} is not of its tokens")
+            raise _damaged(file, f"the merge {shown(merge)} is not of its tokens")
     for role in ("bos", "eos", "unknown", "padding"):
         index = keys.get(f"tokenizer.ggml.{role}_token_id")
         if index is not None and (not isinstance(index, int) or not 0 <= index < rows):
-            raise _damaged(file, f"tokenizer.ggml.{role}_token_id is {str(index)[:40]}, outside its {rows:,} tokens")
+            raise _damaged(file, f"tokenizer.ggml.{role}_token_id is {shown(index)}, outside its {rows:,} tokens")
     template = keys.get(TEMPLATE)
     if template is not None and not isinstance(template, str):
         raise _damaged(file, f"{TEMPLATE} is no text")

@@ -1,6 +1,7 @@
 """The weights of a GGUF file under the names that Transformers has for them."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from secateur.errors import ModelError
 from secateur.models.gguf_header import GGUFHeader
 from secateur.models.gguf_rope import FACTORS
+from secateur.models.widths import LayerWidths, widths_in
 
 logger = logging.getLogger(__name__)
 
@@ -20,31 +22,41 @@ class Place:
     """Where a tensor of the file goes.
 
     Attributes:
-        name: in the model's state.
+        parts: by their names in the model's state, the rows of the tensor that belong to each: one for most.
         shape: that the config asks for.
         heads: of queries or keys whose rows stand in llama.cpp's order; 0 for all else.
         optional: a bias that the file may leave out, and that is then zero.
     """
 
-    name: str
+    parts: Mapping[str, int]
     shape: tuple[int, ...]
     heads: int = 0
     optional: bool = False
 
 
-def places(config: Any) -> dict[str, Place]:
+def place(name: str, *shape: int, heads: int = 0, optional: bool = False) -> Place:
+    """The place of a tensor that is one weight of the model."""
+    return Place({name: shape[0]}, shape, heads, optional)
+
+
+def places(config: Any, architecture: str) -> dict[str, Place]:
     """By its name in the file, every tensor that a model of this config has."""
-    hidden, inner, rows = config.hidden_size, config.intermediate_size, config.vocab_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    # Llama's graph rotates neighbours, and its files have the rows of queries and keys in that order.
-    interleaved = config.model_type == "llama"
-    heads = {"q": config.num_attention_heads * interleaved, "k": config.num_key_value_heads * interleaved}
-    found = {"token_embd.weight": Place("model.embed_tokens.weight", (rows, hidden))}
-    found["output_norm.weight"] = Place("model.norm.weight", (hidden,))
+    hidden, rows = config.hidden_size, config.vocab_size
+    found = {
+        "token_embd.weight": place("model.embed_tokens.weight", rows, hidden),
+        "output_norm.weight": place("model.norm.weight", hidden),
+    }
     if not config.tie_word_embeddings:
-        found["output.weight"] = Place("lm_head.weight", (rows, hidden))
-    with_bias = _with_bias(config)
+        found["output.weight"] = place("lm_head.weight", rows, hidden)
+    for layer, width in enumerate(widths_in(config)):
+        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.")
+        found.update({f"blk.{layer}.{name}": where for name, where in in_layer.items()})
+    return found
+
+
+def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str) -> dict[str, Place]:
+    hidden, inner = config.hidden_size, width.intermediate_size
+    queries, keys = (count * config.head_dim for count in (width.num_attention_heads, width.num_key_value_heads))
     projections = {
         "attn_q": ("self_attn.q_proj", queries, hidden),
         "attn_k": ("self_attn.k_proj", keys, hidden),
@@ -55,25 +67,30 @@ def places(config: Any) -> dict[str, Place]:
         "ffn_down": ("mlp.down_proj", hidden, inner),
     }
     norms = {"attn_norm": ("input_layernorm", hidden), "ffn_norm": ("post_attention_layernorm", hidden)}
-    if config.model_type == "qwen3":
+    if "qwen3" in config.model_type:
         norms["attn_q_norm"] = ("self_attn.q_norm", config.head_dim)
         norms["attn_k_norm"] = ("self_attn.k_norm", config.head_dim)
-    for layer in range(config.num_hidden_layers):
-        block, path = f"blk.{layer}.", f"model.layers.{layer}."
-        for short, (name, width) in norms.items():
-            found[f"{block}{short}.weight"] = Place(f"{path}{name}.weight", (width,))
-        for short, (name, outputs, inputs) in projections.items():
-            order = heads.get(short.removeprefix("attn_"), 0)
-            found[f"{block}{short}.weight"] = Place(f"{path}{name}.weight", (outputs, inputs), order)
-            if short in with_bias:
-                found[f"{block}{short}.bias"] = Place(f"{path}{name}.bias", (outputs,), order, optional=True)
+    # These graphs rotate neighbours, and their files have the rows of queries and keys in that order.
+    interleaved = architecture in ("llama", "deci")
+    heads = {"attn_q": width.num_attention_heads, "attn_k": width.num_key_value_heads} if interleaved else {}
+    found = {f"{short}.weight": place(f"{path}{name}.weight", size) for short, (name, size) in norms.items()}
+    with_bias = _with_bias(config)
+    for short, (name, outputs, inputs) in projections.items():
+        order = heads.get(short, 0)
+        found[f"{short}.weight"] = place(f"{path}{name}.weight", outputs, inputs, heads=order)
+        if short in with_bias:
+            found[f"{short}.bias"] = place(f"{path}{name}.bias", outputs, heads=order, optional=True)
+    if architecture == "openelm":  # the three in one
+        joined = [found.pop(f"attn_{which}.weight") for which in "qkv"]
+        parts = {name: rows for part in joined for name, rows in part.parts.items()}
+        found["attn_qkv.weight"] = Place(parts, (sum(parts.values()), hidden))
     return found
 
 
 def _with_bias(config: Any) -> set[str]:
     """The projections that have biases in a model of this config."""
     found: set[str] = set()
-    if config.model_type == "qwen2":
+    if "qwen2" in config.model_type:
         found |= {"attn_q", "attn_k", "attn_v"}
     elif config.attention_bias:
         found |= {"attn_q", "attn_k", "attn_v", "attn_output"}
@@ -88,13 +105,8 @@ def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
     Raises:
         ModelError: a tensor is missing, has another shape than the config asks for, or has no place in the family.
     """
-    file, layers = header.file, config.num_hidden_layers
-    present = {name.split(".")[1] for name in header.tensors if name.startswith("blk.")}
-    if layers > len(present):  # before a list is made of as many as the key claims
-        raise ModelError(
-            f"{file} could not be loaded: its header speaks of {layers:,} layers and it has {len(present):,}"
-        )
-    expected = places(config)
+    file = header.file
+    expected = places(config, header.keys["general.architecture"])
     for name, tensor in header.tensors.items():
         if name == FACTORS:
             continue
@@ -108,7 +120,7 @@ def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
                 f"{file} could not be loaded: {name} has the shape {tensor.shape} where the header asks for "
                 f"{expected[name].shape}"
             )
-    missing = [name for name, place in expected.items() if name not in header.tensors and not place.optional]
+    missing = [name for name, where in expected.items() if name not in header.tensors and not where.optional]
     if missing:
         raise ModelError(f"{file} could not be loaded: it lacks {len(missing)} tensors, {missing[0]} first")
     return expected
@@ -121,13 +133,15 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
         ModelError: as `require_all_placed`, or a weight is NaN, infinite, or beyond what `dtype` holds.
     """
     expected = require_all_placed(header, config)
-    state, filled = {}, []
-    for name, place in expected.items():
+    state: dict[str, Tensor] = {}
+    filled: list[str] = []
+    for name, where in expected.items():
         if name in header.tensors:
-            state[place.name] = _read(header, name, place, dtype)
+            weights = _read(header, name, where.heads, dtype)
         else:
-            state[place.name] = torch.zeros(place.shape, dtype=dtype)
+            weights = torch.zeros(where.shape, dtype=dtype)
             filled.append(name)
+        state.update(zip(where.parts, weights.split(list(where.parts.values())), strict=True))
     if filled:
         logger.info(
             "%s leaves out %d biases that the family has, %s first: they are zeros", header.file, len(filled), filled[0]
@@ -135,7 +149,7 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
     return state
 
 
-def _read(header: GGUFHeader, name: str, place: Place, dtype: torch.dtype) -> Tensor:
+def _read(header: GGUFHeader, name: str, heads: int, dtype: torch.dtype) -> Tensor:
     with np.errstate(all="ignore"):  # what comes out is checked
         weights = header.read(name)
     if not np.isfinite(weights).all():
@@ -143,7 +157,7 @@ def _read(header: GGUFHeader, name: str, place: Place, dtype: torch.dtype) -> Te
     tensor = torch.from_numpy(np.array(weights, np.float32))
     if float(tensor.abs().max()) > torch.finfo(dtype).max:
         raise ModelError(f"{header.file} holds weights beyond what {dtype} holds in {name}; load it in float32")
-    return (_in_halves(tensor, place.heads) if place.heads else tensor).to(dtype)
+    return (_in_halves(tensor, heads) if heads else tensor).to(dtype)
 
 
 def _in_halves(weights: Tensor, heads: int) -> Tensor:
