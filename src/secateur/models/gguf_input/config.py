@@ -17,8 +17,8 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
-from secateur.models.gguf_header import GGUFHeader, shown
-from secateur.models.gguf_rope import ROPE_KEYS, rope_parameters
+from secateur.models.gguf_input.header import GGUFHeader, shown
+from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
 from secateur.models.widths import LayerWidths
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.errors import ModelError
-from secateur.models.gguf_header import GGUFHeader, shown
+from secateur.models.gguf_input.header import GGUFHeader, shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)

@@ -1,8 +1,4 @@
-"""Reading a GGUF file as an ordinary model.
-
-The file's keys, tensors and weights are read here and not by Transformers, which drops what it has no field for: rotary
-scaling, biases, head sizes, and which takes a `general.name` of `mistral` for an architecture.
-"""
+"""From a file to a model and its tokenizer."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +7,10 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.models.adapters import adapter_for
-from secateur.models.gguf_config import config_of
-from secateur.models.gguf_header import read_header
-from secateur.models.gguf_tokenizer import read_tokenizer
-from secateur.models.gguf_weights import read_weights, require_all_placed
+from secateur.models.gguf_input.config import config_of
+from secateur.models.gguf_input.header import read_header
+from secateur.models.gguf_input.tokenizer import read_tokenizer
+from secateur.models.gguf_input.weights import read_weights, require_all_placed
 from secateur.models.quiet import quiet
 from secateur.models.tokenizers import with_pad_token
 

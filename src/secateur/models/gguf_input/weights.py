@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ModelError
-from secateur.models.gguf_header import GGUFHeader
-from secateur.models.gguf_rope import FACTORS
+from secateur.models.gguf_input.header import GGUFHeader
+from secateur.models.gguf_input.rope import FACTORS
 from secateur.models.widths import LayerWidths, widths_in
 
 logger = logging.getLogger(__name__)
