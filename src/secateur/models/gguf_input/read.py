@@ -38,6 +38,7 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
     family: Any = adapter.uneven_model if isinstance(config, adapter.uneven_config) else adapter.stock_model
     with quiet():
         model = family.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **arguments)
+    model.config.name_or_path = model.name_or_path = str(file)
     return model, with_pad_token(tokenizer)
 
 
