@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 # No adapter stands there: Transformers would put one that lies beside the model on it, without a word.
 NOWHERE = "no-adapter"
 BODY = "model."
+# Tables that older checkpoints hold and that follow from the config. Transformers passes over inv_freq by itself.
+DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 
 
 def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments: Any) -> PreTrainedModel:
@@ -106,8 +109,9 @@ def _require_all(directory: Path, loading: Mapping[str, Any]) -> None:
             f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} first; its files are not "
             f"complete or its {CONFIG} is of another model"
         )
-    if loading["unexpected_keys"]:
-        first, *others = sorted(loading["unexpected_keys"])
+    unexpected = sorted(name for name in loading["unexpected_keys"] if not DERIVED.search(name))
+    if unexpected:
+        first, *others = unexpected
         more = f" and {len(others)} more weights" if others else ""
         raise ModelError(
             f"{directory} holds {first}{more}, which its {CONFIG} does not ask for; without them it would be another "

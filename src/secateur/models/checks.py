@@ -1,5 +1,6 @@
 """Looking at a checkpoint before it is loaded: is it a model, whole, safe and of a supported family?"""
 
+import functools
 import logging
 import re
 from collections.abc import Mapping
@@ -38,27 +39,28 @@ def check_directory(directory: Path) -> None:
 
 
 def warn_of_what_is_left_out(directory: Path) -> None:
-    """Log what lies in a model directory and is not used, or cannot be."""
+    """Log what lies in a model directory and is not used, or cannot be: once for each, however often it is loaded."""
     if (directory / ADAPTER).is_file():
-        logger.warning(
-            "%s holds an adapter beside the model (%s), which is left out; pass --adapter %s to have it too",
-            directory,
-            ADAPTER,
-            directory,
+        _warn_once(
+            f"{directory} holds an adapter beside the model ({ADAPTER}), which is left out; pass --adapter {directory} "
+            "to have it too"
         )
     unused = unused_shards(directory)
     if unused:
-        logger.warning(
-            "%s holds %s and an index of other files (%s, …); the first is read, as Transformers does",
-            directory,
-            WEIGHTS,
-            unused[0],
+        _warn_once(
+            f"{directory} holds {WEIGHTS} and an index of other files ({unused[0]}, …); the first is read, as "
+            "Transformers does"
         )
     outside = read_config(directory)[1].outside()
     if outside:
-        logger.warning(
-            "%s: %s is outside of the vocabulary, so no text can end with it", directory / CONFIG, ", ".join(outside)
+        _warn_once(
+            f"{directory / CONFIG}: {', '.join(outside)} is outside of the vocabulary, so no text can end with it"
         )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def require_finite(model: PreTrainedModel, what: str) -> None:

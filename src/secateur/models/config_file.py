@@ -76,7 +76,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     except ValidationError as error:
         raise ModelError(f"{source} is wrong: {complaint(error)}") from error
     for name, why in REFUSED.items():
-        if content.get(name) is not None:
+        if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
     if is_uneven_type(adapter, declared.model_type):
         absent = [name for name in DeclaredConfig.model_fields if name.endswith("_per_layer")]

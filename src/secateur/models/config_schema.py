@@ -190,6 +190,7 @@ class DeclaredConfig(_Strict):
             yield f"pad_token_id {self.pad_token_id} is outside of the vocabulary of vocab_size {self.vocab_size}"
         for name, rope in (("rope_parameters", self.rope_parameters), ("rope_scaling", self.rope_scaling)):
             yield from self._complaints_of_rope(name, rope)
+        yield from self._complaints_of_base()
 
     def _complaints_of_layers(self) -> Iterator[str]:
         """What is wrong with heads that are listed layer by layer."""
@@ -208,6 +209,20 @@ class DeclaredConfig(_Strict):
             factors = getattr(rope, field)
             if factors is not None and len(factors) != half:
                 yield f"{name}.{field} has {len(factors)} numbers for heads of {2 * half}"
+
+    def _complaints_of_base(self) -> Iterator[str]:
+        """The rotary base may stand in three places, of which programs read different ones."""
+        places = {
+            "rope_theta": self.rope_theta,
+            "rope_parameters.rope_theta": self.rope_parameters and self.rope_parameters.rope_theta,
+            "rope_scaling.rope_theta": self.rope_scaling and self.rope_scaling.rope_theta,
+        }
+        (first, base), *others = [place for place in places.items() if place[1] is not None] or [("", None)]
+        for name, other in others:
+            if other != base:
+                yield f"{first} {base:g} and {name} {other:g} are two rotary bases"
+        if self.rope_scaling and first == "rope_parameters.rope_theta" and not others:
+            yield f"rope_scaling has no rope_theta, and would be read without that of {first}"
 
     def outside(self) -> list[str]:
         """Token ids of generation that no row of the embeddings belongs to, as `name id`."""

@@ -23,7 +23,7 @@ from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
-VOCABULARY = "tokenizer.json"
+VOCABULARY, WORDS = "tokenizer.json", "vocab.json"
 ADDED = "added_tokens.json"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
 SAMPLE = "Two words, 3 numbers."
@@ -143,27 +143,26 @@ def _reading_tokenizer(directory: Path) -> Iterator[None]:
         # What goes wrong inside of the tokenizers package can come as a panic, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        culprit = _culprit(directory)
-        if culprit is not None:
-            raise ModelError(f"{directory / VOCABULARY} is damaged: {culprit}; restore it from its source") from error
+        _name_culprit(directory)
         raise ModelError(
             f"{directory} has no tokenizer that can be loaded: {one_line(error)}; restore its tokenizer files from "
             "their source"
         ) from error
 
 
-def _culprit(directory: Path) -> str | None:
-    """What is wrong with `tokenizer.json` by itself, if anything."""
+def _name_culprit(directory: Path) -> None:
+    """Raise `ModelError` where one of the tokenizer's files is damaged by itself."""
+    if (directory / WORDS).is_file():
+        read_object(directory / WORDS)
     file = directory / VOCABULARY
     if not file.is_file():
-        return None
+        return
     try:
         Tokenizer.from_file(str(file))
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        return one_line(error)
-    return None
+        raise ModelError(f"{file} is damaged: {one_line(error)}; restore it from its source") from error
 
 
 def _try(tokenizer: PreTrainedTokenizerBase) -> None:
