@@ -175,6 +175,8 @@ class DeclaredConfig(_Strict):
         if self.head_dim is None and self.hidden_size % heads:
             hidden = self.hidden_size
             yield f"num_attention_heads {heads} does not divide hidden_size {hidden}, and there is no head_dim"
+        elif self.model_type.endswith("llama") and self.hidden_size % heads:
+            yield f"num_attention_heads {heads} does not divide hidden_size {self.hidden_size}, as a llama's has to"
         if groups and heads % groups:
             yield f"num_key_value_heads {groups} does not divide num_attention_heads {heads}"
         for name in type(self).model_fields:
