@@ -220,20 +220,12 @@ def test_bad_weights_and_options(model: Callable[..., PreTrainedModel], small_to
     assert not list(tmp_path.iterdir())
 
 
-def test_an_even_file_loads_again_and_an_uneven_one_says_why_not(
+def test_yarn_with_bounds_that_llama_cpp_does_not_take(
     model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
 ) -> None:
-    tiny = model()
-    secateur.export(tiny, small_tokenizer, tmp_path / "even.gguf")
-    again, tokenizer = secateur.load(tmp_path / "even.gguf", dtype="float32", device="cpu")
-    torch.testing.assert_close(
-        log_probabilities(again, PROMPT), log_probabilities(tiny, PROMPT), atol=F16_ERROR, rtol=0
-    )
-    assert tokenizer("Some text").input_ids == small_tokenizer("Some text").input_ids
-    for family in ("llama", "qwen3"):
-        secateur.export(cut_unevenly(model(family)), small_tokenizer, tmp_path / f"{family}.gguf")
-        with pytest.raises(ModelError, match=r"layers have widths of their own.*name the model directory"):
-            secateur.load(tmp_path / f"{family}.gguf")
+    tiny = model(rope_parameters={"rope_theta": 10000.0, **ROPES["yarn"], "beta_slow": 2.0})
+    with pytest.raises(ModelError, match="yarn with beta_fast 32 and beta_slow 1 only"):
+        secateur.export(tiny, small_tokenizer, tmp_path / "model.gguf")
 
 
 def test_the_result_as_figures(model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path) -> None:

@@ -143,10 +143,7 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Rope, head_dim: int) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
     writer.add_rope_scaling_factor(rope.factor)
     if rope.original_length:
-        fast, slow = rope.betas
         writer.add_rope_scaling_orig_ctx_len(rope.original_length)
-        writer.add_rope_scaling_yarn_beta_fast(fast)
-        writer.add_rope_scaling_yarn_beta_slow(slow)
 
 
 def _context_length(config: Any) -> int:

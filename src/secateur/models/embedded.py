@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from secateur.errors import ModelError, OutputError
 from secateur.files import cache_directory, new_directory
+from secateur.models.gguf_input import read_gguf
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +72,6 @@ def _package_file() -> Path:
 
 
 def _convert(gguf: Path, directory: Path) -> None:
-    from secateur.models.loading import read_gguf
-
     model, tokenizer = read_gguf(gguf)
     with new_directory(directory, overwrite=True) as staging:
         model.save_pretrained(staging)
