@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ PROMPT = [(7 * position) % 290 + 2 for position in range(120)]
 # float16 alone gives 0.002 to 0.003.
 F16_ERROR = 0.005
 Small = PreTrainedTokenizerFast
+QUANT = gguf.GGMLQuantizationType
 Export = Callable[..., tuple[PreTrainedModel, Path]]
 
 
@@ -292,6 +294,18 @@ def test_tensors_that_do_not_fit(
     _, file = exported()
     with pytest.raises(ModelError, match=reason):
         load_settings(edited(file, tensors=tensors, without=without))
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4"])
+def test_number_formats_come_back_as_they_are_stored(
+    kind: str, tiny_model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
+) -> None:
+    model = tiny_model(vocab_size=300, bos_token_id=0, pad_token_id=None)
+    secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
+    quantised = gguf.quants.quantize(model.model.layers[1].mlp.down_proj.weight.detach().numpy(), QUANT[kind])
+    file = edited(tmp_path / "model.gguf", tensors={"blk.1.ffn_down.weight": (quantised, QUANT[kind])})
+    expected = torch.from_numpy(gguf.dequantize(quantised, QUANT[kind]))
+    assert torch.equal(read(file).model.layers[1].mlp.down_proj.weight, expected)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -128,6 +128,14 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
     except (ValueError, StrictDataclassError) as error:
         raise keys.wrong(str(error).strip().splitlines()[-1].strip()) from error
     config.name_or_path = str(header.file)
+    logger.debug(
+        "%s is read as %s with rotary positions %s, biases in attention: %s, in the MLP: %s",
+        header.file,
+        config.model_type,
+        settings["rope_parameters"],
+        settings.get("attention_bias", "as the family has them"),
+        settings.get("mlp_bias", False),
+    )
     return config
 
 
