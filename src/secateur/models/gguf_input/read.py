@@ -12,7 +12,6 @@ from secateur.models.gguf_input.header import read_header
 from secateur.models.gguf_input.tokenizer import read_tokenizer
 from secateur.models.gguf_input.weights import read_weights, require_all_placed
 from secateur.models.quiet import quiet
-from secateur.models.tokenizers import with_pad_token
 
 
 def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -39,7 +38,7 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
     with quiet():
         model = family.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **arguments)
     model.config.name_or_path = model.name_or_path = str(file)
-    return model, with_pad_token(tokenizer)
+    return model, tokenizer
 
 
 def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -47,4 +46,4 @@ def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenize
     header = read_header(file)
     config = config_of(header)
     require_all_placed(header, config)
-    return config, with_pad_token(read_tokenizer(header))
+    return config, read_tokenizer(header)
