@@ -308,6 +308,15 @@ def test_number_formats_come_back_as_they_are_stored(
     assert torch.equal(read(file).model.layers[1].mlp.down_proj.weight, expected)
 
 
+@pytest.mark.parametrize(("dtype", "stored"), [("f16", "float16"), ("bf16", "bfloat16"), ("q8_0", "bfloat16")])
+def test_a_model_from_a_file_is_stored_in_the_files_format(
+    dtype: str, stored: str, tiny_model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
+) -> None:
+    secateur.export(tiny_model(vocab_size=300, bos_token_id=0), small_tokenizer, tmp_path / "m.gguf", dtype=dtype)
+    secateur.save(*secateur.load(tmp_path / "m.gguf", device="cpu"), tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["dtype"] == stored
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(bad: float, exported: Export) -> None:
     _, file = exported()
