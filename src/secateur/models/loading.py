@@ -30,6 +30,7 @@ from secateur.models.adapters import adapter_of
 from secateur.models.checks import check_directory
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
+from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def load(
     else:
         model = _read_model(path, trust_remote_code=trust_remote_code, **arguments)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        load_zeros(model, path)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":

@@ -62,6 +62,10 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     return adapted.eval()
 
 
+def merged(adapted: PeftModel) -> PreTrainedModel:
+    return cast(PreTrainedModel, adapted.merge_and_unload())
+
+
 def _read_config(directory: Path) -> PeftConfig:
     file = directory / CONFIG
     if not file.is_file():
