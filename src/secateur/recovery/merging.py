@@ -48,7 +48,7 @@ def merge_adapter(
             f"the model's projections are {sparsity_of(masks):.0%} zeros, which a merged adapter would fill; keep the "
             "zeros with --zeros keep, or fill them with --zeros fill"
         )
-    result = merged(attach_adapter(model, adapter))
+    result = merged(attach_adapter(model, adapter, to_merge=True))
     if masks:
         zero_again(result, masks)
     if zeros == "fill":
