@@ -222,7 +222,7 @@ def refused(model: PreTrainedModel, adapter: Path, merging: bool = False) -> str
         ({"peft_type": "XLORA"}, "XLORA, which is not supported"),
         ({"peft_type": "OF_NEXT_YEAR"}, "OF_NEXT_YEAR, which is not supported"),
         ({"task_type": "SEQ_CLS"}, "for task SEQ_CLS, not for a language model"),
-        ({"megatron_config": {}, "megatron_core": "antigravity"}, "megatron_core, which is not supported"),
+        ({"megatron_config": {}, "megatron_core": "wave"}, "megatron_core, which is not supported"),
         ({"megatron_config": {"x": 1}}, "megatron_config, which is not supported"),
         ({"layer_replication": [[0, 4], [2, 4]]}, "layer_replication, which is not supported"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens, which is not supported"),

@@ -1,8 +1,9 @@
 """Where a sparse model's zeros are, whether they are to be kept, and whether they are all still there.
 
 Zeros alone do not make a model sparse: quantised weights hit zero too, up to a fifth of a matrix in a GGUF file of 4
-bits. A matrix is sparse where secateur's record of its zeros says so (`sparsity.json`), where at least a third of it is
-zero, or where its zeros are N of every M.
+bits and a third in one of 3. A matrix is sparse where secateur's record of its zeros says so (`sparsity.json`), where
+at least a third of it is zero (half, where its weights are those of a quantised format of 4 bits or less, ternary ones
+included), or where its zeros are N of every M.
 """
 
 import logging
@@ -20,6 +21,9 @@ from secateur.models.zeros_record import RECORD, believed_zeros, projections_of,
 logger = logging.getLogger(__name__)
 
 SPARSE_FROM = 1 / 3
+QUANTISED_SPARSE_FROM = 1 / 2
+# Neighbours that share a scale in GGUF's formats of 4 bits or less, and the most absolute values beside 0 they take.
+BLOCK, MAGNITUDES = 32, 8
 GROUPS = (4, 8, 16)  # the M of N:M that is looked for below that share
 
 Zeros = Literal["auto", "keep", "fill"]
@@ -143,7 +147,7 @@ class _Judgement:
             share = self.share(self.linears, self.linears)
             found = f"{share:.2%} of its projections' weights are zero, and without a pattern" if share else "no zeros"
             return f"The model counts as dense: {found}"
-        why = f"its {RECORD} says so" if self.noted else "a third of a matrix is zero, or N of every M"
+        why = f"its {RECORD} says so" if self.noted else "so many are zero in a matrix, or N of every M"
         share = self.share(self.sparse, self.sparse)
         number = f"{len(self.sparse)} of its {len(self.linears)} matrices"
         return f"The model counts as sparse, {share:.1%} zeros in {number}: {why}"
@@ -171,13 +175,22 @@ def _has_pattern(weight: Tensor, zeros: int) -> bool:
         return False
     share = zeros / weight.numel()
     if share >= SPARSE_FROM:
-        return True
+        return share >= QUANTISED_SPARSE_FROM or not _is_quantised(weight)
     for group in GROUPS:
         if 1 / group <= share and weight.shape[1] % group == 0:
             least = int((weight == 0).unflatten(1, (-1, group)).sum(-1).min())
             if least and share <= 2 * least / group:
                 return True
     return False
+
+
+def _is_quantised(weight: Tensor) -> bool:
+    """Whether a matrix's weights take so few values in each block as only quantised ones do."""
+    blocks = weight[:, : weight.shape[1] // BLOCK * BLOCK].abs().reshape(-1, BLOCK)
+    telling = blocks[(blocks != 0).sum(1) > MAGNITUDES + MAGNITUDES // 2]
+    ordered = telling.sort(dim=1).values
+    values = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + (ordered[:, 0] != 0)  # beside 0, where there is one
+    return len(telling) > 0 and float((values <= MAGNITUDES).float().mean()) > 0.99
 
 
 def _described(name: str, keep: Tensor) -> dict[str, object]:
