@@ -94,7 +94,7 @@ def test_a_dense_model_from_a_quantised_file_is_dense(kind: str, tails: bool, ti
 
 @pytest.mark.parametrize(
     "change",
-    [lambda w: three_bits(heavy_tailed(w, 2.5)), ternary(0.34), ternary(0.45)],
+    [lambda w: three_bits(heavy_tailed(w, 2.5)), ternary(0.34), ternary(0.42)],
     ids=["3 bits", "ternary", "more"],
 )
 def test_more_than_a_third_of_quantised_zeros(change: Change, tiny_model: TinyModel) -> None:

@@ -2,7 +2,7 @@
 
 Zeros alone do not make a model sparse: quantised weights hit zero too, up to a fifth of a matrix in a GGUF file of 4
 bits and a third in one of 3. A matrix is sparse where secateur's record of its zeros says so (`sparsity.json`), where
-at least a third of it is zero (half, where its weights are those of a quantised format of 4 bits or less, ternary ones
+at least a third of it is zero (45 %, where its weights are those of a quantised format of 4 bits or less, ternary ones
 included), or where its zeros are N of every M.
 """
 
@@ -21,7 +21,7 @@ from secateur.models.zeros_record import RECORD, believed_zeros, projections_of,
 logger = logging.getLogger(__name__)
 
 SPARSE_FROM = 1 / 3
-QUANTISED_SPARSE_FROM = 1 / 2
+QUANTISED_SPARSE_FROM = 0.45  # cuts are seldom less than half, and a matrix may get a bit less than others
 # Neighbours that share a scale in GGUF's formats of 4 bits or less, and the most absolute values beside 0 they take.
 BLOCK, MAGNITUDES = 32, 8
 GROUPS = (4, 8, 16)  # the M of N:M that is looked for below that share
