@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import peft
 import pytest
 import torch
@@ -331,6 +332,21 @@ def test_no_pickle_is_opened(adapter: Path, tiny_model: TinyModel, monkeypatch: 
     attach_adapter(tiny_model(), adapter)
     (adapter / "adapter_model.safetensors").unlink()
     assert "pickled weights (*.bin) are not opened" in refused(tiny_model(), adapter)
+
+
+def test_weights_that_wait_elsewhere(adapter: Path, tiny_model: TinyModel) -> None:
+    """PEFT puts an adapter on them that gives other numbers."""
+    model = tiny_model()
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with pytest.raises(ModelError, match="whose weights wait outside the devices"):
+        merge_adapter(model, adapter)
+    torch.testing.assert_close(logits(model), logits(tiny_model()))
+
+
+def test_a_model_that_accelerate_looks_after(adapter: Path, tiny_model: TinyModel) -> None:
+    expected = logits(attach_adapter(tiny_model(), adapter))
+    model = accelerate.dispatch_model(tiny_model(), {"": "cpu"}, force_hooks=True)
+    torch.testing.assert_close(logits(attach_adapter(model, adapter)), expected)
 
 
 def test_every_way_in(tiny_model: TinyModel, tiny_tokenizer, tmp_path: Path) -> None:

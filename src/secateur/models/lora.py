@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import (
@@ -67,9 +67,15 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
 
     Raises:
         ModelError: the directory holds no adapter, a damaged or pickled one, one of a kind that is not supported, or
-            one of another model. The model is then left as it was.
+            one of another model; or Accelerate holds weights of the model on the host or on disk. The model is then
+            left as it was.
     """
     saved = read_adapter(Path(adapter).expanduser())
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ModelError(
+            "an adapter cannot be put on a model whose weights wait outside the devices (device_map); load it without, "
+            "or in a smaller dtype"
+        )
     with _without_warnings():
         _try(model, saved, to_merge)
         adapted = wrap(model, saved.config)
@@ -131,13 +137,18 @@ def _try(model: PreTrainedModel, saved: SavedAdapter, to_merge: bool) -> None:
 
 
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model whose weights have shapes and no values."""
-    tensors: dict[int, Tensor] = {
+    """A copy of a model whose weights have shapes and no values, and which Accelerate does not look after."""
+    shared: dict[int, Any] = {
         id(weight): nn.Parameter(torch.empty_like(weight, device="meta"), requires_grad=False)
         for weight in model.parameters()
     }
-    tensors.update({id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()})
-    return copy.deepcopy(model, tensors)
+    shared.update({id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()})
+    hooks = [module.__dict__["_hf_hook"] for module in model.modules() if "_hf_hook" in module.__dict__]
+    skeleton = copy.deepcopy(model, {**shared, **{id(hook): hook for hook in hooks}})
+    for module in skeleton.modules():
+        for name in ("_hf_hook", "_old_forward", "forward"):
+            module.__dict__.pop(name, None)
+    return skeleton
 
 
 def _is_elsewhere(model: PreTrainedModel, name: str) -> bool:

@@ -61,7 +61,8 @@ def zeros_to_keep(model: PreTrainedModel, zeros: Zeros = "auto") -> dict[str, Te
         return {}
     if zeros == "auto":
         judgement = _judged(model)
-        logger.info("%s", judgement.sentence)
+        # Nothing to decide where there are no zeros.
+        logger.log(logging.INFO if any(judgement.zeros.values()) else logging.DEBUG, "%s", judgement.sentence)
         return _masks(judgement.sparse)
     masks = masks_of_all_zeros(model)
     logger.info("The zeros in %d of the model's matrices are kept, as --zeros says", len(masks))
