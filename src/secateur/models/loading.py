@@ -22,6 +22,7 @@ from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dty
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
+from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ def load(
         warn_of_what_is_left_out(path)
         model = read_model(path, trust_remote_code=trust_remote_code, **arguments)
         tokenizer = load_tokenizer(path, model.config, trust_remote_code=trust_remote_code)
+        load_zeros(model, path)
     guard_embeddings(model, tokenizer, path)
     if device_map is None:
         cast(nn.Module, model).to(place)
