@@ -1,7 +1,7 @@
 """Instruction data as training sequences, with the loss on the answer only."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ def tokenize_examples(
         f"examples {tokenizer.eos_token_id}",
         content_fingerprint([], examples),
         lambda: _tokenize_all(tokenizer, examples),
+        lambda tensors: _are_examples(tensors, len(examples)),
     )
     cut_lengths = tokens["lengths"].clamp(max=seqlen)
     kept = (tokens["prompt_lengths"] < cut_lengths).nonzero().flatten()
@@ -90,6 +91,15 @@ def _tokenize_all(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example
         "lengths": torch.tensor([len(ids) for ids in sequences]),
         "prompt_lengths": torch.tensor(prompt_lengths),
     }
+
+
+def _are_examples(tensors: Mapping[str, Tensor], count: int) -> bool:
+    if tensors.keys() != {"input_ids", "lengths", "prompt_lengths"}:
+        return False
+    ids, lengths, prompts = (tensors[name] for name in ("input_ids", "lengths", "prompt_lengths"))
+    if any(sizes.dtype != torch.int64 or sizes.shape != (count,) for sizes in (lengths, prompts)):
+        return False
+    return bool((prompts >= 0).all() and (prompts <= lengths).all()) and ids.shape == (int(lengths.sum()),)
 
 
 def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
