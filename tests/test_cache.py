@@ -5,14 +5,14 @@ import logging
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from conftest import make_tiny_model
 from secateur.data import Corpus, Example, load_corpus, token_windows, tokenize_examples
 from secateur.models import embedded
 from secateur.models.own_text import own_text
@@ -109,8 +109,10 @@ def test_examples_whose_lengths_were_changed_are_made_anew(
     assert tokenize_examples(tiny_tokenizer, EXAMPLES, 300) == first
 
 
-def test_text_that_a_model_wrote_is_checked_too(tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path) -> None:
-    model = make_tiny_model()
+def test_text_that_a_model_wrote_is_checked_too(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path
+) -> None:
+    model = tiny_model()
     first = own_text(model, tiny_tokenizer, 4, 16)
     reverse(entry(private_cache))
     assert torch.equal(own_text(model, tiny_tokenizer, 4, 16), first)
@@ -172,14 +174,17 @@ def test_another_users_entries_and_directory_are_not_believed(
 
 @pytest.fixture
 def converting(
-    monkeypatch: pytest.MonkeyPatch, private_cache: Path, tiny_tokenizer: PreTrainedTokenizerFast
+    monkeypatch: pytest.MonkeyPatch,
+    private_cache: Path,
+    tiny_model: Callable[..., PreTrainedModel],
+    tiny_tokenizer: PreTrainedTokenizerFast,
 ) -> list[int]:
     """A tiny model in place of the package's; the list has an entry for each conversion."""
     conversions: list[int] = []
 
     def read(*_: object) -> object:
         conversions.append(1)
-        return make_tiny_model(), tiny_tokenizer
+        return tiny_model(), tiny_tokenizer
 
     def offline(*args: object, **options: object) -> None:
         raise OSError("no hub")

@@ -29,11 +29,18 @@ class _Unbelievable(Exception):
     """What makes an entry of the cache unusable."""
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, with the special tokens the tokenizer adds by default, never cut."""
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool = True) -> list[list[int]]:
+    """Token ids of each text, never cut, with or without the special tokens the tokenizer adds by default."""
     if not texts:
         return []
-    encoded = tokenizer(texts, truncation=False, padding=False, return_attention_mask=False, verbose=False)
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=special,
+        truncation=False,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
     return encoded["input_ids"]
 
 
@@ -147,8 +154,8 @@ def choose(count: int, limit: int | None, seed: int | None, what: str) -> Tensor
     Raises:
         InputError: the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"{limit} {what} are asked for; ask for at least 1")
+    if limit is not None:
+        require_some(limit, what)
     if limit is None or limit >= count:
         if limit is not None and limit > count:
             logger.warning("%s %s are asked for, and there are %s: all are used", f"{limit:,}", what, f"{count:,}")
@@ -157,3 +164,9 @@ def choose(count: int, limit: int | None, seed: int | None, what: str) -> Tensor
         return torch.arange(limit)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[:limit].sort().values
+
+
+def require_some(limit: int, what: str) -> None:
+    """Raise `InputError` where a limit is below 1."""
+    if limit < 1:
+        raise InputError(f"{limit} {what} are asked for; ask for at least 1")
