@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from secateur.data.corpus import Example, example_text
+from secateur.data.corpus import Example
 from secateur.data.reading import (
     RawRow,
     are_instructions,
@@ -24,7 +24,7 @@ from secateur.data.slices import Part
 
 Item = TypeVar("Item", str, Example)
 
-LARGE = 4 << 20  # characters of a text that is no longer held
+LARGE = 8 << 20  # characters of a text that is no longer held in memory
 _ROW = 64  # what a row counts beside its characters, since a million empty ones are not small
 
 
@@ -150,7 +150,7 @@ def in_memory(items: Collection[Item]) -> Collection[Item]:
     held, size = [], 0
     for item in items:
         held.append(item)
-        size += _ROW + len(item if isinstance(item, str) else example_text(item))
+        size += _ROW + (len(item) if isinstance(item, str) else sum(map(len, astuple(item))))
         if size > LARGE + _ROW:
             return items
     return held

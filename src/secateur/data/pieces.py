@@ -179,8 +179,15 @@ def _seam(before: Sequence[_Token], after: Sequence[_Token]) -> tuple[int, int]:
         if _ends_a_word(before, spot) and _ends_a_word(after, last + 1):
             return spot, last + 1
         within_a_word = within_a_word or (spot, last + 1)
-    if within_a_word is not None:
-        return within_a_word
+    return within_a_word or _common_border(before, after, middle)
+
+
+def _common_border(before: Sequence[_Token], after: Sequence[_Token], middle: int) -> tuple[int, int]:
+    """Where a token ends in one and begins in the other, near the middle, so that no character is lost or doubled."""
+    begun = {token.start: place for place, token in reversed(list(enumerate(after)))}
+    borders = [(spot + 1, begun[token.end]) for spot, token in enumerate(before) if token.end in begun]
+    if borders:
+        return min(borders, key=lambda border: abs(after[border[1]].start - middle))
     return sum(token.start < middle for token in before), sum(token.start < middle for token in after)
 
 
@@ -196,9 +203,11 @@ def _ends_a_word(tokens: Sequence[_Token], spot: int) -> bool:
 
 
 def _broken_at_blanks(tokenizer: PreTrainedTokenizerBase, text: str, following: Iterable[str]) -> Iterator[Ids]:
-    """Ids without special tokens, by a tokenizer that tells no places: pieces end behind a line, or a word."""
+    """Ids without special tokens, by a tokenizer that tells no places: pieces end with a line, or a word."""
     for ahead in following:
-        end = max(text.rfind("\n"), text.rfind(" ", len(text) - _OVERLAP)) + 1 or len(text)
+        start = len(text) - _OVERLAP
+        line = text.rfind("\n", start) + 1
+        end = line or max(text.rfind(" ", start), 0) or len(text)
         yield np.asarray(_encoded(tokenizer, text[:end], special=False)["input_ids"], np.int32)
         text = text[end:] + ahead
     yield np.asarray(_encoded(tokenizer, text, special=False)["input_ids"], np.int32)
