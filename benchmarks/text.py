@@ -6,10 +6,10 @@
 
 Each case is a file made in a temporary directory and a process of its own, which loads a tiny model with SmolLM2's
 tokenizer and then reads the first windows (as evaluate does), draws windows by a seed (as prune does) or training
-examples, draws from the file's second half, and measures the perplexity of the first windows, whose tokens are cached by
-then. Each has its seconds and those of the processor ("cpu"), which other programs hardly change. Memory is the largest
-resident set of the whole process in MB: after loading the model (loaded_mb), before evaluate (tokens_mb) and at the end
-(peak_mb). The last line is one JSON object.
+examples, draws from the file's second half, and measures the perplexity of the first windows, whose tokens are cached
+by then. Each has its seconds and those of the processor ("cpu"), which other programs hardly change. Memory is the
+largest resident set of the whole process in MB: after loading the model (loaded_mb), before evaluate (tokens_mb) and at
+the end (peak_mb). The last line is one JSON object.
 """
 
 import argparse

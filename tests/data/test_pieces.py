@@ -18,9 +18,7 @@ from secateur.data.pieces import pieces_of, token_pieces
 pytestmark = pytest.mark.usefixtures("private_cache")
 
 SIZE = 8192
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
 
@@ -43,13 +41,13 @@ def trained(model: object, trainer: object, **parts: object) -> PreTrainedTokeni
 
 def byte_level(pattern: str | None = None) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=1500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     parts = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)]
     if pattern is not None:
         parts.insert(0, pre_tokenizers.Split(Regex(pattern), "isolated"))
-    return trained(
-        models.BPE(), trainer, pre_tokenizer=pre_tokenizers.Sequence(parts), decoder=decoders.ByteLevel()
-    )
+    return trained(models.BPE(), trainer, pre_tokenizer=pre_tokenizers.Sequence(parts), decoder=decoders.ByteLevel())
 
 
 def metaspace() -> PreTrainedTokenizerFast:
@@ -67,7 +65,9 @@ def metaspace() -> PreTrainedTokenizerFast:
 def without_words() -> PreTrainedTokenizerFast:
     """As Llama 2's: blanks become letters, and the whole text is one word."""
     alphabet = list(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=800, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=800, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     split = trained(
         models.BPE(unk_token="<unk>"), trainer, pre_tokenizer=pre_tokenizers.Metaspace(prepend_scheme="always")
     )
@@ -109,7 +109,19 @@ def prose(seed: int) -> str:
     """Text with all that pre-tokenizers look at: runs of blanks, of digits, of marks, of ends of line, and other scripts."""
     chance = random.Random(seed)
     parts = load_corpus("pydocs", "test").text.split("\n\n")
-    strange = ["\n\n\n", " " * 40, "\t\t", "1234567890" * 5, "—…!!!??", "größer", "日本語の文", "😀👩‍👩‍👧", "</s>", "it's", "\n \n"]
+    strange = [
+        "\n\n\n",
+        " " * 40,
+        "\t\t",
+        "1234567890" * 5,
+        "—…!!!??",
+        "größer",
+        "日本語の文",
+        "😀👩‍👩‍👧",
+        "</s>",
+        "it's",
+        "\n \n",
+    ]
     return "".join(chance.choice(parts) + chance.choice(strange) for _ in range(300))
 
 
@@ -174,7 +186,9 @@ def published() -> str:
     """1.1 MB of made words, lines and numbers, the same for ever."""
     chance = random.Random(5614704)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyzäß", k=1 + rank // 60)) for rank in range(600)]
-    return "".join(chance.choice(words) + chance.choice([" ", " ", ", ", "\n", "\n\n", " 123 "]) for _ in range(150_000))
+    return "".join(
+        chance.choice(words) + chance.choice([" ", " ", ", ", "\n", "\n\n", " 123 "]) for _ in range(150_000)
+    )
 
 
 def test_the_windows_of_a_text_of_1_1_mb_are_those_of_earlier_versions(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ Split = Literal["train", "test"]
 
 _PYDOCS = "pydocs"
 _PYDOCS_TRAIN_SHARE = 0.8
+_LOOKED_AT = 1 << 12  # characters that are looked at together for a text
 
 
 def corpus_names() -> list[str]:
@@ -108,7 +109,7 @@ def _corpus(
     except UnicodeEncodeError as error:
         raise DataError(f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
     corpus = Corpus(name, whole.split, documents, examples, whole.source, whole.described, fingerprint)
-    if not any(piece.strip() for piece in pieces_of(corpus)):
+    if not any(piece.strip() for piece in pieces_of(corpus, _LOOKED_AT)):
         raise DataError(f"{name} holds no text; give one that does")
     counted = f", {len(examples):,} examples" if examples else ""
     lazy = isinstance(documents, RowFile) or isinstance(examples, RowFile)

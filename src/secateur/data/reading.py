@@ -15,7 +15,7 @@ Rows = Iterable[tuple[str, Any]]  # where a row stands ("line 3"), and the row
 
 _TEXT = "text"
 _INSTRUCTION = ("instruction", "output")
-_BLOCK = 1 << 22  # bytes read at once
+_BLOCK = 1 << 20  # bytes read at once
 _JSON_AT_ONCE = 16 << 20  # bytes of a `.json` file that is parsed as a whole
 _LONGEST_JSON_ROW = 256 << 20  # characters of a row of a larger one
 
