@@ -221,13 +221,10 @@ def test_blocks_end_within_letters_and_ends_of_line(
 
 @pytest.fixture(params=[".jsonl", ".json", ".parquet"])
 def examples(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    wordy = " please" * 100
     rows = [
-        {
-            "instruction": f"Say {number}." + " please" * (100 * (number % 3 == 0)),
-            "input": "",
-            "output": f"{number:05d}",
-        }
-        for number in range(1000)
+        {"instruction": f"Say {number}.{'' if number % 3 else wordy}", "input": "", "output": f"{number:05d}"}
+        for number in range(400)
     ]
     return write(tmp_path / f"tasks{request.param}", rows)
 
@@ -252,8 +249,8 @@ def test_examples_of_a_large_file_are_those_of_a_small_one(
     drawn = answers(tiny_tokenizer, corpus, limit=20, seed=3)
     assert drawn == answers(tiny_tokenizer, load_corpus(str(examples)), limit=20, seed=3)
     assert drawn == sorted(set(drawn)) and len(drawn) == 20 and all(number % 3 for number in drawn)
-    assert drawn[-1] > 500
-    assert answers(tiny_tokenizer, corpus, limit=500, seed=3) == answers(tiny_tokenizer, small, limit=500, seed=3)
+    assert drawn[-1] > 200
+    assert answers(tiny_tokenizer, corpus, limit=200, seed=3) == answers(tiny_tokenizer, small, limit=200, seed=3)
 
 
 def test_a_file_of_20_mb_takes_a_fraction_of_that(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:

