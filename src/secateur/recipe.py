@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
+from secateur.input_text import read_input_text
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
@@ -177,12 +178,9 @@ def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
 def recipe_text(path: str | Path) -> str:
     """The text of a recipe's file. Raises `InputError` where there is none, or it is no text."""
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"the recipe {file} does not exist")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text") from error
+    return read_input_text(file)
 
 
 def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe":

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
+from secateur.input_text import read_input_text
 from secateur.yaml_text import read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
@@ -135,14 +136,8 @@ class LongRangeConfig(Options):
         Raises:
             InputError: there is no such file, it is no YAML, a key is unknown, or a value is refused.
         """
-        file = Path(path).expanduser()
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 text; give a YAML file") from error
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}; give a YAML file") from error
-        return _checked(_laid_over(over, _parsed(text, str(file)), str(file)), str(file))
+        text = read_input_text(path, advice="; give a YAML file")
+        return _checked(_laid_over(over, _parsed(text, str(path)), str(path)), str(path))
 
     @classmethod
     def of_task(cls, task: str) -> "LongRangeConfig":
