@@ -144,9 +144,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
         raise InputError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
     cells = math.prod(map(len, swept.values()))
     if cells > MOST_CELLS:
-        raise InputError(
-            f"these values have {cells:,} combinations; a sweep may have {MOST_CELLS:,}: give fewer values"
-        )
+        raise InputError(f"the values have {cells:,} combinations and a sweep may have {MOST_CELLS:,}; give fewer")
     return swept
 
 
