@@ -89,4 +89,4 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=message):
             read_input_text(tmp_path / name, OutputError, largest=1000)
     with pytest.raises(InputError, match=r"large is not a plan: Expecting value.*; make it anew"):
-        read_json(tmp_path / "large", "a plan", advice="; make it anew")
+        read_json(tmp_path / "large", "is not a plan", advice="; make it anew")

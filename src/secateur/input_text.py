@@ -38,6 +38,12 @@ def read_input_text(
         raise kind(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}{advice}") from error
 
 
+def shortened(value: object, longest: int = 80) -> str:
+    """A value as messages show it: on one line, cut where it is long."""
+    text = " ".join(str(value)[: 4 * longest].split())
+    return text if len(text) <= longest else f"{text[:longest]}…"
+
+
 def require_plain(value: Any) -> None:
     """Raise `ValueError` where a value is nested deeper than `DEEPEST`, or holds text that UTF-8 cannot write."""
     for depth, inner in _nested(value):

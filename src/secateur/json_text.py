@@ -11,12 +11,14 @@ from secateur.input_text import read_input_text, require_plain
 LARGEST_INTEGER = 2**63 - 1
 
 
-def read_json(path: str | Path, what: str, kind: type[SecateurError] = InputError, advice: str = "") -> Any:
+def read_json(
+    path: str | Path, fault: str = "is not JSON", kind: type[SecateurError] = InputError, advice: str = ""
+) -> Any:
     """The content of a JSON file.
 
     Args:
         path: of the file.
-        what: it should be, for messages: "a pruning_plan.json".
+        fault: what messages say of it, such as "is not a pruning_plan.json".
         kind: of the error.
         advice: what to do, such as "; run it anew", at the end of each message.
 
@@ -27,7 +29,7 @@ def read_json(path: str | Path, what: str, kind: type[SecateurError] = InputErro
     try:
         return parse_json(text)
     except ValueError as error:
-        raise kind(f"{path} is not {what}: {error}{advice}") from error
+        raise kind(f"{path} {fault}: {error}{advice}") from error
 
 
 def parse_json(text: str | bytes) -> Any:

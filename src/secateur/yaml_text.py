@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from secateur.errors import InputError
-from secateur.input_text import DEEPEST, require_plain
+from secateur.input_text import DEEPEST, require_plain, shortened
 
 Place = tuple[str | int, ...]
 
@@ -96,9 +96,9 @@ def _read(text: str, source: str, kind: type[Loader]) -> tuple[Any, dict[Place, 
         require_plain(values)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{source}{line}: not valid YAML, {_one_line(error.problem or error.context)}") from error
+        raise InputError(f"{source}{line}: not valid YAML, {shortened(error.problem or error.context, 200)}") from error
     except (ValueError, ArithmeticError) as error:
-        raise InputError(f"{source}: not valid YAML, {_one_line(error)}") from error
+        raise InputError(f"{source}: not valid YAML, {shortened(error, 200)}") from error
     except (LookupError, TypeError, AttributeError) as error:  # PyYAML's constructors do not look before they convert
         raise InputError(f"{source}: not valid YAML, a value is not what its tag says") from error
     finally:
@@ -127,14 +127,10 @@ def _lines(node: yaml.Node, source: str, place: Place = ()) -> Iterator[tuple[Pl
             raise InputError(f"{source}, line {key.start_mark.line + 1}: not valid YAML, a key is no name")
         here = (*place, str(key.value))
         if here[-1] in seen:
-            raise InputError(f"{source}, line {key.start_mark.line + 1}: {dotted(here)} is given twice")
+            raise InputError(f"{source}, line {key.start_mark.line + 1}: {shortened(dotted(here))} is given twice")
         seen.add(str(here[-1]))
         yield here, key.start_mark.line + 1
         yield from _lines(value, source, here)
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())[:200]
 
 
 def dotted(place: Place) -> str:

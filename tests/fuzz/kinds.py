@@ -177,7 +177,10 @@ KINDS = (
             f"longrange {file}",
             f"long/sat/{file}",
             mutate,
-            (("longrange", "evaluate", *LONG_RANGE_RUN), ("longrange", "train", *LONG_RANGE_RUN, "--config", "long.yaml")),
+            (
+                ("longrange", "evaluate", *LONG_RANGE_RUN),
+                ("longrange", "train", *LONG_RANGE_RUN, "--config", "long.yaml"),
+            ),
             ("data", "long", "long.yaml"),
         )
         for file, mutate in (

@@ -15,12 +15,21 @@ Mutate = Callable[[bytes, random.Random], bytes]
 # What JSON or YAML libraries do not write stands in the values as a mark, and takes its place in their text.
 RAW, DOUBLE = "@raw{}@", "@double@"
 RAW_TEXTS = {
-    "json": ["NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "-" + "9" * 5000, "[" * 50_000, '{"a":' * 3000],
-    "yaml": [".nan", ".inf", "-.inf", "1e999", "1" + "0" * 400, "0x" + "f" * 5000, "1" + ":1" * 9000, "[" * 3000]
-    + ["!!python/name:os.system ''", "!!binary 'é'", "!!timestamp x", "!function a.b", "*none", "&a [*a]", "@", "\t- x"]
-    + ["[&a [x, x, x, x], &b [*a, *a, *a, *a], &c [*b, *b, *b, *b], [*c, *c, *c, *c]]", "{<<: [1]}", "? [a]\n: b"],
+    "json": [
+        *("NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, "-" + "9" * 5000),
+        *("[" * 50_000, '{"a":' * 3000),
+    ],
+    "yaml": [
+        *(".nan", ".inf", "-.inf", "1e999", "1" + "0" * 400, "0x" + "f" * 5000, "1" + ":1" * 9000, "[" * 3000),
+        *("!!python/name:os.system ''", "!!binary 'é'", "!!timestamp x", "!function a.b", "*none", "&a [*a]", "@"),
+        *("\t- x", "{<<: [1]}", "? [a]\n: b"),
+        "[&a [x, x, x, x], &b [*a, *a, *a, *a], &c [*b, *b, *b, *b], [*c, *c, *c, *c]]",
+    ],
 }
-NUMBERS: list[Any] = [0, -1, 1, 2, 3, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63, -(2**63) - 1, 1e308, -1e308, 1e-320, 0.5]
+NUMBERS: list[Any] = [
+    *(0, -1, 1, 2, 3, 2**31 - 1, 2**31, -(2**31), 2**32, 2**63, -(2**63) - 1),
+    *(1e308, -1e308, 1e-320, 0.5),
+]
 TEXTS = ["", " ", "NaN", "none", "x" * 10_000, "a\0b", "\ud800", "../x", "/dev/zero", "é\u202e", "{{", "$x$", "1"]
 OTHERS: list[Any] = [None, True, False, [], {}, [[]], [None], {"a": 1}]
 
@@ -55,19 +64,16 @@ def mutated_text(content: bytes, draw: random.Random) -> bytes:
             lambda: content[:place] + b"\0" + content[place:],
             lambda: content[:place],
             lambda: content[:place] + content[place + 1 :],
-            lambda: content[:place] + draw.choice('[]{}:,"#&*!%@`-\n\t'.encode().split(b"|")) + content[place:],
             lambda: content[:place] + bytes([draw.choice(b'[]{}:,"#&*!%@`-\n\t0')]) + content[place:],
             lambda: content * 2,
             lambda: b"",
-            lambda: b"null",
-            lambda: b"[]",
-            lambda: b"3",
+            lambda: json.dumps(draw.choice([*OTHERS, *NUMBERS, *TEXTS])).encode(),
         ]
     )()
 
 
 def mutated_bytes(content: bytes, draw: random.Random, head: int = 2**40) -> bytes:
-    """A binary file with a few other bytes. Half of the places lie in the first `head`, where most of the meaning is."""
+    """A binary file with a few other bytes. Half of them lie in the first `head`, where most is said."""
     changed = bytearray(content)
     for _ in range(draw.choice([1, 1, 1, 2, 4, 16])):
         if not changed:

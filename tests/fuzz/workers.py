@@ -86,7 +86,7 @@ def prepare(root: Path) -> None:
         try:
             make_samples(root / "samples")
             status = 0
-        except Exception:
+        except Exception:  # noqa: BLE001 what it is is printed
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -108,10 +108,11 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
     Args:
         trusted: leave templates as they are: their user lets tasks run code.
     """
-    log = logging.getLogger("lm_eval")
-    level, plain_bar, plain_environment = log.level, tqdm.tqdm.__init__, lm_eval.utils.env
+    logs = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels, plain_bar, plain_environment = [log.level for log in logs], tqdm.tqdm.__init__, lm_eval.utils.env
     if not is_verbose():
-        log.setLevel(logging.CRITICAL)
+        for log in logs:
+            log.setLevel(logging.CRITICAL)
         tqdm.tqdm.__init__ = functools.wraps(plain_bar)(
             lambda self, *values, **options: plain_bar(self, *values, **{**options, "disable": True})
         )
@@ -122,7 +123,8 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         tqdm.tqdm.__init__ = plain_bar
         lm_eval.utils.env = plain_environment
 

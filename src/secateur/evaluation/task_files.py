@@ -14,9 +14,10 @@ from typing import Any
 import yaml
 
 from secateur.errors import DataError, InputError
+from secateur.evaluation.questions import require_questions
 from secateur.evaluation.task_values import GENERATE_CODE, Generation, TaskValues, complaint
 from secateur.files import cache_directory
-from secateur.input_text import read_input_text
+from secateur.input_text import read_input_text, shortened
 from secateur.yaml_text import LONGEST, Loader, read_yaml
 
 BUILDERS = ("json", "csv", "parquet", "text")
@@ -260,7 +261,7 @@ def _check_keys(task: TaskFile, config: Mapping[str, Any], known: KnownNames) ->
             raise InputError(f"{task.path}: {key} would run code; {ASK}")
         if key not in keys:
             hint = suggestion(str(key), keys) or f"; known are {', '.join(sorted(TASK_KEYS))}"
-            raise InputError(f"{task.path}: {key}: unknown key{hint}")
+            raise InputError(f"{task.path}: {shortened(key)}: unknown key{hint}")
     for child in _children(config):
         _check_keys(task, child, known)
     code = next((key for key in GENERATE_CODE if key in (config.get("generation_kwargs") or {})), None)
@@ -285,7 +286,7 @@ def _check_metrics(task: TaskFile, listed: Any, known: KnownNames) -> None:
         ):
             if given is not None and (not isinstance(given, str) or given not in names):
                 hint = suggestion(str(given), names) or f"; known are {', '.join(sorted(names))}"
-                raise InputError(f"{task.path}: lm-eval has no {what} {given}{hint}")
+                raise InputError(f"{task.path}: lm-eval has no {what} {shortened(given)}{hint}")
 
 
 def _check_data_set(task: TaskFile, name: str, options: Any) -> None:
@@ -294,14 +295,14 @@ def _check_data_set(task: TaskFile, name: str, options: Any) -> None:
     strange = [key for key in options if key not in DATA_KEYS]
     if strange:
         reason = "would run code" if strange[0] == "trust_remote_code" else "is not known"
-        raise InputError(f"{task.path}: dataset_kwargs.{strange[0]} {reason}; {ASK}")
+        raise InputError(f"{task.path}: dataset_kwargs.{shortened(strange[0])} {reason}; {ASK}")
     if name in BUILDERS:
         if not {"data_files", "data_dir"} & options.keys():
             raise InputError(f"{task.path}: dataset_path {name} needs dataset_kwargs with data_files")
     elif Path(name).expanduser().exists() or not HUB_DATA_SET.fullmatch(name):
         raise InputError(
-            f"{task.path}: dataset_path {name} is neither a data set of the hub nor {_listed(BUILDERS)} with "
-            f"data_files; another one could bring a program along; {ASK}"
+            f"{task.path}: dataset_path {shortened(name)} is neither a data set of the hub nor {_listed(BUILDERS)} "
+            f"with data_files; another one could bring a program along; {ASK}"
         )
 
 
@@ -312,6 +313,9 @@ def with_data(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("dataset_path") in BUILDERS and options:
         if "data_files" in options:
             options["data_files"] = _found(path, options["data_files"])
+            if config["dataset_path"] == "json":
+                for file in _plain_files(options["data_files"]):
+                    require_questions(file)
         if "data_dir" in options:
             options["data_dir"] = _found(path, options["data_dir"])
         changed["dataset_kwargs"] = {"cache_dir": str(cache_directory() / "tasks"), **options}
@@ -326,6 +330,8 @@ def _found(path: Path, files: Any) -> Any:
     if isinstance(files, list):
         return [_found(path, value) for value in files]
     name = str(files)
+    if "\0" in name or not name:
+        raise DataError(f"{path}: dataset_kwargs: {shortened(repr(name))} is no name of a file")
     if "://" in name:
         return name
     for base in (path.parent, Path.cwd()):
@@ -335,8 +341,17 @@ def _found(path: Path, files: Any) -> Any:
         if place.exists() or any(base.glob(name) if not Path(name).is_absolute() else ()):
             return str(place)
     raise DataError(
-        f"{path}: the data file {name} is not there; paths are below {path.parent} or the current directory"
+        f"{path}: the data file {shortened(name)} is not there; paths are below {path.parent} or the current directory"
     )
+
+
+def _plain_files(found: Any) -> Iterator[Path]:
+    """The files in `data_files` that are no pattern and no address."""
+    for value in found.values() if isinstance(found, dict) else found if isinstance(found, list) else [found]:
+        if isinstance(value, dict | list):
+            yield from _plain_files(value)
+        elif Path(value).is_file():
+            yield Path(value)
 
 
 def _has_content(file: Path) -> bool:

@@ -17,10 +17,14 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from secateur.evaluation.task_files import DECLARED
 
+# A line such as `tag: [a, b]` or `  - a`, and an item in it.
+LISTED = re.compile(r"""^[ \t]*(?:- *)?(?:["']?(?:task|group|tag)["']?:)?[ \t]*([^:\n]*)$""", re.MULTILINE)
+ITEM = re.compile(r"""[^\s"'\[\],#]+""")
+
 
 def is_mentioned(name: str) -> bool:
-    """Whether any of lm-eval's files has this name in it. One that has not is no task, group or tag of lm-eval."""
-    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", _everything()) is not None
+    """Whether any of lm-eval's files has this name where names stand. What has not is no task, group or tag of it."""
+    return name in _values()
 
 
 def declared_names() -> list[str]:
@@ -84,8 +88,11 @@ def _texts() -> dict[str, str]:
 
 
 @functools.cache
-def _everything() -> str:
-    return "\n".join(_texts().values())
+def _values() -> frozenset[str]:
+    """All that stands behind `task`, `group` or `tag`, or in a list."""
+    return frozenset(
+        value for text in _texts().values() for values in LISTED.findall(text) for value in ITEM.findall(values)
+    )
 
 
 @functools.cache

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
+from secateur.input_text import shortened
+
 MOST_SHOTS = 1000
 MOST_TOKENS = 100_000
 GENERATE_CODE = ("custom_generate", "trust_remote_code", "assistant_model", "streamer")
@@ -110,9 +112,9 @@ def complaint(kind: type[BaseModel], values: Any) -> str | None:
         kind.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
+        place = shortened(".".join(str(part) for part in problem["loc"]))
         given = problem["input"]
         plain = not isinstance(given, dict | list) and problem["type"] != "missing"
         message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", problem["msg"])
-        return (f"{place}: " if place else "") + message + (f", not {str(given)[:60]!r}" if plain else "")
+        return (f"{place}: " if place else "") + message + (f", not {shortened(repr(str(given)))}" if plain else "")
     return None

@@ -10,12 +10,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
-from secateur.input_text import read_input_text
+from secateur.input_text import read_input_text, shortened
 from secateur.yaml_text import read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
 LARGEST_WIDTH = 2**16
+MOST_COMPLAINTS = 5
 
 Pooling = Literal["MEAN", "CLS"]
 Decay = Literal["linear", "cosine", "none"]
@@ -194,11 +195,11 @@ def _refuse_unknown_keys(values: Mapping[str, Any], source: str) -> None:
     blocks: dict[str, type[Options]] = {"dataset": DatasetOptions, "model": ModelOptions, "training": TrainingOptions}
     for name, block in values.items():
         if name not in blocks:
-            raise InputError(f"{source}: {name}: unknown key{_suggestion(str(name), tuple(blocks))}")
+            raise InputError(f"{source}: {shortened(name)}: unknown key{_suggestion(str(name), tuple(blocks))}")
         for key in block if isinstance(block, Mapping) else ():
             known = tuple(blocks[name].model_fields)
             if key not in known:
-                raise InputError(f"{source}: {name}.{key}: unknown key{_suggestion(str(key), known)}")
+                raise InputError(f"{source}: {name}.{shortened(key)}: unknown key{_suggestion(str(key), known)}")
 
 
 def _suggestion(key: str, known: tuple[str, ...]) -> str:
@@ -207,9 +208,9 @@ def _suggestion(key: str, known: tuple[str, ...]) -> str:
 
 
 def _complaints(error: ValidationError, source: str) -> Iterator[str]:
-    for problem in error.errors():
+    for problem in error.errors()[:MOST_COMPLAINTS]:
         message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
         given = problem["input"]
         if problem["type"] != "missing" and not isinstance(given, Mapping | list | BaseModel):
-            message = f"{message}, not {given!r}"
-        yield f"{source}: {'.'.join(map(str, problem['loc']))}: {message}"
+            message = f"{message}, not {shortened(repr(given))}"
+        yield f"{source}: {shortened('.'.join(map(str, problem['loc'])))}: {message}"

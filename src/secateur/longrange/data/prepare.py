@@ -14,6 +14,7 @@ import numpy as np
 from secateur.console import track
 from secateur.errors import DataError, OutputError
 from secateur.files import require_free, write_json
+from secateur.input_text import shortened
 from secateur.longrange.data import listops, pathfinder
 from secateur.longrange.data.config import TASKS, PrepareConfig, Settings, TaskName
 from secateur.longrange.data.image import open_image
@@ -162,7 +163,11 @@ def _difference(path: Path, chosen: dict[str, Any]) -> str | None:
         raise OutputError(f"{path} is damaged; name another directory or pass --overwrite")
     for name, value in chosen.items():
         if stored.get(name) != value:
-            return f"of another {name} ({stored.get(name)}, not {value})" if name != "source" else "of another source"
+            return (
+                f"of another {name} ({shortened(stored.get(name))}, not {value})"
+                if name != "source"
+                else "of another source"
+            )
     return None
 
 
