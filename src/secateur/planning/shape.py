@@ -1,5 +1,6 @@
 """A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import ModelError
-from secateur.json_text import read_json
 from secateur.models.adapters import Adapter, adapter_for
 from secateur.models.widths import LayerWidths
 
@@ -155,7 +155,12 @@ def read_shape(file: Path) -> ModelShape:
     Raises:
         ModelError: it cannot be read, is of another family, lacks a number or holds one that cannot be.
     """
-    content = read_json(file, "is not valid JSON", ModelError, "; restore it from its source")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON ({error}); restore it from its source") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} is not a JSON object; restore it from its source")
     return shape_of(content, str(file))
