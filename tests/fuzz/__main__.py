@@ -1,4 +1,4 @@
-"""`cd tests && python -m fuzz`: run mutations of every kind of file, print a table, exit with 1 if any is a fault."""
+"""`make fuzz`: damage every kind of file that secateur reads; exit with 1 unless all is read or refused in one line."""
 
 import argparse
 import itertools
@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from fuzz.kinds import KINDS, Kind
 from fuzz.workers import VERDICTS, Finding, Mutation, prepare, run_all, run_one
 
@@ -20,7 +23,7 @@ HEADINGS = ("file", "mutations", "accepted", "refused", "unexpected", "hangs", "
 def main() -> int:
     """Parse, run, print. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
-    parser.add_argument("--mutations", type=int, default=4500, help="in all, shared out among the kinds")
+    parser.add_argument("--mutations", type=int, default=4200, help="in all, shared out among the kinds of files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes at once")
     parser.add_argument("--kind", action="append", help="only this kind of file; may be repeated")
@@ -29,47 +32,45 @@ def main() -> int:
     kinds = [kind for kind in KINDS if options.kind is None or kind.name in options.kind]
     if not kinds:
         parser.error(f"the kinds are {'; '.join(kind.name for kind in KINDS)}")
-    begun = time.monotonic()
-    root = Path(tempfile.mkdtemp(prefix="fuzz."))
+    console, begun = Console(width=200, soft_wrap=True), time.monotonic()
+    root = Path(tempfile.mkdtemp(prefix="secateur-fuzz-"))
     try:
         prepare(root)
         if options.only is not None:
-            return _show(Mutation(kinds[0], options.only, options.seed), root)
-        findings = list(run_all(_mutations(kinds, options.mutations, options.seed), root, options.workers))
+            finding, place = run_one(Mutation(kinds[0], options.only, options.seed), root)
+            console.print(f"{finding.verdict}, {finding.seconds:.1f} s: {finding.reason}\n{place}", markup=False)
+            return int(finding.verdict in FAULTS)
+        mutations = mutations_of(kinds, options.mutations, options.seed)
+        findings = list(run_all(mutations, root, options.workers))
     finally:
         if options.only is None:
             shutil.rmtree(root, ignore_errors=True)
-    print_table(kinds, findings)
-    slowest = max(findings, key=lambda finding: finding.seconds)
-    print(f"\nseed {options.seed}, {time.monotonic() - begun:.0f} s; the slowest mutation {slowest.seconds:.1f} s")
+    console.print(table(kinds, findings))
     faults = [finding for finding in findings if finding.verdict in FAULTS]
     for fault in faults:
-        print(f"{fault.verdict}: --kind '{fault.mutation.kind.name}' --only {fault.mutation.number}: {fault.reason}")
+        where = f"--kind '{fault.mutation.kind.name}' --only {fault.mutation.number}"
+        console.print(f"{fault.verdict}: {where}: {fault.reason}", markup=False, highlight=False)
+    slowest = max(finding.seconds for finding in findings)
+    console.print(f"seed {options.seed}, {time.monotonic() - begun:.0f} s, the longest of them {slowest:.1f} s")
     return int(bool(faults))
 
 
-def print_table(kinds: Sequence[Kind], findings: Sequence[Finding]) -> None:
-    """Print what came of the mutations, a line for each kind of file and one for all."""
-    rows = [(kind.name, [each for each in findings if each.mutation.kind is kind]) for kind in kinds]
-    width = max(len(name) for name, _ in rows)
-    print(HEADINGS[0].ljust(width), *HEADINGS[1:], sep="  ")
-    for name, own in (*rows, ("all", list(findings))):
-        counted = Counter(finding.verdict for finding in own)
-        figures = [len(own), *(counted[verdict] for verdict in VERDICTS)]
-        cells = [str(figure).rjust(len(heading)) for figure, heading in zip(figures, HEADINGS[1:], strict=True)]
-        print(name.ljust(width), *cells, sep="  ")
-
-
-def _mutations(kinds: Sequence[Kind], total: int, seed: int) -> Iterator[Mutation]:
+def mutations_of(kinds: Sequence[Kind], total: int, seed: int) -> Iterator[Mutation]:
     """So many mutations, one of each kind in turn."""
     everything = (Mutation(kind, number, seed) for number in itertools.count() for kind in kinds)
     return itertools.islice(everything, total)
 
 
-def _show(mutation: Mutation, root: Path) -> int:
-    finding, place = run_one(mutation, root)
-    print(f"{finding.verdict} after {finding.seconds:.1f} s: {finding.reason}\nits files: {place}")
-    return int(finding.verdict in FAULTS)
+def table(kinds: Sequence[Kind], findings: Sequence[Finding]) -> Table:
+    """What came of the mutations: a line for each kind of file, and one for all."""
+    lines = Table(*HEADINGS, box=None)
+    for column in lines.columns[1:]:
+        column.justify = "right"
+    rows = [(kind.name, [each for each in findings if each.mutation.kind is kind]) for kind in kinds]
+    for name, own in (*rows, ("all", findings)):
+        counted = Counter(finding.verdict for finding in own)
+        lines.add_row(name, str(len(own)), *(str(counted[verdict]) for verdict in VERDICTS))
+    return lines
 
 
 if __name__ == "__main__":
