@@ -73,7 +73,7 @@ def test_cells_are_runs_that_share_what_is_alike(recipe: Path, worked: list[str]
     assert result.failed == {} and result.cells == 2
     root = tmp_path / "sweep"
     assert {path.name for path in root.iterdir()} == {
-        *("prune.ratio=0.1", "prune.ratio=0.3", "sweep.json", "sweep.png"),
+        *("prune.ratio=0.1", "prune.ratio=0.3", "sweep.json", "sweep.png", ".secateur.json"),
         *("comparison.md", "comparison.json", "comparison.html", "comparison.png"),
     }
     assert "| pruned | 0.3 |" in (root / "comparison.md").read_text()

@@ -19,14 +19,22 @@ EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
 EXPORT, GGUF = "export.json", "model.gguf"
 SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
 TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
+PUBLISHED = (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP)
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A recipe in a run directory, and what its stages have left there."""
+    """A recipe in a run directory, and what its stages have left there.
+
+    Attributes:
+        recipe: what is done.
+        path: where it is done.
+        home: what records and commands call that place: where it will be once the run is finished.
+    """
 
     recipe: Recipe
     path: Path
+    home: Path
 
     def sources(self) -> list[Source]:
         """The models that the recipe gives, those of its stages that are done."""
@@ -44,7 +52,7 @@ class RunResults:
 
     def publish(self) -> None:
         """Put the artefacts that a reader looks for first into the run directory itself."""
-        for name in (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP):
+        for name in PUBLISHED:
             (self.path / name).unlink(missing_ok=True)
         if self.recipe.prune is not None:
             plan, importance = self.plan(), self.importance()

@@ -1,6 +1,7 @@
 """A recipe over values: one run for each combination, their results in one table."""
 
 import copy
+import glob
 import hashlib
 import itertools
 import json
@@ -14,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from secateur.comparison import Comparison, compared, require_place, write_comparison
-from secateur.errors import InputError, OutputError, SecateurError
-from secateur.files import require_free, write_json
+from secateur.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
+from secateur.errors import InputError, SecateurError
+from secateur.files import working_directory, write_json
 from secateur.flags import command_text
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pipeline import RECIPE, run_recipe
@@ -90,8 +91,15 @@ def sweep_recipe(
     source = recipe_text(file)
     cells = list(_cells(source, str(file), parse_settings(settings)))
     first = cells[0].recipe
-    target = directory or first.directory.with_name(f"{first.directory.name}-sweep")
-    target = _require_sweep(target)
+    place = directory or first.directory.with_name(f"{first.directory.name}-sweep")
+    own = [SWEEP, *OWN_FILES, *(f"{cell.directory}{rest}/" for cell in cells for rest in ("", ".partial"))]
+    # Not overwritten as a whole: each cell stays until its new run is finished.
+    with working_directory(place, [*map(glob.escape, own)], "a sweep") as target:
+        return _run_cells(cells, source, target, command_line, overwrite)
+
+
+def _run_cells(cells: Sequence[Cell], source: str, target: Path, command_line: str, overwrite: bool) -> SweepResult:
+    first = cells[0].recipe
     failed: dict[str, str] = {}
     _write_state(target, first.name, source, cells, failed)
     finished: list[Path] = []
@@ -232,13 +240,6 @@ def _directory_name(given: Mapping[str, Any], taken: set[str]) -> str:
 
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _require_sweep(directory: Path) -> Path:
-    target = require_free(directory, overwrite=True)
-    if target.is_dir() and any(target.iterdir()) and not (target / SWEEP).is_file():
-        raise OutputError(f"{target} holds something that is not a sweep; name another directory with -o")
-    return target
 
 
 def _write_state(target: Path, name: str, source: str, cells: Sequence[Cell], failed: Mapping[str, str]) -> None:

@@ -36,7 +36,7 @@ def save(
         tokenizer: its tokenizer, or None to write none.
         directory: where it goes.
         overwrite: replace what is there.
-        extras: more files by name: text and bytes as they are, everything else as JSON.
+        extras: more files by name: text and bytes as they are, what a function returns, everything else as JSON.
 
     Raises:
         OutputError: the directory is in use or cannot be written.
@@ -51,7 +51,7 @@ def save(
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
         for name, content in (extras or {}).items():
-            write_extra(staging / name, content)
+            files.write_extra(staging / name, content)
     return Path(directory)
 
 
@@ -68,16 +68,6 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     model.save_pretrained(directory, state_dict=state)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
-
-
-def write_extra(path: Path, content: object) -> None:
-    """Write text and bytes as they are, everything else as JSON. Raises `OutputError`."""
-    if isinstance(content, bytes):
-        files.write_bytes(path, content)
-    elif isinstance(content, str):
-        files.write_text(path, content)
-    else:
-        files.write_json(path, content)
 
 
 def _add_modeling_file(model: PreTrainedModel, directory: Path) -> None:

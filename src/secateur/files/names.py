@@ -1,0 +1,18 @@
+"""The names of what stands beside a result while it is written: a later start recognises what a killed one left."""
+
+import re
+from pathlib import Path
+
+NEW, OLD = "new", "old"
+
+_LEFT = re.compile(r"\..+\.secateur-(new|old)")
+
+
+def beside(target: Path, kind: str) -> Path:
+    """`.out.secateur-new` for `out`."""
+    return target.with_name(f".{target.name}.secateur-{kind}")
+
+
+def is_beside(path: Path) -> bool:
+    """Whether a path is named like that, of whatever target."""
+    return _LEFT.fullmatch(path.name) is not None
