@@ -10,7 +10,15 @@ import pytest
 from secateur.errors import InputError, OutputError
 from secateur.pruning import LayerImportance
 from secateur.results import read_result
-from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, RunFile, ZerosFile, read_run_file
+from secateur.run_files import (
+    ImportanceFile,
+    MetricsFile,
+    PlanFile,
+    RunFile,
+    ZerosFile,
+    read_run_file,
+    require_same_layers,
+)
 
 LAYER = {"layer": 0, "num_key_value_heads": [4, 3], "intermediate_size": [96, 60], "frozen": False} | dict.fromkeys(
     ("rate", "attention_rate", "mlp_rate"), 0.25
@@ -67,6 +75,11 @@ def test_what_is_damaged_is_named(tmp_path: Path, kind: type[RunFile] | None, co
         read_run_file(written(tmp_path / "x.json", content), kind)
     assert f"{tmp_path}/x.json is damaged: " in str(caught.value) and message in str(caught.value)
     assert "and the same command makes it again" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_scores_of_another_model_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"x\.json is damaged: it scores 2 layers and the plan has 1; delete"):
+        require_same_layers(PLAN, {"importance": [1, 2]}, tmp_path / "x.json")
 
 
 def test_what_is_gone_is_named(tmp_path: Path) -> None:

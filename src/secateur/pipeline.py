@@ -22,7 +22,7 @@ from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
-from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file
+from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
 from secateur.run_results import (
     CUT,
     EVALUATION,
@@ -148,6 +148,7 @@ def write_report(directory: str | Path) -> Path:
         read_run_file(path / name, kind, advice) if (path / name).is_file() else None
         for name, kind in ((PLAN, PlanFile), (IMPORTANCE, ImportanceFile), (ZEROS, ZerosFile))
     )
+    require_same_layers(plan, importance, path / IMPORTANCE, advice)
     settings = read_input_text(path / RECIPE, OutputError, advice=advice) if (path / RECIPE).is_file() else ""
     metrics = read_run_file(path / METRICS, MetricsFile, advice)
     page = run_page(metrics, plan=plan, importance=importance, zeros=zeros, settings=settings)

@@ -4,6 +4,7 @@ They are checked when they are read: a report is made of them long after they we
 have happened to them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -245,6 +246,19 @@ def read_run_file(file: Path, kind: type[RunFile] | None = None, advice: str = "
     except ValueError as error:
         raise OutputError(f"{file} is damaged: {error}{advice}") from error
     return content
+
+
+def require_same_layers(
+    plan: Mapping[str, Any] | None, importance: Mapping[str, Any] | None, file: Path, advice: str = ""
+) -> None:
+    """Raise `OutputError` where scores, of `file`, are not those of a plan's layers."""
+    if plan is None or importance is None or len(plan["layers"]) == len(importance["importance"]):
+        return
+    advice = advice or f"; delete {file.parent}, and the same command makes it again"
+    raise OutputError(
+        f"{file} is damaged: it scores {len(importance['importance'])} layers and the plan has {len(plan['layers'])}"
+        f"{advice}"
+    )
 
 
 def _require_texts(content: Any) -> None:

@@ -12,7 +12,15 @@ from secateur.measuring import Source, amount_of
 from secateur.pruning import PruneConfig
 from secateur.recipe import Recipe
 from secateur.report import pruning_strategy, sparsity_map
-from secateur.run_files import EvaluationFile, ImportanceFile, PlanFile, TrainingFile, ZerosFile, read_run_file
+from secateur.run_files import (
+    EvaluationFile,
+    ImportanceFile,
+    PlanFile,
+    TrainingFile,
+    ZerosFile,
+    read_run_file,
+    require_same_layers,
+)
 from secateur.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
 
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
@@ -56,6 +64,7 @@ class RunResults:
             (self.path / name).unlink(missing_ok=True)
         if self.recipe.prune is not None:
             plan, importance = self.plan(), self.importance()
+            require_same_layers(plan, importance, self.path / SCORED / IMPORTANCE)
             write_json(self.path / IMPORTANCE, importance)
             write_json(self.path / PLAN, plan)
             write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))

@@ -11,7 +11,7 @@ from secateur.input_text import DEEPEST, require_plain, shortened
 Place = tuple[str | int, ...]
 
 LONGEST = 2**20  # characters: a second or two of reading
-MOST_NODES = 50_000  # an alias counts as all that it stands for
+MOST_NODES = 20_000  # an alias counts as all that it stands for
 LONGEST_NUMBER = 400  # characters: a double has no more before its point
 
 

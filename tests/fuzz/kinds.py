@@ -127,6 +127,13 @@ KINDS = (
         ),
         ("sparse", "adapter", "text.txt"),
     ),
+    Kind(
+        "mark of what was written",
+        "pruned/.secateur.json",
+        mutated_json,
+        (("prune", "model", "-o", "pruned", "--overwrite", "--ratio", "0.2", *CUT),),
+        ("model", "pruned", "text.txt"),
+    ),
     Kind("stages.json", "run/stages.json", mutated_json, (("run", "small.yaml", "-o", "run"),), ("run", "small.yaml")),
     *(
         Kind(f"{file} of a run", f"run/{file}", mutated_json, (("report", "run"),), ("run",))

@@ -197,7 +197,7 @@ def _other(value: Any, draw: random.Random, raw_texts: int) -> Any:
     elif isinstance(value, str):
         near = [value * 2, value[:-1], value.upper(), f" {value}", f"{value}x", [value]]
     elif isinstance(value, list):
-        near = [value * 2, [0] * 100_000, dict.fromkeys(map(str, range(len(value))))]
+        near = [value * 2, [0] * 30_000, dict.fromkeys(map(str, range(len(value))))]
     pool = draw.choice([near, near, NUMBERS, NUMBERS, TEXTS, OTHERS, [RAW.format(n) for n in range(raw_texts)]])
     return copy.deepcopy(draw.choice(pool))
 
