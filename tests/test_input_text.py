@@ -20,7 +20,7 @@ NESTED_MERGES = "a0: &a0 {x0: 1}\n" + "".join(
     ("text", "message"),
     [
         (NESTED_ALIASES, f"line 6: not valid YAML, it stands for more than {MOST_NODES:,} values"),
-        (NESTED_MERGES, f"line 6: not valid YAML, it stands for more than {MOST_NODES:,} values"),
+        (NESTED_MERGES, f"line 5: not valid YAML, it stands for more than {MOST_NODES:,} values"),
         ("a: &a [*a]\n", "line 1: not valid YAML, an alias stands for the value that it is part of"),
         ("a: " + "[" * 500, f"line 1: not valid YAML, nested deeper than {DEEPEST} levels"),
         ("a: 1" + ":1" * 1000, "line 1: not valid YAML, a number of too many digits"),
