@@ -178,8 +178,8 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        ("{", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
         ("[]", "holds no models"),
         ('{"models": []}', "holds no models"),
         ('{"runs": [1]}', "holds no models"),
@@ -192,7 +192,7 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
             '{"models": [{"name": "a", "parameters": 5, "perplexity": {"x": -1}}]}',
             "perplexity.x: Input should be greater than 0",
         ),
-        ('{"models": [{"name": "a", "parameters": 5, "sparsity": NaN}]}', "sparsity: Input should be a finite number"),
+        ('{"models": [{"name": "a", "parameters": 5, "sparsity": NaN}]}', "it holds NaN, which is no number"),
     ],
 )
 def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:

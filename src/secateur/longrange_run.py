@@ -1,7 +1,6 @@
 """Runs of learned sparse attention: training in a directory of its own, its figures and pictures."""
 
 import contextlib
-import json
 import logging
 import statistics
 from collections.abc import Iterator
@@ -10,11 +9,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.console import logging_to
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.files import clear_own, write_bytes, write_json, write_text
+from secateur.json_text import read_json
 from secateur.longrange.checkpoint import BEST, LAST, SETTINGS, Settings, TrainState
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import LongRangeData
@@ -30,10 +31,23 @@ from secateur.runs import shared_directory
 RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
 COMMAND, LOG = "command.txt", "run.log"
 OWN = (SETTINGS, RESULTS, LAST, BEST, SWITCH, PATTERNS, COMMAND, LOG, f"{BOARD}/*")
-FIGURES = {"name", "accuracy", "majority", "switched", "density", "step_ms", "memory_bytes"}
 IGNORED = {"config", "train_steps", "skewness", "distance", "data", "device", "report_to", "name", "task"}
 
 logger = logging.getLogger(__name__)
+
+
+class _Figures(BaseModel):
+    """What tables show of `results.json`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+    accuracy: float
+    majority: float
+    switched: int | None
+    density: float | None
+    step_ms: dict[str, float | None]
+    memory_bytes: dict[str, float | None]
 
 
 def train_run(
@@ -121,12 +135,10 @@ def _open(place: Path, settings: Settings, overwrite: bool) -> None:
 def read_results(directory: Path) -> dict[str, Any]:
     """The content of `results.json`. Raises `OutputError` where it is damaged."""
     try:
-        results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
-        missing = FIGURES - set(results)
-        if missing:
-            raise ValueError(f"without {missing}")
-        return dict(results)
-    except (OSError, ValueError, TypeError) as error:
+        content = read_json(directory / RESULTS, "is damaged", OutputError)
+        _Figures.model_validate(content)
+        return dict(content)
+    except (ValidationError, OutputError) as error:
         raise OutputError(
             f"{directory / RESULTS} is damaged; delete it, and the same command makes it again"
         ) from error

@@ -8,11 +8,12 @@ from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
 from secateur.files import new_directory, write_json, write_text
 from secateur.flags import command_text
+from secateur.input_text import read_input_text
 from secateur.measuring import measure, measure_speeds
 from secateur.models import find_model, load
 from secateur.models.processes import is_first
@@ -21,6 +22,7 @@ from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
+from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
 from secateur.run_results import (
     CUT,
     EVALUATION,
@@ -35,7 +37,6 @@ from secateur.run_results import (
     TIMED,
     TRAINED,
     RunResults,
-    read_result,
 )
 from secateur.runs import Run, Stage
 from secateur.searching import search_model
@@ -142,11 +143,15 @@ def write_report(directory: str | Path) -> Path:
         )
     if not (path / METRICS).is_file():
         raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
+    advice = "; run the same recipe again, which writes it anew"
     plan, importance, zeros = (
-        read_result(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE, ZEROS)
+        read_run_file(path / name, kind, advice) if (path / name).is_file() else None
+        for name, kind in ((PLAN, PlanFile), (IMPORTANCE, ImportanceFile), (ZEROS, ZerosFile))
     )
-    settings = (path / RECIPE).read_text(encoding="utf-8") if (path / RECIPE).is_file() else ""
-    page = run_page(read_result(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
+    require_same_layers(plan, importance, path / IMPORTANCE, advice)
+    settings = read_input_text(path / RECIPE, OutputError, advice=advice) if (path / RECIPE).is_file() else ""
+    metrics = read_run_file(path / METRICS, MetricsFile, advice)
+    page = run_page(metrics, plan=plan, importance=importance, zeros=zeros, settings=settings)
     write_text(path / REPORT, render(page))
     return path / REPORT
 
@@ -225,7 +230,7 @@ class Pipeline(RunResults):
         def work(directory: Path) -> None:
             config, recorded = (self.planned(settings, root / SEARCHED) for root in (self.path, self.home))
             words = ("secateur", "prune", self.recipe.model, "-o", str(self.home / CUT))
-            importance = LayerImportance(**read_result(self.path / SCORED / IMPORTANCE))
+            importance = LayerImportance.of(self.importance())
             prune_model(
                 self.recipe.model,
                 directory,

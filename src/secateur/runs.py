@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import OutputError
+from pydantic import TypeAdapter, ValidationError
+
+from secateur.errors import InputError, OutputError
 from secateur.files import (
     claimed,
     input_path,
@@ -25,6 +27,7 @@ from secateur.files import (
     working_directory,
     write_json,
 )
+from secateur.json_text import read_json
 from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -238,10 +241,10 @@ def _file_state(name: str) -> list[tuple[str, int, int]]:
 
 def _read_state(file: Path, overwrite: bool = False) -> dict[str, Progress]:
     try:
-        progress = {name: Progress(**done) for name, done in json.loads(file.read_text(encoding="utf-8")).items()}
+        progress = TypeAdapter(dict[str, Progress]).validate_python(read_json(file))
         if all(re.fullmatch(r"\w[\w-]*", name) for name in progress):
             return progress
         raise TypeError("a stage is named like a path")
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+    except (InputError, ValidationError, TypeError) as error:
         instead = f"remove {file.parent}" if overwrite else "pass --overwrite"
         raise OutputError(f"{file} is damaged; {instead} to start the run afresh") from error

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pipeline import RECIPE, run_recipe
 from secateur.recipe import Recipe, checked_recipe, read_recipe, recipe_text
 from secateur.results import SWEEP, read_sweep
-from secateur.yaml_text import Place
+from secateur.yaml_text import Place, yaml_value
 
 logger = logging.getLogger(__name__)
 
+MOST_CELLS = 1000
 LONGEST_NAME = 80
 NOT_SWEPT = ("name", "output")
 BRACKETS = {"[": "]", "{": "}"}
@@ -125,7 +127,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
     """The values of each key out of texts such as `prune.ratio=0.15,0.25` or `evaluate.data=[a.txt,b.txt],[c.txt]`.
 
     Raises:
-        InputError: a text is not like that, or gives a key or a value twice.
+        InputError: a text is not like that, or gives a key or a value twice, or there are more than `MOST_CELLS`
+            combinations.
     """
     swept: dict[str, list[Any]] = {}
     for text in settings:
@@ -137,12 +140,19 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
             raise InputError(f"--set {key} is given twice; put all its values behind one")
         if key in NOT_SWEPT:
             raise InputError(f"--set {key}: a cell is named by its values; name the sweep's directory with -o")
-        swept[key] = [_value(key, part) for part in _parts(listed)]
-        for number, value in enumerate(swept[key]):
-            if _written(value) in map(_written, swept[key][:number]):
-                raise InputError(f"--set {key}: the value {_written(value)} is given twice")
+        parts = list(itertools.islice(_parts(listed), MOST_CELLS + 1))
+        if len(parts) > MOST_CELLS:
+            raise InputError(f"--set {key} has more than {MOST_CELLS:,} values, the most that a sweep may have")
+        swept[key] = [_value(key, part) for part in parts]
+        written = list(map(_written, swept[key]))
+        twice = next((value for value in written if written.count(value) > 1), None)
+        if twice is not None:
+            raise InputError(f"--set {key}: the value {twice} is given twice")
     if not swept:
         raise InputError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
+    cells = math.prod(map(len, swept.values()))
+    if cells > MOST_CELLS:
+        raise InputError(f"the values have {cells:,} combinations and a sweep may have {MOST_CELLS:,}; give fewer")
     return swept
 
 
@@ -169,11 +179,12 @@ def _parts(listed: str) -> Iterator[str]:
 def _value(key: str, text: str) -> Any:
     if not text.strip():
         raise InputError(f"--set {key} has an empty value; write null for none")
+    shown = text.strip() if len(text) < LONGEST_NAME else f"{text.strip()[:LONGEST_NAME]}…"
     try:
-        value = yaml.safe_load(text)
-        json.dumps(value)
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"--set {key}: {text.strip()} is not a YAML value") from error
+        value = yaml_value(text, f"--set {key}")
+        json.dumps(value, allow_nan=False)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"--set {key}: {shown} is not a YAML value") from error
     return value
 
 

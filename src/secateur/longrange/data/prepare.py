@@ -1,6 +1,5 @@
 """Bringing a task's data into the form that training reads."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from secateur.console import track
-from secateur.errors import DataError, OutputError
+from secateur.errors import DataError, InputError, OutputError
 from secateur.files import clear_own, working_directory, write_json
+from secateur.input_text import shortened
+from secateur.json_text import read_json
 from secateur.longrange.data import listops, pathfinder
 from secateur.longrange.data.config import TASKS, PrepareConfig, Settings, TaskName
 from secateur.longrange.data.image import open_image
@@ -128,16 +129,20 @@ def _difference(path: Path, chosen: dict[str, Any], overwrite: bool) -> str | No
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_bytes())
+        stored = read_json(path)
         if not isinstance(stored, dict):
             raise ValueError("no object")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, InputError) as error:
         if overwrite:
             return "that are damaged"
         raise OutputError(f"{path} is damaged; name another directory or pass --overwrite") from error
     for name, value in chosen.items():
         if stored.get(name) != value:
-            return f"of another {name} ({stored.get(name)}, not {value})" if name != "source" else "of another source"
+            return (
+                f"of another {name} ({shortened(stored.get(name))}, not {value})"
+                if name != "source"
+                else "of another source"
+            )
     return None
 
 
