@@ -167,8 +167,7 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
     if config.dtype != "auto":
         return load(name, **config.load_arguments())
     model, tokenizer = load(name, **{**config.load_arguments(), "dtype": "float32"})
-    place = find_model(name)
-    remember_checkpoint_dtype(model, place if place.is_dir() else None)
+    remember_checkpoint_dtype(model, find_model(name))
     return model, tokenizer
 
 

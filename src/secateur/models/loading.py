@@ -10,30 +10,25 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
 from secateur.models import embedded
-from secateur.models.adapters import adapter_of
-from secateur.models.checks import check_directory
-from secateur.models.gguf_input import read_gguf, read_gguf_settings
+from secateur.models.checkpoint import checkpoint_dtype, read_model
+from secateur.models.checks import check_directory, warn_of_what_is_left_out
+from secateur.models.config_file import load_config
+from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
-from secateur.models.quiet import quiet
-from secateur.models.tokenizers import load_tokenizer
+from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
 
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+# The same weights under other programs' names, and adapters, which are named apart.
+NOT_OF_THE_HUB = ["consolidated*", "*/*.safetensors", "adapter_model*"]
 
 
 def load(
@@ -76,12 +71,14 @@ def load(
     if path.is_file():
         model, tokenizer = read_gguf(path, **arguments)
     else:
-        model = _read_model(path, trust_remote_code=trust_remote_code, **arguments)
-        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        warn_of_what_is_left_out(path)
+        model = read_model(path, trust_remote_code=trust_remote_code, **arguments)
+        tokenizer = load_tokenizer(path, model.config, trust_remote_code=trust_remote_code)
+    guard_embeddings(model, tokenizer, path)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
-        remember_checkpoint_dtype(model, path if path.is_dir() else None)
+        remember_checkpoint_dtype(model, path)
     return model.eval(), tokenizer
 
 
@@ -129,23 +126,21 @@ def model_directory(name: str | Path) -> Path:
     return directory
 
 
-def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) -> None:
+def remember_checkpoint_dtype(model: PreTrainedModel, source: Path) -> None:
     """Note on the model the number format it is stored in, so that saving it does not double its size.
 
     Args:
         model: a model that computes in a format chosen for the machine.
-        directory: where it came from; None for a GGUF file, whose weights are best kept in bfloat16.
+        source: the directory or the GGUF file that it came from.
     """
-    config: Any = AutoConfig.from_pretrained(directory) if directory is not None else None
-    stated = config.dtype if config is not None else torch.bfloat16
-    cast(Any, model).checkpoint_dtype = stated or model.dtype
+    cast(Any, model).checkpoint_dtype = checkpoint_dtype(source) if source.is_dir() else stored_dtype(source)
 
 
 def _from_hub(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist; give a hub id, a model directory, a .gguf file or {embedded.NAME}")
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=NOT_OF_THE_HUB, etag_timeout=10))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{name} is neither a directory here nor in the hub's cache, and the hub cannot be reached; "
@@ -156,44 +151,17 @@ def _from_hub(name: str) -> Path:
         raise ModelError(f"{name} is no directory here and the hub does not give it: {reason}") from error
 
 
-def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
-    try:
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                output_loading_info=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # so that they can be named below
-                **arguments,
-            )
-    except (SafetensorError, RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{directory} could not be loaded: {reason}") from error
-    model, loading = loaded
-    if loading["mismatched_keys"]:
-        name, stored, expected = min(loading["mismatched_keys"])
-        raise ModelError(
-            f"{directory} holds {name} of shape {tuple(stored)} where its config.json asks for {tuple(expected)}; "
-            "one of the two is of another model"
-        )
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} first; its files are not "
-            "complete or its config.json is of another model"
-        )
-    adapter_of(model)
-    return model
-
-
 def load_settings(
     name: str | Path, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """A model's config and tokenizer, without its weights. Arguments and errors as `load`."""
     path = find_model(name)
     if path.is_dir():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        return config, load_tokenizer(path, trust_remote_code=trust_remote_code)
+        warn_of_what_is_left_out(path)
+        config = load_config(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(path, config, trust_remote_code=trust_remote_code)
+        require_fit(tokenizer, config.vocab_size, path)
+        return config, tokenizer
     return read_gguf_settings(path)
 
 

@@ -12,6 +12,7 @@ from secateur import files
 from secateur.models import modeling_secateur
 from secateur.models.processes import is_first
 from secateur.models.quiet import quiet
+from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.widths import is_uneven
 
 
@@ -48,6 +49,7 @@ def save(
             _add_modeling_file(model, staging)
         with quiet():
             _save_weights(model, staging)
+            add_older_rope_keys(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
         for name, content in (extras or {}).items():

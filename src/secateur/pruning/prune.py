@@ -16,6 +16,7 @@ from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
@@ -61,6 +62,7 @@ class PruneResult:
         return files
 
 
+@in_eval_mode
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,6 +138,7 @@ def prune(
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 
+@in_eval_mode
 def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:
     """The layers' importance as the configuration wants it: read from a file, or measured.
 
@@ -152,6 +155,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
 
 
+@in_eval_mode
 def unit_scores(
     model: PreTrainedModel, windows: Tensor, config: PruneConfig, metrics: Metrics | None = None
 ) -> list[LayerScores]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.processes import share
@@ -86,6 +87,7 @@ class SparsifyResult:
         return {**own, "zeros": self.zeros, "reached": self.reached}
 
 
+@in_eval_mode
 def sparsify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

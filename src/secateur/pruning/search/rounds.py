@@ -21,6 +21,7 @@ from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.masks import zero_masks
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
@@ -105,6 +106,7 @@ class SearchResult:
         }
 
 
+@in_eval_mode
 def search(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
