@@ -271,7 +271,8 @@ def test_a_file_for_the_figures_is_checked_before_the_work(tmp_path: Path) -> No
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path))
     (tmp_path / "file").write_text("x")
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file" / "a.json"))
-    assert "holds no figures that secateur wrote" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
+    line = failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
+    assert "holds no figures that secateur wrote" in line
 
 
 def test_figures_replace_nothing_that_is_read(tiny: Path, tmp_path: Path) -> None:

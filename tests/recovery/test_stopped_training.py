@@ -106,10 +106,12 @@ def test_a_damaged_checkpoint_is_named(
 
 def test_someone_else_s_directory_is_left_alone(train: Train, tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "thesis.tex").write_text("x", encoding="utf-8")
-    with pytest.raises(OutputError, match="in the way of what this training keeps"):
-        train(tiny_model(), overwrite=True)
-    assert (tmp_path / "out.partial" / "thesis.tex").exists()
+    for name in ("settings.json", "thesis.tex"):
+        (tmp_path / "out.partial" / name).write_text("{}", encoding="utf-8")
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match="in the way of what this training keeps"):
+                train(tiny_model(), overwrite=overwrite)
+        assert (tmp_path / "out.partial" / name).exists()
 
 
 def test_a_micro_batch_that_does_not_fit_is_halved(

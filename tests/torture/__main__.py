@@ -1,49 +1,69 @@
 """`make torture`: every command that writes, killed at every change to the file system."""
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from torture.kills import run_unhurt, torture, warm_up
+from torture.kills import Scenario, Tally, run_unhurt, torture, warm_up
 from torture.scenarios import SCENARIOS, make_inputs
 
 
-def main(names: list[str], sample: int | None, how: signal.Signals) -> int:
+@dataclass(frozen=True)
+class Order:
+    """One scenario to be tortured: how often, and by which signal."""
+
+    scenario: Scenario
+    sample: int | None
+    how: signal.Signals
+
+
+def carried_out(order: Order) -> tuple[Scenario, Tally, float]:
+    """Torture a scenario, in a directory of its own. Returns it with what came of it and the seconds."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="secateur-torture-") as directory:
+        root = Path(directory)
+        os.environ.update(HF_HUB_OFFLINE="1", SECATEUR_CACHE=str(root / "cache"))
+        make_inputs(root, lambda command: run_unhurt(command, root))
+        tally = torture(order.scenario, root, lambda changes: points(changes, order.sample), order.how)
+    return order.scenario, tally, time.perf_counter() - start
+
+
+def main(names: list[str], sample: int | None, how: signal.Signals, jobs: int) -> int:
     """Torture the scenarios of these names, or all. Returns the exit status.
 
     Args:
         names: of scenarios.
         sample: at how many changes each is killed; None: at all.
         how: the signal.
+        jobs: scenarios at a time.
     """
     console = Console()
-    table = Table("command", "changes", "kills", "survived", "seconds")
+    rows: dict[str, tuple[str, ...]] = {}
     lost = 0
-    with tempfile.TemporaryDirectory(prefix="secateur-torture-") as directory:
-        root = Path(directory)
-        os.environ.update(HF_HUB_OFFLINE="1", COLUMNS="80", SECATEUR_CACHE=str(root / "cache"))
-        warm_up()
-        make_inputs(root, lambda command: run_unhurt(command, root))
-        for scenario in SCENARIOS:
-            if names and scenario.name not in names:
-                continue
-            start = time.perf_counter()
-            tally = torture(scenario, root, lambda changes: points(changes, sample), how)
+    warm_up()
+    orders = [Order(scenario, sample, how) for scenario in SCENARIOS if not names or scenario.name in names]
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for scenario, tally, seconds in pool.imap_unordered(carried_out, orders):
             hurt = len({problem.partition(":")[0] for problem in tally.problems})
             lost += hurt
-            seconds = f"{time.perf_counter() - start:.0f}"
-            table.add_row(scenario.name, str(tally.changes), str(tally.kills), str(tally.kills - hurt), seconds)
-            console.print(f"{scenario.name}: {tally.kills} kills, {hurt} lost, {seconds} s", highlight=False)
+            figures = (tally.changes, tally.kills, max(tally.kills - hurt, 0), round(seconds))
+            rows[scenario.name] = (scenario.name, *map(str, figures))
+            console.print(f"{scenario.name}: {tally.kills} kills, {hurt} lost, {seconds:.0f} s", highlight=False)
             for problem in tally.problems:
                 console.print(f"  {problem}", highlight=False, markup=False)
+    table = Table("command", "changes", "kills", "survived", "seconds")
+    for order in orders:
+        table.add_row(*rows[order.scenario.name])
     console.print(table)
     console.print(f"{lost} lost or left over", highlight=False)
     return 1 if lost else 0
@@ -62,5 +82,6 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*", help="scenarios; all by default")
     parser.add_argument("--sample", type=int, help="kills of each; by default one at every change")
     parser.add_argument("--signal", default="SIGKILL", help="SIGKILL, or SIGINT or SIGTERM")
+    parser.add_argument("--jobs", type=int, default=2, help="scenarios at a time")
     given = parser.parse_args()
-    sys.exit(main(given.names, given.sample, signal.Signals[given.signal]))
+    sys.exit(main(given.names, given.sample, signal.Signals[given.signal], given.jobs))

@@ -34,8 +34,8 @@ TRAIN = (
 )
 RUN = ("run", "../inputs/recipe.yaml", "-o", "runs/demo")
 LONG = ("run", "../inputs/long.yaml", "-o", "runs/long")
-SWEEP = ("sweep", "../inputs/little.yaml", "--set", "prune.ratio=0.1,0.3", "-o", "swept")
-CELLS = ("swept/prune.ratio=0.1", "swept/prune.ratio=0.3")
+SWEEP = ("sweep", "../inputs/measure.yaml", "--set", "samples.max_new_tokens=1,2", "-o", "swept")
+CELLS = ("swept/samples.max_new_tokens=1", "swept/samples.max_new_tokens=2")
 
 SMALL = """\
 model: {embedding_dim: 16, transformer_dim: 16, transformer_hidden_dim: 32, head_dim: 8, num_layers: 2,
@@ -43,15 +43,16 @@ model: {embedding_dim: 16, transformer_dim: 16, transformer_hidden_dim: 32, head
 training: {batch_size: 4, warmup: 1, eval_frequency: 2, num_train_steps: 4, num_init_steps: 1,
   num_dense_train_steps: 2, num_eval_steps: 1}
 """
-EVALUATE = f"evaluate: {{data: [{TEXT}], windows: 1, seqlen: 16, speed: false}}\nsamples: {{prompts: []}}\n"
-LITTLE_RECIPE = f"""\
+MEASURE_RECIPE = f"""\
 name: little
 model: {MODEL}
 device: cpu
-prune: {{calibration: {TEXT}, samples: 2, seqlen: 16, ratio: 0.2, own_text: 0, layer_importance_samples: 1}}
-{EVALUATE}"""
+evaluate: {{data: [{TEXT}], windows: 1, seqlen: 16, speed: false}}
+samples: {{prompts: [one]}}
+"""
 RECIPE = f"""\
-{LITTLE_RECIPE.replace("ratio: 0.2, ", "")}
+{MEASURE_RECIPE}
+prune: {{calibration: {TEXT}, samples: 2, seqlen: 16, own_text: 0, layer_importance_samples: 1}}
 search: {{calibration: {TEXT}, samples: 2, seqlen: 16, ratio: 0.2, own_text: 0, rounds: 1, measured: 1}}
 recover: {{data: {TEXT}, samples: 4, seqlen: 16, batch_size: 2, val_size: 0, checkpoint_steps: 1}}
 export: {{}}
@@ -112,7 +113,7 @@ def make_inputs(root: Path, run: Callable[[Sequence[str]], None]) -> None:
     make_tiny_tokenizer([("q", "u")]).save_pretrained(inputs / "tiny")  # llama.cpp needs a merge
     (inputs / "text.txt").write_text(" ".join(f"{number} squared is {number * number}." for number in range(100)))
     (inputs / "small.yaml").write_text(SMALL)
-    for name, text in (("recipe", RECIPE), ("little", LITTLE_RECIPE), ("long", LONG_RECIPE)):
+    for name, text in (("recipe", RECIPE), ("measure", MEASURE_RECIPE), ("long", LONG_RECIPE)):
         (inputs / f"{name}.yaml").write_text(text)
     (root / "work").mkdir()
     run((*RECOVER[:3], "../inputs/adapter", *RECOVER[4:]))

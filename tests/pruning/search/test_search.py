@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur import searching
 from secateur.data import load_corpus, token_windows
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.models import count_parameters, save
 from secateur.pruning import prune
 from secateur.pruning.allocation import Ladder
@@ -278,6 +278,11 @@ def test_a_refused_search_leaves_nothing(
     with pytest.raises(InputError, match="more than can be removed"):
         searching.search_model(str(tmp_path / "model"), tmp_path / "found", config, command_line="secateur search")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    (tmp_path / "found.partial").mkdir()
+    (tmp_path / "found.partial" / "settings.json").write_text("{}")
+    with pytest.raises(OutputError, match="in the way of what this search keeps"):
+        searching.search_model(str(tmp_path / "model"), tmp_path / "found", config, command_line="secateur search")
+    assert (tmp_path / "found.partial" / "settings.json").is_file()
 
 
 def test_what_cannot_be_solved_for_is_named(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
