@@ -200,6 +200,7 @@ def test_the_converted_model_is_converted_once_and_closed_to_others(converting: 
     assert embedded.embedded_directory() == directory and len(converting) == 1
     assert mode(directory) == mode(directory.parent) == 0o700
     assert {mode(path) for path in directory.iterdir()} == {0o600}
+    assert json.loads((directory / "config.json").read_text())["rope_theta"] == 10_000  # for other programs
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "tokenizer", "missing", "more", "half", "layout", "link"])

@@ -23,7 +23,7 @@ from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 from secateur.yaml_text import Place, dotted, read_yaml
 
-FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping")
+FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping", "zeros")
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
 MOST_COMPLAINTS = 5

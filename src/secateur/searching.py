@@ -1,6 +1,5 @@
 """A search for the plan of a cut as a step: model in, a directory with the plan out, going on where it was stopped."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,9 +94,8 @@ def search_model(
 def _settings(config: SearchConfig, model: str) -> dict[str, Any]:
     """What the rounds depend on. More rounds than before, or more patience, go on with those that are done."""
     corpus = load_corpus(config.calibration, "train")
-    text = hashlib.sha256("\0".join(corpus.documents).encode()).hexdigest()
     settings = config.model_dump(exclude={"rounds", "patience", "device", "device_map"})
-    return {**settings, "model": model, "text": text}
+    return {**settings, "model": model, "text": corpus.fingerprint}
 
 
 def _write(target: Path, result: SearchResult, records: Mapping[str, object], overwrite: bool) -> None:

@@ -271,7 +271,7 @@ def test_a_file_for_the_figures_is_checked_before_the_work(tmp_path: Path) -> No
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path))
     (tmp_path / "file").write_text("x")
     assert "cannot be written" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file" / "a.json"))
-    assert "not named like figures" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
+    assert "holds no figures that secateur wrote" in failed(secateur("evaluate", "no-model", "--json", tmp_path / "file"))
 
 
 def test_figures_replace_nothing_that_is_read(tiny: Path, tmp_path: Path) -> None:
@@ -386,3 +386,13 @@ def test_run_names_the_mistake_in_a_recipe(tmp_path: Path) -> None:
 
 def test_report_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
     assert "metrics.json" in failed(secateur("report", tmp_path / "none"))
+
+
+def test_figures_replace_only_figures(tiny: Path, tmp_path: Path) -> None:
+    for suffix, option in (("json", "--json"), ("png", "--plot")):
+        mine, figures = tmp_path / f"package.{suffix}", tmp_path / f"figures.{suffix}"
+        mine.write_text('{"name": "mine"}')
+        line = failed(secateur("evaluate", tiny, option, mine, *QUICK_EVALUATE))
+        assert "holds no figures that secateur wrote" in line and mine.read_text() == '{"name": "mine"}'
+        for _ in range(2):
+            done(secateur("evaluate", tiny, option, figures, *QUICK_EVALUATE))

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from exporting_helpers import LlamaCpp, cut_unevenly, log_probabilities
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
@@ -15,6 +17,7 @@ from secateur.errors import InputError, ModelError
 from secateur.models import attach_adapter
 from secateur.pipeline import run_recipe
 from secateur.recipe import Recipe, parse_recipe
+from secateur.recovery import merge_adapter
 
 PROMPT = [3, 70, 80, 90, 100]
 
@@ -82,6 +85,24 @@ def test_an_adapter_is_merged_or_named(tiny: Path, tmp_path: Path) -> None:
     done(command("sparsify", tiny, "-o", tmp_path / "sparse", "--samples", 4, "--seqlen", 32, "--device", "cpu"))
     message = failed(command("export", tmp_path / "sparse", "--adapter", adapter, "-o", tmp_path / "other.gguf"))
     assert "zeros, which a merged adapter would fill" in " ".join(message.split())
+    done(command("export", tmp_path / "sparse", "--adapter", adapter, "-o", tmp_path / "kept.gguf", "--zeros", "keep"))
+    sparse, _ = secateur.load(tmp_path / "sparse", dtype="float32", device="cpu")
+    assert close(tmp_path / "kept.gguf", merge_adapter(sparse, adapter, zeros="keep"))
+
+
+def test_an_adapter_on_the_head_of_tied_embeddings(tiny_model, tiny: Path, tmp_path: Path) -> None:
+    settings = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "lm_head"], use_dora=True)
+    adapted = get_peft_model(made(tiny_model), settings).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    done(command("export", tiny, "--adapter", tmp_path / "adapter", "-o", tmp_path / "model.gguf"))
+    assert close(tmp_path / "model.gguf", adapted) and not close(tmp_path / "model.gguf", made(tiny_model))
+    done(command("merge", tiny, "--adapter", tmp_path / "adapter", "-o", tmp_path / "merged", "--device", "cpu"))
+    merged, _ = secateur.load(tmp_path / "merged", dtype="float32", device="cpu")
+    assert close(tmp_path / "model.gguf", merged)
 
 
 def test_where_a_file_may_not_go(tiny: Path, tmp_path: Path) -> None:

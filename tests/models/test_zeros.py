@@ -17,7 +17,7 @@ import secateur
 from secateur.errors import InputError
 from secateur.evaluation import diagnose
 from secateur.models.masks import lost_zeros, masks_of_all_zeros, share_of_zeros, zero_masks, zeros_to_keep
-from secateur.models.zeros_record import projections_of
+from secateur.models.zeros_record import projections_of, zeros_file
 from secateur.recovery import RecoverConfig, merge_adapter
 from secateur.recovery.config import MergeConfig
 
@@ -280,6 +280,7 @@ def test_merging_into_a_slightly_sparse_model(
         merge_adapter(models[0], adapter)
     kept, filled = merge_adapter(models[1], adapter, zeros="keep"), merge_adapter(models[2], adapter, zeros="fill")
     assert lost_zeros(kept, masks) == 0 and zero_masks(kept).keys() == masks.keys()
+    assert zeros_file(kept)["sparsity.json"]["settings"]["sparsity"] == 0.1
     assert lost_zeros(filled, masks) > 100 and zero_masks(filled) == {}
     with pytest.raises(InputError, match="zeros fill and keep_zeros exclude each other"):
         merge_adapter(models[0], adapter, zeros="fill", keep_zeros=True)

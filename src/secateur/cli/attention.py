@@ -11,7 +11,7 @@ from secateur.cli.options import Json, Model
 from secateur.cli.output import say
 from secateur.console import stdout
 from secateur.errors import InputError
-from secateur.files import write_bytes, write_json
+from secateur.files import write_bytes, write_figures
 
 if TYPE_CHECKING:
     from secateur.attention.config import CompareConfig, GenerateConfig, TuneConfig
@@ -66,7 +66,7 @@ def tune(
     profile.save(output)
     figures = profile.to_dict()
     if json is not None:
-        write_json(json, figures)
+        write_figures(json, figures)
     if plot is not None:
         write_bytes(plot, attention_map(figures))
     say(f"{profile.sparsity:.1%} of the blocks left out, mean over {len(profile.layers)} layers' heads")
@@ -90,7 +90,7 @@ def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
     loaded, tokenizer = load(model, **config.load_arguments())
     written = generate(loaded, tokenizer, config)
     if json is not None:
-        write_json(json, written.to_dict())
+        write_figures(json, written.to_dict())
     say(written.text)
     say("")
     say(
@@ -117,7 +117,7 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
     figures = compare(loaded, tokenizer, config).to_dict()
     stdout.print(attention_table(figures))
     if json is not None:
-        write_json(json, figures)
+        write_figures(json, figures)
 
 
 attention = Group(

@@ -7,7 +7,7 @@ from secateur.cli.options import Json, Model
 from secateur.cli.output import say
 from secateur.console import stdout
 from secateur.errors import ModelError
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.evaluation import DiagnoseConfig
@@ -27,7 +27,7 @@ def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
     health = diagnose_model(model, config)
     report = health.to_dict()
     if json is not None:
-        write_json(json, report)
+        write_figures(json, report)
     stdout.print(weights_table(report))
     say(health.zeros)
     if health.problems:

@@ -8,7 +8,7 @@ import typer
 from secateur.cli.command import command
 from secateur.cli.options import Json, Models, UsageError
 from secateur.console import stdout
-from secateur.files import write_bytes, write_json
+from secateur.files import write_bytes, write_figures
 
 if TYPE_CHECKING:
     from secateur.evaluation import EvaluateConfig
@@ -48,6 +48,6 @@ def evaluate(
         stdout.print()
         stdout.print(task_table(evaluations))
     if json is not None:
-        write_json(json, {"models": evaluations})
+        write_figures(json, {"models": evaluations})
     if plot is not None:
         write_bytes(plot, perplexity_plot(evaluations))

@@ -8,7 +8,7 @@ import typer
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model
 from secateur.cli.output import say
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.exporting import ExportConfig
@@ -30,7 +30,7 @@ def export(
     output = output.expanduser()
     result = export_model(model, output, config, overwrite=overwrite)
     if json is not None:
-        write_json(json, result.to_dict())
+        write_figures(json, result.to_dict())
     widths = ", widths layer by layer" if result.per_layer else ""
     say(f"llama.cpp's architecture {result.architecture}{widths}; text is split as {result.pre_tokenizer}")
     say(f"{result.parameters_in_file:,} parameters in {result.dtype}, {result.bytes / 1e6:,.1f} MB")

@@ -10,7 +10,7 @@ from secateur.cli.group import Group
 from secateur.cli.options import Json, Output, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.longrange.data.config import PrepareConfig
@@ -60,7 +60,7 @@ def train(
     if results is None:
         return
     if json is not None:
-        write_json(json, results)
+        write_figures(json, results)
     stdout.print(longrange_table([results]))
     say(str(output / config.name))
 
@@ -72,7 +72,7 @@ def evaluate(config: "EvaluateConfig", output: Above, json: Json = None) -> None
 
     figures = evaluate(config, output.expanduser())
     if json is not None:
-        write_json(json, figures)
+        write_figures(json, figures)
     say(f"accuracy {figures['accuracy']:.2%} on {figures['examples']:,} examples of {config.split}")
 
 

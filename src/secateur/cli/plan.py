@@ -8,7 +8,7 @@ from secateur.cli.command import command
 from secateur.cli.options import Json
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.planning import PlanConfig
@@ -53,4 +53,4 @@ def plan(
     for line in found["advice"]:
         say(line)
     if json is not None:
-        write_json(json, found)
+        write_figures(json, found)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
@@ -44,7 +44,7 @@ def prune(
     result = prune_model(model, output, config, command_line=command_line, overwrite=overwrite)
     plan = result.plan
     if json is not None:
-        write_json(
+        write_figures(
             json,
             {
                 "parameters_before": plan.parameters_before,

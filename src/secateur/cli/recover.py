@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.recovery import RecoverConfig
@@ -50,7 +50,7 @@ def recover(
 
     result = recover_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:
-        write_json(json, result.to_dict())
+        write_figures(json, result.to_dict())
     steps = "step" if result.steps == 1 else "steps"
     say(
         f"{result.steps:,} {steps}, {result.tokens:,} tokens in {result.seconds:,.1f} s "

@@ -9,7 +9,7 @@ from secateur.cli.command import command
 from secateur.cli.options import Json, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_json
+from secateur.files import write_figures
 
 
 @command(together=True)
@@ -43,7 +43,7 @@ def run(
             raise InputError("a recipe with a section longrange works in one process; start longrange train instead")
         metrics = run_longrange(loaded, text, directory, command_line=command_line, overwrite=overwrite)
         if json is not None:
-            write_json(json, metrics)
+            write_figures(json, metrics)
         stdout.print(longrange_table(metrics["runs"]))
         say(str(directory))
         return
@@ -51,7 +51,7 @@ def run(
     if not is_first():
         return
     if json is not None:
-        write_json(json, metrics)
+        write_figures(json, metrics)
     stdout.print(comparison_table(comparison_rows(metrics)))
     for warning in source_warnings(metrics["texts"]):
         say(f"Note: {warning}")

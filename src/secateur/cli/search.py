@@ -6,7 +6,7 @@ from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig
@@ -37,7 +37,7 @@ def search(
 
     result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:
-        write_json(json, result.to_dict())
+        write_figures(json, result.to_dict())
     stdout.print(search_table(result.to_dict()))
     say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
     say(f"Calibrated on {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")

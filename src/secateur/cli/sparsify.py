@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.files import write_json
+from secateur.files import write_figures
 
 if TYPE_CHECKING:
     from secateur.sparsity import SparsifyConfig
@@ -38,7 +38,7 @@ def sparsify(
     result = sparsify_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:
         figures = {"zeros": result.zeros, "asked": result.asked, "reached": result.reached}
-        write_json(json, {**figures, "seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes})
+        write_figures(json, {**figures, "seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes})
     say(
         f"{result.zeros:,} weights are zero: {result.reached:.2%} of those in {len(result.matrices):,} matrices, "
         f"{result.asked:.2%} asked"

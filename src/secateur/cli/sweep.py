@@ -10,7 +10,7 @@ from secateur.cli.options import Json, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
 from secateur.errors import SecateurError
-from secateur.files import write_json
+from secateur.files import write_figures
 
 
 @command()
@@ -45,7 +45,7 @@ def sweep(
     result = sweep_recipe(recipe, settings, output, command_line=command_line, overwrite=overwrite)
     if result.comparison is not None:
         if json is not None:
-            write_json(json, result.comparison.to_dict())
+            write_figures(json, result.comparison.to_dict())
         rows = result.comparison.rows
         stdout.print(comparison_table(rows))
         if any(row["tasks"] for row in rows):

@@ -1,5 +1,6 @@
 """A model and its tokenizer as one GGUF file."""
 
+import importlib.metadata
 import logging
 import math
 from collections import Counter
@@ -98,6 +99,7 @@ def export(
     with new_file(path, ".gguf", overwrite) as file:
         writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
         try:
+            writer.add_string("secateur.version", importlib.metadata.version("secateur"))
             writer.add_name(_name_of(path))
             writer.add_file_type(FILE_TYPES[FORMATS[config.dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -18,7 +18,7 @@ from secateur.files.directories import new_directory, working_directory
 from secateur.files.failures import reported
 from secateur.files.marks import add_to_mark, clear_own, is_empty, is_marked, is_own, remove_own, require_only_own
 from secateur.files.names import dropped, partial_of
-from secateur.files.writing import new_file, write_bytes, write_extra, write_json, write_text
+from secateur.files.writing import new_file, write_bytes, write_extra, write_figures, write_json, write_text
 
 __all__ = [
     "add_to_mark",
@@ -45,6 +45,7 @@ __all__ = [
     "working_directory",
     "write_bytes",
     "write_extra",
+    "write_figures",
     "write_json",
     "write_text",
 ]

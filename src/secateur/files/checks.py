@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from secateur.errors import OutputError
-from secateur.files.marks import is_empty, is_marked, require_only_own
+from secateur.files.marks import is_empty, is_marked, is_own_file, require_only_own
 from secateur.files.names import OLD, beside
 
-FIGURE_FILES = (".json", ".png", ".svg", ".pdf")
 # What runs and prepared data need to go on.
 STATE_FILES = ("settings.json", "results.json", "meta.json", "options.json", "stages.json", "longrange.json")
 
@@ -97,7 +96,8 @@ def require_new_file(
         The file as a `Path`.
 
     Raises:
-        OutputError: it is named otherwise, is there and `overwrite` is off, is read by the work, or cannot be written.
+        OutputError: it is named otherwise, is there and `overwrite` is off or secateur did not write it, is read by the
+            work, or cannot be written.
     """
     target = Path(file).expanduser()
     if target.is_dir():
@@ -110,6 +110,8 @@ def require_new_file(
         raise OutputError(f"{target} is no ordinary file, and so is not replaced; name another file")
     if target.is_file() and not overwrite:
         raise OutputError(f"{target} is there already; name another file or pass --overwrite")
+    if target.is_file() and not is_own_file(target):
+        raise OutputError(f"{target} was not written by secateur, and so is not replaced; name another file")
     existing = next(parent for parent in target.absolute().parents if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"{target} cannot be written; name a file in a directory that can")
@@ -132,14 +134,14 @@ def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
         raise OutputError(f"{file} cannot be written; name a file in a directory that can")
     if file.exists() and not file.is_file():
         raise OutputError(f"{file} is no ordinary file, and so is not replaced; name another file")
-    if file.is_file() and file.suffix not in FIGURE_FILES:
-        raise OutputError(f"{file} is there already and is not named like figures; name a new file, or a .json or .png")
     if file.is_file() and file.name in STATE_FILES:
         raise OutputError(f"{file} belongs to the run or the data in {file.parent}; name a new file")
     if file.is_file() and (file.parent / "config.json").is_file():
         raise OutputError(f"{file} belongs to the model in {file.parent}; name a new file")
     if file.is_file() and any(input_path(name).resolve() == file.resolve() for name in inputs):
         raise OutputError(f"{file} is read by this very command; name another file for the figures")
+    if file.is_file() and not is_own_file(file) and file.stat().st_size:
+        raise OutputError(f"{file} is there already and holds no figures that secateur wrote; name a new file")
 
 
 def input_path(name: str | Path) -> Path:

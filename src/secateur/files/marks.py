@@ -13,12 +13,23 @@ from secateur.files.failures import reported
 from secateur.files.names import NEW, beside, is_beside
 
 MARK = ".secateur.json"
+# What stands near the beginning of a single file that secateur wrote, by its suffix.
+FILE_MARKS = {".json": b'"written by": "secateur', ".png": b"Software\0secateur", ".gguf": b"secateur.version"}
 
 
 def is_marked(directory: Path, file: str | None = None) -> bool:
     """Whether secateur wrote a directory, and `file` among what it wrote."""
     names = _marked(directory)
     return names is not None and (file is None or _matches(file, names))
+
+
+def is_own_file(file: Path) -> bool:
+    """Whether secateur wrote a single file: figures, a picture, a GGUF file."""
+    mark = FILE_MARKS.get(file.suffix)
+    if mark is None:
+        return False
+    with file.open("rb") as content:
+        return mark in content.read(4096)
 
 
 def is_empty(directory: Path) -> bool:

@@ -1,8 +1,9 @@
 """Single files, written beside their place and renamed into it."""
 
+import importlib.metadata
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,11 @@ def write_extra(path: Path, content: object) -> None:
         write_text(path, content)
     else:
         write_json(path, content)
+
+
+def write_figures(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write a command's figures as JSON that says who wrote it, so that the next figures may replace it."""
+    write_json(path, {"written by": f"secateur {importlib.metadata.version('secateur')}", **values})
 
 
 @contextmanager

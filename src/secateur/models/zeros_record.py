@@ -78,6 +78,8 @@ def remember_zeros(model: PreTrainedModel, content: Mapping[str, Any]) -> None:
     record, before = ZerosRecord.model_validate(content), recorded_zeros(model)
     new = {matrix.key for matrix in record.matrices}
     others = [matrix for matrix in before.matrices if matrix.key not in new] if before else []
+    if before is not None:
+        record = ZerosRecord.model_construct(**{**dict(before), **dict(record)})
     _note(model, _counted(record, [*others, *record.matrices], model))
 
 
