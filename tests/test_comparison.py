@@ -79,6 +79,7 @@ def test_the_four_files(write: Write, tmp_path: Path) -> None:
     file = write("a.json", model("big", tasks={"quiz": score(0.5)}), model("small", 15.0, tasks={"quiz": score(0.4)}))
     page = write_comparison(compare_results([file]), tmp_path / "out", title="All", command_line="the command")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".secateur.json",
         "comparison.html",
         "comparison.json",
         "comparison.md",
@@ -165,7 +166,11 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
     for _ in range(2):
         write_comparison(compare_results([file]), require_place(out, True, [file]), title="All", command_line="x")
     assert (out / "thesis.txt").read_text() == "mine"
-    assert len(list(out.iterdir())) == 5
+    assert len(list(out.iterdir())) == 6
+    (out / "sweep.png").write_bytes(b"a reader's own")
+    with pytest.raises(OutputError, match=r"sweep.png was not written by secateur"):
+        require_place(out, True, [file])
+    (out / "sweep.png").unlink()
     with pytest.raises(OutputError, match="is read by this very command"):
         require_place(out, True, [out / "comparison.json"])
 
@@ -173,8 +178,8 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[" * 100_000, "cannot be read as JSON"),
+        ("{", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
         ("[]", "holds no models"),
         ('{"models": []}', "holds no models"),
         ('{"runs": [1]}', "holds no models"),
@@ -187,7 +192,7 @@ def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_pat
             '{"models": [{"name": "a", "parameters": 5, "perplexity": {"x": -1}}]}',
             "perplexity.x: Input should be greater than 0",
         ),
-        ('{"models": [{"name": "a", "parameters": 5, "sparsity": NaN}]}', "sparsity: Input should be a finite number"),
+        ('{"models": [{"name": "a", "parameters": 5, "sparsity": NaN}]}', "it holds NaN, which is no number"),
     ],
 )
 def test_a_file_that_is_no_result(tmp_path: Path, content: str, message: str) -> None:

@@ -101,7 +101,7 @@ def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     made = recipe(prune=PRUNE, recover={**RECOVER, "teacher": "original"})
-    commands = [c["command"] for c in pipeline.Pipeline(made, tmp_path).commands("secateur run r.yaml")]
+    commands = [c["command"] for c in pipeline.Pipeline(made, tmp_path, tmp_path).commands("secateur run r.yaml")]
     model = made.model
     assert commands[0] == "secateur run r.yaml"
     assert commands[1].startswith(f"secateur prune {model} -o pruned --device cpu ")

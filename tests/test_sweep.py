@@ -73,7 +73,7 @@ def test_cells_are_runs_that_share_what_is_alike(recipe: Path, worked: list[str]
     assert result.failed == {} and result.cells == 2
     root = tmp_path / "sweep"
     assert {path.name for path in root.iterdir()} == {
-        *("prune.ratio=0.1", "prune.ratio=0.3", "sweep.json", "sweep.png"),
+        *("prune.ratio=0.1", "prune.ratio=0.3", "sweep.json", "sweep.png", ".secateur.json"),
         *("comparison.md", "comparison.json", "comparison.html", "comparison.png"),
     }
     assert "| pruned | 0.3 |" in (root / "comparison.md").read_text()
@@ -187,6 +187,15 @@ def test_values_are_yaml_and_only_outer_commas_part_them(text: str, values: list
         (["a=!!python/object:os.system x"], "is not a YAML value"),
         (["a=2020-01-01"], "is not a YAML value"),
         (["name=x"], "--set name: a cell is named by its values"),
+        (["a=&x [1], *x"], "--set a: *x is not a YAML value"),
+        (
+            [f"a={','.join(map(str, range(1001)))}"],
+            "--set a has more than 1,000 values",
+        ),
+        (
+            [f"{key}={','.join(map(str, range(199)))}" for key in "abcd"],
+            "the values have 1,568,239,201 combinations and a sweep may have 1,000; give fewer",
+        ),
     ],
 )
 def test_settings_that_are_refused(settings: list[str], message: str) -> None:

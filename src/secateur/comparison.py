@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import OutputError
-from secateur.files import require_free, write_bytes, write_json, write_text
+from secateur.files import (
+    add_to_mark,
+    claimed,
+    is_empty,
+    is_marked,
+    require_directory,
+    require_own_files,
+    write_extra,
+)
 from secateur.report import (
     comparison_markdown,
     comparison_page,
@@ -79,12 +87,16 @@ def require_place(directory: Path, overwrite: bool, inputs: Sequence[Path] = ())
         inputs: the results it is made of.
 
     Raises:
-        OutputError: it holds something and `overwrite` is off, or one of the inputs would be replaced.
+        OutputError: it holds something and `overwrite` is off, or a file of the comparison's names that is not
+            secateur's, or one of the inputs would be replaced.
     """
-    target = require_free(directory, overwrite)
+    target = require_directory(directory)
+    if not is_empty(target) and not overwrite:
+        raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
     for path in inputs:
         if path.expanduser().resolve() in {(target / name).resolve() for name in OWN_FILES}:
             raise OutputError(f"{path} is read by this very command and would be replaced; name another directory")
+    require_own_files(target, OWN_FILES)
     return target
 
 
@@ -98,16 +110,16 @@ def write_comparison(comparison: Comparison, directory: Path, *, title: str, com
         OutputError: a file cannot be written.
     """
     rows = comparison.rows
+    contents: dict[str, object] = {}
     pictures = {"Size and quality": size_plot(rows)}
-    write_bytes(directory / PLOT, pictures["Size and quality"])
+    contents[PLOT] = pictures["Size and quality"]
     if comparison.keys:
         pictures = {f"Quality by {comparison.keys[0]}": sweep_plot(rows, comparison.keys[0]), **pictures}
-        write_bytes(directory / SWEEP_PLOT, next(iter(pictures.values())))
+        contents[SWEEP_PLOT] = next(iter(pictures.values()))
     notes = [f"{note[0].upper()}{note[1:]}." for note in text_notes(rows)] + comparison.warnings
     listed = "".join(f"* {markdown_text(note)}\n" for note in notes)
     heading = f"# {markdown_text(title)}\n\n"
-    write_text(directory / MARKDOWN, heading + comparison_markdown(rows) + (f"\n{listed}" if listed else ""))
-    write_json(directory / COMPARED, comparison.to_dict())
+    contents[MARKDOWN] = heading + comparison_markdown(rows) + (f"\n{listed}" if listed else "")
     page = comparison_page(
         rows,
         title=title,
@@ -117,7 +129,14 @@ def write_comparison(comparison: Comparison, directory: Path, *, title: str, com
         sources=comparison.results,
         settings=comparison.settings,
     )
-    write_text(directory / PAGE, render(page))
+    contents |= {PAGE: render(page), COMPARED: comparison.to_dict()}
+    with claimed(directory):
+        for name in OWN_FILES:
+            if name not in contents and is_marked(directory, name):
+                (directory / name).unlink(missing_ok=True)
+        add_to_mark(directory, contents)
+        for name, content in contents.items():
+            write_extra(directory / name, content)
     return directory / PAGE
 
 

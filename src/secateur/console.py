@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from secateur.files import reported
+
 Item = TypeVar("Item")
 
 stdout = Console(emoji=False)
@@ -38,11 +40,24 @@ def is_verbose() -> bool:
     return any(isinstance(handler, RichHandler) and handler.level <= logging.DEBUG for handler in handlers)
 
 
+class _LogFile(logging.FileHandler):
+    """A log whose disk may be full: that is an error of the work, not a traceback beside it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        with reported(Path(self.baseFilename)):
+            raise
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append secateur's log to the file `path`, with times, while the block runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append secateur's log to the file `path`, with times, while the block runs.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("secateur")
     logger.addHandler(handler)
@@ -52,4 +67,5 @@ def logging_to(path: Path) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with reported(path):
+            handler.close()

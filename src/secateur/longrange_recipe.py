@@ -1,13 +1,14 @@
 """A recipe for learned sparse attention: prepare a task, train in several modes, compare."""
 
+import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.console import logging_to
 from secateur.errors import InputError
-from secateur.files import require_free, write_json, write_text
+from secateur.files import clear_own, working_directory, write_json, write_text
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import prepare
 from secateur.longrange.data.config import PrepareConfig
@@ -95,20 +96,30 @@ def run_longrange(
         OutputError: the directory holds something that is not such a run, or one with other settings.
         SecateurError: what preparing and training raise. What is done stays done.
     """
-    path, section = Path(directory).expanduser(), recipe.longrange
-    if not (path / STATE).is_file():
-        require_free(path)
-    write_json(path / STATE, {"task": section.task})
-    with logging_to(path / LOG):
-        prepare(section.task, path / "data" / section.task, section.prepare, overwrite=overwrite)
-        results = [
-            train_run(
-                section.config(mode), path, command_line=command_line, overwrite=overwrite, settled=section.settled
-            )
-            for mode in section.modes
-        ]
-    metrics = {"name": recipe.name, "task": section.task, "runs": results}
-    write_text(path / RECIPE, text)
-    write_text(path / COMMAND, command_line + "\n")
-    write_json(path / METRICS, metrics)
+    section = recipe.longrange
+    home = Path(directory).expanduser()
+    own = (STATE, RECIPE, METRICS, COMMAND, LOG, "data/*/", *(f"{mode}/" for mode in get_args(Mode)))
+    with working_directory(home, own, "a run of longrange", overwrite=overwrite) as path:
+        state = {"task": section.task, "section": section.model_dump(mode="json")}
+        if overwrite and _differs(path / STATE, state):
+            clear_own(path)
+        write_json(path / STATE, state)
+        with logging_to(path / LOG):
+            prepare(section.task, path / "data" / section.task, section.prepare)
+            results = [
+                train_run(section.config(mode), path, command_line=command_line, settled=section.settled)
+                for mode in section.modes
+            ]
+        metrics = {"name": recipe.name, "task": section.task, "runs": results}
+        write_text(path / RECIPE, text)
+        write_text(path / COMMAND, command_line + "\n")
+        write_json(path / METRICS, metrics)
     return metrics
+
+
+def _differs(file: Path, state: dict[str, Any]) -> bool:
+    """Whether a run was begun there with other settings, or its file says nothing any more."""
+    try:
+        return file.is_file() and json.loads(file.read_text(encoding="utf-8")) != state
+    except ValueError:
+        return True

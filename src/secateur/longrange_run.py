@@ -1,7 +1,6 @@
 """Runs of learned sparse attention: training in a directory of its own, its figures and pictures."""
 
 import contextlib
-import json
 import logging
 import statistics
 from collections.abc import Iterator
@@ -10,26 +9,45 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.console import logging_to
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
-from secateur.files import require_free, write_bytes, write_json, write_text
+from secateur.files import clear_own, write_bytes, write_json, write_text
+from secateur.json_text import read_json
 from secateur.longrange.checkpoint import BEST, LAST, SETTINGS, Settings, TrainState
 from secateur.longrange.config import LongRangeConfig
+from secateur.longrange.data import LongRangeData
 from secateur.longrange.evaluate import Accuracy, accuracy_of, load_data, load_model
 from secateur.longrange.model import LongRangeModel
 from secateur.longrange.options import TrainConfig
 from secateur.longrange.trainer import Report, Trainer
 from secateur.models.loading import resolve_device
+from secateur.models.processes import wait_for_all
 from secateur.report import pattern_plot, switch_plot
+from secateur.runs import shared_directory
 
 RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
-COMMAND = "command.txt"
-FIGURES = {"name", "accuracy", "majority", "switched", "density", "step_ms", "memory_bytes"}
+COMMAND, LOG = "command.txt", "run.log"
+OWN = (SETTINGS, RESULTS, LAST, BEST, SWITCH, PATTERNS, COMMAND, LOG, f"{BOARD}/*")
 IGNORED = {"config", "train_steps", "skewness", "distance", "data", "device", "report_to", "name", "task"}
 
 logger = logging.getLogger(__name__)
+
+
+class _Figures(BaseModel):
+    """What tables show of `results.json`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+    accuracy: float
+    majority: float
+    switched: int | None
+    density: float | None
+    step_ms: dict[str, float | None]
+    memory_bytes: dict[str, float | None]
 
 
 def train_run(
@@ -66,56 +84,61 @@ def train_run(
     settings = Settings(config.task, settled, chosen)
     device = resolve_device(config.device)
     accelerator = Accelerator(cpu=device.type == "cpu")
-    if accelerator.is_main_process:
-        _open(directory, settings, overwrite)
-    accelerator.wait_for_everyone()
-    if (directory / RESULTS).is_file():
-        logger.info("%s is done already", directory)
-        return read_results(directory) if accelerator.is_main_process else None
-    with _logged(directory, accelerator), _reporting(config, directory, accelerator) as report:
+    with shared_directory(directory, OWN, "a run of longrange", overwrite=overwrite) as place:
+        if accelerator.is_main_process:
+            _open(place, settings, overwrite)
+        wait_for_all()
+        if (place / RESULTS).is_file():
+            logger.info("%s is done already", directory)
+            return read_results(place) if accelerator.is_main_process else None
+        return _train(config, settings, data, place, accelerator, command_line)
+
+
+def _train(
+    config: TrainConfig,
+    settings: Settings,
+    data: LongRangeData,
+    place: Path,
+    accelerator: Accelerator,
+    command_line: str,
+) -> dict[str, Any] | None:
+    """Train in a directory that holds nothing but an earlier go of the same, and publish."""
+    with _logged(place, accelerator), _reporting(config, place, accelerator) as report:
         set_seed(config.seed)
-        trainer = Trainer(settled, config, data, directory, accelerator, report)
+        trainer = Trainer(settings.config, config, data, place, accelerator, report)
         state = trainer.train()
         if not accelerator.is_main_process:
             return None
-        write_text(directory / COMMAND, command_line + "\n")
-        model, _ = load_model(directory, config.task)
+        write_text(place / COMMAND, command_line + "\n")
+        model, _ = load_model(place, config.task)
         model.to(accelerator.device)
-        tested = accuracy_of(model, data.test, settled.training.batch_size, examples=settled.dataset.test)
+        training, dataset = settings.config.training, settings.config.dataset
+        tested = accuracy_of(model, data.test, training.batch_size, examples=dataset.test)
         results = _results(config, settings, state, model, tested)
-        _publish(directory, results, model)
+        _publish(place, results, model)
     return results
 
 
-def _open(directory: Path, settings: Settings, overwrite: bool) -> None:
-    """Check that a run may be here, and begin it if there is none."""
-    is_run = (directory / SETTINGS).is_file()
-    if is_run and not overwrite and any((directory / file).exists() for file in (LAST, RESULTS)):
-        if Settings.load(directory) != settings:
-            raise OutputError(
-                f"{directory} holds a run with other settings or data; give another --name, or --overwrite to train "
-                "anew"
-            )
+def _open(place: Path, settings: Settings, overwrite: bool) -> None:
+    """Begin a run, unless it is begun: one with other settings is kept, or dropped with `overwrite`."""
+    begun = any((place / file).exists() for file in (LAST, RESULTS))
+    if begun and Settings.load(place) == settings:
         return
-    if is_run:
-        for file in (RESULTS, LAST, BEST, SWITCH, PATTERNS, COMMAND):
-            (directory / file).unlink(missing_ok=True)
-    elif directory.exists() and any(directory.iterdir() if directory.is_dir() else [directory]):
-        raise OutputError(f"{directory} holds something that is not a run; give another --name or --output")
-    require_free(directory, overwrite=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    settings.save(directory)
+    if begun and not overwrite:
+        raise OutputError(
+            f"{place} holds a run with other settings or data; give another --name, or --overwrite to train anew"
+        )
+    clear_own(place)
+    settings.save(place)
 
 
 def read_results(directory: Path) -> dict[str, Any]:
     """The content of `results.json`. Raises `OutputError` where it is damaged."""
     try:
-        results = json.loads((directory / RESULTS).read_text(encoding="utf-8"))
-        missing = FIGURES - set(results)
-        if missing:
-            raise ValueError(f"without {missing}")
-        return dict(results)
-    except (OSError, ValueError, TypeError) as error:
+        content = read_json(directory / RESULTS, "is damaged", OutputError)
+        _Figures.model_validate(content)
+        return dict(content)
+    except (ValidationError, OutputError) as error:
         raise OutputError(
             f"{directory / RESULTS} is damaged; delete it, and the same command makes it again"
         ) from error
@@ -123,7 +146,7 @@ def read_results(directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _logged(directory: Path, accelerator: Accelerator) -> Iterator[None]:
-    with logging_to(directory / "run.log") if accelerator.is_main_process else contextlib.nullcontext():
+    with logging_to(directory / LOG) if accelerator.is_main_process else contextlib.nullcontext():
         yield
 
 
@@ -184,8 +207,8 @@ def _results(
 
 
 def _publish(directory: Path, results: dict[str, Any], model: LongRangeModel) -> None:
-    write_json(directory / RESULTS, results)
     write_bytes(directory / SWITCH, switch_plot(results))
     if model.patterns is not None:
         blocks = [pattern.blocks.tolist() for pattern in model.patterns]
         write_bytes(directory / PATTERNS, pattern_plot(blocks, results["block_size"]))
+    write_json(directory / RESULTS, results)  # last: with it the run is done

@@ -8,11 +8,12 @@ from secateur.console import logging_to
 from secateur.data import load_corpus
 from secateur.data.hub import HUB_CORPORA
 from secateur.data.slices import split_name
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
-from secateur.files import write_json, write_text
+from secateur.files import new_directory, write_json, write_text
 from secateur.flags import command_text
+from secateur.input_text import read_input_text
 from secateur.measuring import measure, measure_speeds
 from secateur.models import find_model, load
 from secateur.models.processes import is_first
@@ -21,12 +22,14 @@ from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
+from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
 from secateur.run_results import (
     CUT,
     EVALUATION,
     EXPORT,
     EXPORTED,
     GGUF,
+    PUBLISHED,
     SCORED,
     SEARCHED,
     SPARSE,
@@ -34,7 +37,6 @@ from secateur.run_results import (
     TIMED,
     TRAINED,
     RunResults,
-    read_result,
 )
 from secateur.runs import Run, Stage
 from secateur.searching import search_model
@@ -53,6 +55,14 @@ from secateur.steps import (
 )
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
+STAGES = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, EXPORTED, TIMED)
+# What a run writes: its own files, each stage's directory, and what training and search keep beside theirs.
+OWN = (
+    *(RECIPE, COMMAND, LOG, METRICS, REPORT, *PUBLISHED),
+    *(f"{stage}/" for stage in STAGES),
+    *(f"{stage}.partial/" for stage in (SEARCHED, TRAINED)),
+    f"{TRAINED}.last-good*/",
+)
 SCORING_FIELDS = (
     "layer_importance",
     "layer_importance_samples",
@@ -81,7 +91,7 @@ def run_recipe(
         text: the recipe as its author wrote it.
         directory: the run directory, new or of an earlier try.
         command_line: the command that repeats the run.
-        overwrite: start afresh.
+        overwrite: start afresh: in `DIRECTORY.partial`, which takes the place of the old run when it is finished.
         shared: finished runs whose stages are taken over where they are the same.
 
     Returns:
@@ -92,19 +102,20 @@ def run_recipe(
         SecateurError: what the stages raise. What is done stays done.
     """
     _check_inputs(recipe)
-    run = Run.open(directory, overwrite, recipe.inputs)
-    pipeline = Pipeline(recipe, run.path)
-    if not is_first():
-        run.execute(pipeline.stages())
-        return {}
-    write_text(run.path / RECIPE, text)
-    write_text(run.path / COMMAND, command_line + "\n")
-    with logging_to(run.path / LOG):
-        run.execute(pipeline.stages(), shared)
-    pipeline.publish()
-    metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
-    write_json(run.path / METRICS, metrics)
-    write_report(run.path)
+    home = Path(directory).expanduser()
+    with Run.open(home, OWN, overwrite=overwrite, inputs=recipe.inputs) as run:
+        pipeline = Pipeline(recipe, run.path, home)
+        if not is_first():
+            run.execute(pipeline.stages())
+            return {}
+        write_text(run.path / RECIPE, text)
+        write_text(run.path / COMMAND, command_line + "\n")
+        with logging_to(run.path / LOG):
+            run.execute(pipeline.stages(), shared)
+        pipeline.publish()
+        metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
+        write_json(run.path / METRICS, metrics)
+        write_report(run.path)
     return metrics
 
 
@@ -132,11 +143,15 @@ def write_report(directory: str | Path) -> Path:
         )
     if not (path / METRICS).is_file():
         raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
+    advice = "; run the same recipe again, which writes it anew"
     plan, importance, zeros = (
-        read_result(path / name) if (path / name).is_file() else None for name in (PLAN, IMPORTANCE, ZEROS)
+        read_run_file(path / name, kind, advice) if (path / name).is_file() else None
+        for name, kind in ((PLAN, PlanFile), (IMPORTANCE, ImportanceFile), (ZEROS, ZerosFile))
     )
-    settings = (path / RECIPE).read_text(encoding="utf-8") if (path / RECIPE).is_file() else ""
-    page = run_page(read_result(path / METRICS), plan=plan, importance=importance, zeros=zeros, settings=settings)
+    require_same_layers(plan, importance, path / IMPORTANCE, advice)
+    settings = read_input_text(path / RECIPE, OutputError, advice=advice) if (path / RECIPE).is_file() else ""
+    metrics = read_run_file(path / METRICS, MetricsFile, advice)
+    page = run_page(metrics, plan=plan, importance=importance, zeros=zeros, settings=settings)
     write_text(path / REPORT, render(page))
     return path / REPORT
 
@@ -169,8 +184,7 @@ class Pipeline(RunResults):
         def work(directory: Path) -> None:
             source = next(source for source in self.sources() if source.name == name)
             figures = measure(source, config, samples.prompts, samples.max_new_tokens)
-            if is_first():
-                write_json(directory / EVALUATION, figures)
+            _write(directory, EVALUATION, figures)
 
         settings = config.model_dump(exclude={"speed", *SPEED_FIELDS})
         return Stage(
@@ -185,8 +199,7 @@ class Pipeline(RunResults):
         def work(directory: Path) -> None:
             model, tokenizer = load(self.recipe.model, **config.load_arguments())
             importance = score_layers(model, tokenizer, config)
-            if is_first():
-                write_json(directory / IMPORTANCE, importance.to_dict())
+            _write(directory, IMPORTANCE, importance.to_dict())
 
         settings = {name: getattr(config, name) for name in SCORING_FIELDS}
         file = [config.layer_importance_file] if config.layer_importance_file else []
@@ -199,7 +212,7 @@ class Pipeline(RunResults):
 
     def _search(self, config: SearchConfig) -> Stage:
         def work(directory: Path) -> None:
-            words = ("secateur", "search", self.recipe.model, "-o", str(directory))
+            words = ("secateur", "search", self.recipe.model, "-o", str(self.home / SEARCHED))
             command_line = command_text(*words, config=config)
             # Overwriting, a search with other settings is dropped; one with the same goes on.
             search_model(self.recipe.model, directory, config, command_line=command_line, overwrite=True)
@@ -215,15 +228,17 @@ class Pipeline(RunResults):
         searched = self.recipe.search is not None
 
         def work(directory: Path) -> None:
-            config = self.planned(settings, self.path / SEARCHED)
-            words = ("secateur", "prune", self.recipe.model, "-o", str(directory))
-            importance = LayerImportance(**read_result(self.path / SCORED / IMPORTANCE))
+            config, recorded = (self.planned(settings, root / SEARCHED) for root in (self.path, self.home))
+            words = ("secateur", "prune", self.recipe.model, "-o", str(self.home / CUT))
+            importance = LayerImportance.of(self.importance())
             prune_model(
                 self.recipe.model,
                 directory,
                 config,
-                command_line=command_text(*words, config=config),
+                command_line=command_text(*words, config=recorded),
+                overwrite=True,
                 layer_importance=importance,
+                plan_name=recorded.plan,
             )
 
         return Stage(
@@ -238,8 +253,9 @@ class Pipeline(RunResults):
         start, needs, inputs = self._cut_before(SPARSE)
 
         def work(directory: Path) -> None:
-            words = ("secateur", "sparsify", start, "-o", str(directory))
-            sparsify_model(start, directory, config, command_line=command_text(*words, config=config))
+            words = ("secateur", "sparsify", self._home_of(start), "-o", str(self.home / SPARSE))
+            command_line = command_text(*words, config=config)
+            sparsify_model(start, directory, config, command_line=command_line, overwrite=True)
 
         return Stage(
             SPARSE,
@@ -259,14 +275,21 @@ class Pipeline(RunResults):
             else (self.recipe.model, (), (self.recipe.model,))
         )
 
+    def _home_of(self, model: str) -> str:
+        """What records call a model: one that a stage has made is where the finished run will have it."""
+        path = Path(model)
+        return str(self.home / path.name) if path.parent == self.path else model
+
     def _recover(self, config: RecoverConfig) -> Stage:
         start, needs, outside = self._cut_before(TRAINED)
 
         def work(directory: Path) -> None:
-            words = ("secateur", "recover", start, "-o", str(directory))
+            base = self._home_of(start)
+            words = ("secateur", "recover", base, "-o", str(self.home / TRAINED))
             command_line = command_text(*words, config=config)
+            renamed = base if base != start else None
             # Overwriting, a training with other settings is dropped; one with the same goes on.
-            recover_model(start, directory, config, command_line=command_line, overwrite=True)
+            recover_model(start, directory, config, command_line=command_line, overwrite=True, base_name=renamed)
 
         inputs = [config.data, *config.extra_eval, *([config.teacher] if config.teacher else []), *outside]
         return Stage(
@@ -284,8 +307,9 @@ class Pipeline(RunResults):
         def work(directory: Path) -> None:
             last = self.sources()[-1]
             adapter = str(last.adapter) if last.adapter else None
-            result = export_model(last.model, directory / GGUF, config.model_copy(update={"adapter": adapter}))
-            write_json(directory / EXPORT, result.to_dict())
+            with new_directory(directory, overwrite=True) as staging:
+                result = export_model(last.model, staging / GGUF, config.model_copy(update={"adapter": adapter}))
+                write_json(staging / EXPORT, result.to_dict())
 
         return Stage(
             EXPORTED,
@@ -300,8 +324,7 @@ class Pipeline(RunResults):
 
         def work(directory: Path) -> None:
             speeds = measure_speeds(self.sources(), config)
-            if is_first():
-                write_json(directory / SPEED, speeds)
+            _write(directory, SPEED, speeds)
 
         settings = {name: getattr(config, name) for name in SPEED_FIELDS}
         recipe = self.recipe
@@ -313,3 +336,10 @@ class Pipeline(RunResults):
             inputs=(self.recipe.model,),
             needs=tuple(name for name, section in cuts if section is not None),
         )
+
+
+def _write(directory: Path, name: str, figures: Any) -> None:
+    """Make a stage's directory with one file; of several processes the first does."""
+    if is_first():
+        with new_directory(directory, overwrite=True) as staging:
+            write_json(staging / name, figures)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
+from secateur.input_text import read_input_text, shortened
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
@@ -25,6 +26,7 @@ from secateur.yaml_text import Place, dotted, read_yaml
 FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping")
 SHARED = ("seed", *LoadOptions.model_fields)
 ORIGINAL = "original"
+MOST_COMPLAINTS = 5
 
 
 class SampleConfig(BaseModel, extra="forbid"):
@@ -177,12 +179,9 @@ def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
 def recipe_text(path: str | Path) -> str:
     """The text of a recipe's file. Raises `InputError` where there is none, or it is no text."""
     file = Path(path)
-    if not file.is_file():
+    if not file.exists():
         raise InputError(f"the recipe {file} does not exist")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text") from error
+    return read_input_text(file)
 
 
 def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe":
@@ -219,7 +218,9 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
     except ValidationError as error:
         handed = kind is Recipe
         problems = [problem for problem in error.errors() if not (handed and _handed_down(problem["loc"], lines))]
-        raise InputError("; ".join(_complaint(dict(problem), source, lines) for problem in problems)) from error
+        complaints = [_complaint(dict(problem), source, lines) for problem in problems[:MOST_COMPLAINTS]]
+        more = [f"and {len(problems) - MOST_COMPLAINTS} more"] if len(problems) > MOST_COMPLAINTS else []
+        raise InputError("; ".join([*complaints, *more])) from error
 
 
 def _unknown_keys(
@@ -259,7 +260,7 @@ def _complaint(problem: Mapping[str, Any], source: str, lines: Mapping[Place, in
     message = re.sub(r"^(Value error|Assertion failed), ", "", str(problem["msg"]))
     given = problem["input"]
     if problem["type"] != "missing" and not isinstance(given, dict | list | BaseModel):
-        message = f"{message}, not {given!r}"
+        message = f"{message}, not {shortened(repr(given))}"
     return f"{_at(source, place, lines)}: {message}"
 
 
@@ -272,4 +273,4 @@ def _at(source: str, place: Place, lines: Mapping[Place, int]) -> str:
     """`demo.yaml, line 7: prune.ratio`; the line of the nearest key above where the key itself is not there."""
     ends = (place[:length] for length in range(len(place), 0, -1))
     line = next((f", line {lines[end]}" if lines[end] else "" for end in ends if end in lines), "")
-    return f"{source}{line}: {dotted(place)}" if place else source
+    return f"{source}{line}: {shortened(dotted(place))}" if place else source

@@ -1,6 +1,5 @@
 """Reading what was measured earlier: `--json` files, run directories, sweeps."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +9,17 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
+from secateur.input_text import shortened
+from secateur.json_text import read_json
 
 METRICS, SWEEP, COMPARED = "metrics.json", "sweep.json", "comparison.json"
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 
 UNCUT = "original"
+ADVICE = "; give a --json file of evaluate, a run or a sweep"
+LARGEST = 2**53
+
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
 
 Row = dict[str, Any]
 
@@ -26,8 +31,8 @@ class _Score(BaseModel):
 
     metrics: dict[str, float | None]
     stderr: dict[str, float | None]
-    n: int
-    n_shot: int
+    n: Count
+    n_shot: Count
     prompts: str
 
 
@@ -37,16 +42,16 @@ class _Row(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
-    parameters: int = Field(ge=0)
+    parameters: Count
     perplexity: dict[str, Annotated[float, Field(gt=0)] | None] = {}
-    windows: dict[str, int] = {}
+    windows: dict[str, Count] = {}
     corpora: dict[str, str] = {}
     sources: dict[str, str] = {}
-    seqlen: int | None = None
-    stride: int | None = None
+    seqlen: Count | None = None
+    stride: Count | None = None
     dtype: str | None = None
     sparsity: float = 0.0
-    size_bytes: int | None = None
+    size_bytes: Count | None = None
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     recovers: str | None = None
@@ -63,9 +68,11 @@ class _Row(BaseModel):
 
     @model_validator(mode="after")
     def _perplexities_say_on_what(self) -> Self:
-        for text in self.perplexity:
+        for text in self.perplexity | self.corpora:
             if text not in self.windows or text not in self.corpora:
-                raise ValueError(f"windows or corpora say nothing about {text}")
+                raise ValueError(f"windows or corpora say nothing about {text[:40]}")
+        if self.corpora and not self.seqlen:
+            raise ValueError("seqlen: it is missing")
         return self
 
 
@@ -102,7 +109,7 @@ def read_result(path: Path) -> Result:
         if known[0] == SWEEP:
             return read_sweep(place)
         place = place / known[0]
-    content = _read_json(place)
+    content = read_json(place, advice=ADVICE)
     if not isinstance(content, dict) or not isinstance(content.get("models"), list) or not content["models"]:
         raise InputError(f"{place} holds no models; give a --json file of evaluate, a run or a sweep")
     named = place.parent.resolve().name if place.name in (METRICS, COMPARED) else place.stem
@@ -120,7 +127,7 @@ def read_sweep(directory: Path, cells: Sequence[str] | None = None) -> Result:
         InputError: no cell is finished, or a file is damaged.
     """
     file = directory / SWEEP
-    content = _read_json(file)
+    content = read_json(file, advice=ADVICE)
     try:
         going = [cell for cell in content["cells"] if cell.get("error") is None]
         listed = [(directory / cell["directory"], dict(cell["values"])) for cell in going]
@@ -149,19 +156,12 @@ def _quality(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*SPEEDS, "values")}
 
 
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read as JSON; give a --json file of evaluate, a run or a sweep") from error
-
-
 def _row(values: Any, file: Path) -> Row:
     try:
         return _Row.model_validate(values).model_dump()
     except ValidationError as error:
         problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
+        place = shortened(".".join(map(str, problem["loc"])))
         message = re.sub(r"^Value error, ", "", problem["msg"])
         raise InputError(
             f"{file} is not what evaluate or run writes: {f'{place}: ' if place else ''}{message}"

@@ -1,33 +1,48 @@
 """What the stages of a recipe add up to: models, figures, the texts behind them, commands, artefacts."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur.environment import machine, versions
-from secateur.errors import OutputError
 from secateur.files import write_bytes, write_json
 from secateur.flags import command_text
 from secateur.measuring import Source, amount_of
 from secateur.pruning import PruneConfig
 from secateur.recipe import Recipe
 from secateur.report import pruning_strategy, sparsity_map
+from secateur.run_files import (
+    EvaluationFile,
+    ImportanceFile,
+    PlanFile,
+    TrainingFile,
+    ZerosFile,
+    read_run_file,
+    require_same_layers,
+)
 from secateur.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
 
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
 EXPORT, GGUF = "export.json", "model.gguf"
 SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
 TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
+PUBLISHED = (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP)
 
 
 @dataclass(frozen=True)
 class RunResults:
-    """A recipe in a run directory, and what its stages have left there."""
+    """A recipe in a run directory, and what its stages have left there.
+
+    Attributes:
+        recipe: what is done.
+        path: where it is done.
+        home: what records and commands call that place: where it will be once the run is finished.
+    """
 
     recipe: Recipe
     path: Path
+    home: Path
 
     def sources(self) -> list[Source]:
         """The models that the recipe gives, those of its stages that are done."""
@@ -45,26 +60,29 @@ class RunResults:
 
     def publish(self) -> None:
         """Put the artefacts that a reader looks for first into the run directory itself."""
-        for name in (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP):
+        for name in PUBLISHED:
             (self.path / name).unlink(missing_ok=True)
         if self.recipe.prune is not None:
-            plan, importance = read_result(self.path / CUT / PLAN), read_result(self.path / SCORED / IMPORTANCE)
+            plan, importance = self.plan(), self.importance()
+            require_same_layers(plan, importance, self.path / SCORED / IMPORTANCE)
             write_json(self.path / IMPORTANCE, importance)
             write_json(self.path / PLAN, plan)
             write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
         if self.recipe.sparsify is not None:
-            zeros = read_result(self.path / SPARSE / ZEROS)
+            zeros = read_run_file(self.path / SPARSE / ZEROS, ZerosFile)
             write_json(self.path / ZEROS, zeros)
             write_bytes(self.path / ZEROS_MAP, sparsity_map(zeros))
 
     def figures(self) -> dict[str, Any]:
         """The figures of all stages, and what they were measured on."""
-        measured = [read_result(self.measured(source.name) / EVALUATION) for source in self.sources()]
-        speeds = read_result(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
+        measured = [read_run_file(self.measured(source.name) / EVALUATION, EvaluationFile) for source in self.sources()]
+        speeds = read_run_file(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
         models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
         if self.recipe.recover is not None and len(models) > 2:
             models[-1]["recovers"] = models[-2]["name"]
-        training = read_result(self.path / TRAINED / RECOVERY) if self.recipe.recover is not None else None
+        training = (
+            read_run_file(self.path / TRAINED / RECOVERY, TrainingFile) if self.recipe.recover is not None else None
+        )
         return {
             "name": self.recipe.name,
             "model": self.recipe.model,
@@ -73,7 +91,7 @@ class RunResults:
             "sample_tokens": self.recipe.samples.max_new_tokens,
             "texts": [*self._texts(measured[0]["texts"], training), *_task_texts(measured[0]["evaluation"])],
             "training": training,
-            **({"export": read_result(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
+            **({"export": read_run_file(self.path / EXPORTED / EXPORT)} if self.recipe.export is not None else {}),
             "versions": versions(),
             "machine": machine(),
         }
@@ -108,6 +126,14 @@ class RunResults:
         commands.append(("The figures", figures))
         return [{"purpose": purpose, "command": command} for purpose, command in commands]
 
+    def plan(self) -> dict[str, Any]:
+        """The plan of the cut. Raises `OutputError` where its file is damaged."""
+        return dict(read_run_file(self.path / CUT / PLAN, PlanFile))
+
+    def importance(self) -> dict[str, Any]:
+        """The scores of the layers. Raises `OutputError` where their file is damaged."""
+        return dict(read_run_file(self.path / SCORED / IMPORTANCE, ImportanceFile))
+
     def measured(self, name: str) -> Path:
         """Where the figures of a model stand."""
         return self.path / f"measure-{name}"
@@ -129,7 +155,7 @@ class RunResults:
                 "description": "random tokens, the same for all models",
             }
         if self.recipe.prune is not None:
-            plan, importance = read_result(self.path / CUT / PLAN), read_result(self.path / SCORED / IMPORTANCE)
+            plan, importance = self.plan(), self.importance()
             yield {
                 "figure": "layer importance",
                 "role": "importance",
@@ -145,7 +171,7 @@ class RunResults:
                 "description": plan["calibration"],
             }
         if self.recipe.sparsify is not None:
-            zeros = read_result(self.path / SPARSE / ZEROS)
+            zeros = read_run_file(self.path / SPARSE / ZEROS, ZerosFile)
             if zeros["calibration"]:
                 yield {
                     "figure": "calibration of the zeros",
@@ -186,13 +212,3 @@ def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str,
         "perplexities": by_text,
         "samples": measured["samples"],
     }
-
-
-def read_result(file: Path) -> Any:
-    """A JSON file of a stage. Raises `OutputError` where it is damaged or gone."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(
-            f"{file} is damaged or missing; delete {file.parent}, and the same command makes it again"
-        ) from error

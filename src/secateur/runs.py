@@ -13,8 +13,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import OutputError
-from secateur.files import input_path, require_free, write_json
+from pydantic import TypeAdapter, ValidationError
+
+from secateur.errors import InputError, OutputError
+from secateur.files import (
+    claimed,
+    input_path,
+    is_marked,
+    is_own,
+    new_directory,
+    partial_of,
+    remove_own,
+    working_directory,
+    write_json,
+)
+from secateur.json_text import read_json
 from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -32,7 +45,8 @@ class Stage:
         settings: what its result depends on, beside the stages it needs: plain JSON values.
         inputs: models and texts outside the run that it reads, as the settings name them.
         needs: names of earlier stages whose results it reads.
-        work: makes the stage's directory, whose path it is given; nothing is there then.
+        work: makes the stage's directory, whose path it is given, by `files.new_directory` or in its way, replacing
+            what an earlier go has made.
     """
 
     name: str
@@ -59,40 +73,63 @@ class Progress:
     files: dict[str, int] = field(default_factory=dict)
 
 
+@contextmanager
+def shared_directory(
+    directory: Path, own: Sequence[str], what: str, *, overwrite: bool = False, inputs: Sequence[str] = ()
+) -> Iterator[Path]:
+    """`files.working_directory` for several processes: the first holds it, all are told where it is."""
+    if not is_first():
+        place = directory.resolve() if directory.is_symlink() else directory
+        yield partial_of(place) if first_decides(False) else place
+        return
+    with working_directory(directory, own, what, overwrite=overwrite, inputs=inputs) as place:
+        first_decides(place.name == partial_of(directory).name)
+        yield place
+
+
 @dataclass
 class Run:
-    """A run directory and what its state file says."""
+    """A run directory and what its state file says.
+
+    Attributes:
+        path: where the work is done.
+        progress: of each stage.
+    """
 
     path: Path
     progress: dict[str, Progress] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, directory: str | Path, overwrite: bool = False, inputs: Sequence[str] = ()) -> "Run":
-        """Create a run directory, or go on with one. Of several processes the first does that.
+    @contextmanager
+    def open(
+        cls, directory: str | Path, own: Sequence[str] = (), *, overwrite: bool = False, inputs: Sequence[str] = ()
+    ) -> "Iterator[Run]":
+        """Create a run directory, or go on with one, and hold it while the block runs.
 
         Args:
             directory: the run's directory. It need not be there.
-            overwrite: start afresh: what the run left there is deleted.
+            own: what the run writes there beside its state, as `files.add_to_mark` takes it: its stages' directories
+                and files.
+            overwrite: start afresh beside an old run, which is replaced when the block ends without an error.
             inputs: models and texts that the run reads.
 
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        if not is_first():
+        with shared_directory(
+            Path(directory).expanduser(), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs
+        ) as path:
+            run = cls(path)
+            if not is_first():
+                wait_for_all()
+                yield run
+                return
+            state_file = path / STATE
+            if state_file.is_file():
+                run.progress = _read_state(state_file, overwrite)
+            run._save()
             wait_for_all()
-            return cls(Path(directory).expanduser())
-        path = require_free(directory, overwrite=True, inputs=inputs)
-        state_file = path / STATE
-        if path.is_dir() and any(path.iterdir()) and not state_file.is_file():
-            raise OutputError(f"{path} holds something that is not a run; name another directory with -o")
-        if overwrite and path.is_dir():
-            shutil.rmtree(path)
-        run = cls(path)
-        if state_file.is_file():
-            run.progress = _read_state(state_file)
-        run._save()
-        wait_for_all()
-        return run
+            yield run
 
     def execute(self, stages: Sequence[Stage], shared: Sequence[Path] = ()) -> None:
         """Do the stages in order, except those that are done and whose settings are unchanged.
@@ -145,8 +182,8 @@ class Run:
             other = Run(path, _read_state(path / STATE))
             if not other._is_done(name, fingerprint):
                 continue
-            with _set_aside(self.path / name):
-                shutil.copytree(path / name, self.path / name)
+            with new_directory(self.path / name, overwrite=True) as staging:
+                shutil.copytree(path / name, staging, dirs_exist_ok=True)
             self.progress[name] = other.progress[name]
             self._save()
             logger.info("%-18s the same as in %s", name, path.name)
@@ -155,53 +192,36 @@ class Run:
 
     def _do(self, stage: Stage, fingerprint: str) -> None:
         directory = self.path / stage.name
-        before = self.progress.get(stage.name)
-        self.progress[stage.name] = Progress(fingerprint)
-        self._save()
         logger.info("%-18s …", stage.name)
         start = time.perf_counter()
-        with _set_aside(directory):
-            try:
-                wait_for_all()  # the others find the place free
-                stage.work(directory)
-            except BaseException:
-                if before is not None:
-                    self.progress[stage.name] = before
-                    self._save()
-                raise
-        done = self.progress[stage.name]
-        done.seconds = time.perf_counter() - start
-        done.finished = datetime.datetime.now(datetime.UTC).isoformat()
-        done.files = _files_below(directory)
+        with claimed(directory):
+            wait_for_all()  # the others find the place free
+            stage.work(directory)
+        self.progress[stage.name] = Progress(
+            fingerprint,
+            seconds=time.perf_counter() - start,
+            finished=datetime.datetime.now(datetime.UTC).isoformat(),
+            files=_files_below(directory),
+        )
         self._save()
-        logger.info("%-18s %.1f s", stage.name, done.seconds)
+        logger.info("%-18s %.1f s", stage.name, self.progress[stage.name].seconds)
 
     def _forget(self, wanted: set[str]) -> None:
         for name in set(self.progress) - wanted:
+            for left in (self.path / name, partial_of(self.path / name)):
+                if not left.exists():
+                    continue
+                if not is_marked(self.path, f"{left.name}/") or not is_own(left):
+                    logger.warning("%s is no stage any more and left as it is: it holds more than one", left)
+                else:
+                    remove_own(left)
             del self.progress[name]
             self._save()
-            for left in (self.path / name, *self.path.glob(f"{name}.*"), self.path / f".{name}.before"):
-                shutil.rmtree(left, ignore_errors=True)
 
     def _save(self) -> None:
+        if not is_marked(self.path, STATE):
+            raise OutputError(f"{self.path} was removed while the run was in it; the same command begins it anew")
         write_json(self.path / STATE, {name: asdict(done) for name, done in self.progress.items()})
-
-
-@contextmanager
-def _set_aside(directory: Path) -> Iterator[None]:
-    """Move a directory away while the block makes a new one; put it back if the block fails."""
-    old = directory.with_name(f".{directory.name}.before")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
-        directory.rename(old)
-    try:
-        yield
-    except BaseException:
-        if old.exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            old.rename(directory)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _files_below(directory: Path) -> dict[str, int]:
@@ -219,11 +239,12 @@ def _file_state(name: str) -> list[tuple[str, int, int]]:
     return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def _read_state(file: Path) -> dict[str, Progress]:
+def _read_state(file: Path, overwrite: bool = False) -> dict[str, Progress]:
     try:
-        progress = {name: Progress(**done) for name, done in json.loads(file.read_text(encoding="utf-8")).items()}
+        progress = TypeAdapter(dict[str, Progress]).validate_python(read_json(file))
         if all(re.fullmatch(r"\w[\w-]*", name) for name in progress):
             return progress
         raise TypeError("a stage is named like a path")
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise OutputError(f"{file} is damaged; pass --overwrite to start the run afresh") from error
+    except (InputError, ValidationError, TypeError) as error:
+        instead = f"remove {file.parent}" if overwrite else "pass --overwrite"
+        raise OutputError(f"{file} is damaged; {instead} to start the run afresh") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
-from secateur.steps import COMMAND, PLAN, STRATEGY, log_beside
+from secateur.steps import PLAN, STRATEGY, logged_work
 from secateur.unfinished import Unfinished
 
 ROUNDS, PICTURE = "search.json", "search.png"
@@ -28,7 +29,7 @@ class UnfinishedSearch(Unfinished):
     """The rounds of a search that are done."""
 
     def __init__(self, output: Path) -> None:
-        super().__init__(output, "search")
+        super().__init__(output, "search", [ROUNDS], ROUNDS)
 
     @property
     def begun(self) -> bool:
@@ -66,8 +67,9 @@ def search_model(
     Raises:
         SecateurError: what `load` and `search` raise; another search was stopped there.
     """
-    target = require_free(output, overwrite, [name, config.calibration])
-    with log_beside(target, command_line):
+    free = overwrite or UnfinishedSearch(output.expanduser()).is_finished
+    target = require_free(output, free, [name, config.calibration])
+    with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         unfinished = UnfinishedSearch(target)
         if is_first():
@@ -83,7 +85,8 @@ def search_model(
                 unfinished.remove()
             raise
         if is_first():
-            _write(target, result, command_line, overwrite)
+            unfinished.finish()
+            _write(target, result, records, free)
             unfinished.remove()
         wait_for_all()
     return result
@@ -97,11 +100,12 @@ def _settings(config: SearchConfig, model: str) -> dict[str, Any]:
     return {**settings, "model": model, "text": text}
 
 
-def _write(target: Path, result: SearchResult, command_line: str, overwrite: bool) -> None:
+def _write(target: Path, result: SearchResult, records: Mapping[str, object], overwrite: bool) -> None:
     plan, found = result.plan.to_dict(), result.to_dict()
     with files.new_directory(target, overwrite) as staging:
         write_json(staging / PLAN, plan)
         write_json(staging / ROUNDS, found)
         files.write_bytes(staging / STRATEGY, pruning_strategy(plan))
         files.write_bytes(staging / PICTURE, search_plot(found))
-        files.write_text(staging / COMMAND, command_line + "\n")
+        for file, content in records.items():
+            files.write_extra(staging / file, content)

@@ -10,22 +10,23 @@ import copy
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import load_corpus, token_windows
-from secateur.errors import InputError
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
-from secateur.files import require_free, require_new_file, write_text
+from secateur.files import claimed, require_free, require_new_file
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
-from secateur.models.masks import zero_masks
+from secateur.models.masks import masks_of_all_zeros
 from secateur.models.processes import is_first, wait_for_all
+from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
+from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
@@ -33,7 +34,7 @@ COMMAND, LOG = "command.txt", "run.log"
 logger = logging.getLogger(__name__)
 
 MEASURED_SEQLEN = 512
-ZEROS, ZEROS_MAP = "sparsity.json", "sparsity.png"
+ZEROS, ZEROS_MAP = RECORD, "sparsity.png"
 PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
 
 
@@ -45,6 +46,7 @@ def prune_model(
     command_line: str,
     overwrite: bool = False,
     layer_importance: LayerImportance | None = None,
+    plan_name: str | None = None,
 ) -> PruneResult:
     """Load a model, prune it, save it with its plan and the plot of the plan.
 
@@ -55,22 +57,24 @@ def prune_model(
         command_line: the command that repeats this.
         overwrite: replace what `output` holds.
         layer_importance: scores of the layers, where they are known already.
+        plan_name: what the record calls the file of the plan; by default its path.
 
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
-    with log_beside(output, command_line):
+    output = require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
+    with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
-        files = result.files()
-        files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
-        files[COMMAND] = command_line + "\n"
-        save(model, tokenizer, output, overwrite=overwrite, extras=files)
         logger.debug(
             "%.2f%% of all parameters removed; calibrated on %s", 100 * result.plan.reached, result.plan.calibration
         )
         logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
+        if plan_name is not None:
+            result.plan.settings["plan"] = plan_name
+        files = result.files()
+        files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
+        save(model, tokenizer, output, overwrite=overwrite, extras={**files, **records})
     return result
 
 
@@ -78,33 +82,41 @@ def sparsify_model(
     name: str, output: Path, config: SparsifyConfig, *, command_line: str, overwrite: bool = False
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
-    require_free(output, overwrite, [name, config.calibration])
-    with log_beside(output, command_line):
+    output = require_free(output, overwrite, [name, config.calibration])
+    with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         result = sparsify(model, tokenizer, config)
-        zeros = result.to_dict()
-        files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), COMMAND: command_line + "\n"}
-        save(model, tokenizer, output, overwrite=overwrite, extras=files)
         logger.debug(
             "%.2f%% of the weights are zero; calibrated on %s", 100 * result.reached, result.calibration or "no text"
         )
         logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
+        zeros = {**result.to_dict(), **zeros_file(model).get(ZEROS, {})}  # with those that the model had before
+        files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records}
+        save(model, tokenizer, output, overwrite=overwrite, extras=files)
     return result
 
 
 def recover_model(
-    name: str, output: Path, config: RecoverConfig, *, command_line: str, overwrite: bool = False
+    name: str,
+    output: Path,
+    config: RecoverConfig,
+    *,
+    command_line: str,
+    overwrite: bool = False,
+    base_name: str | None = None,
 ) -> RecoverResult:
     """Load a model, fine-tune it, save the adapter or the model. Arguments and errors as `prune_model`.
 
-    A training that was stopped goes on where it stopped.
+    A training that was stopped goes on where it stopped. `base_name` is what an adapter calls its model; by default
+    its path.
     """
-    require_free(output, overwrite, [name, config.data, *config.extra_eval, config.teacher])
-    with log_beside(output, command_line):
+    free = overwrite or Workplace(output.expanduser()).is_finished
+    output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
+    with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
-        result = recover(model, tokenizer, output, config, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
-        logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
-    return result
+        if base_name is not None:
+            model.name_or_path = base_name
+        return recover(model, tokenizer, output, config, overwrite=overwrite, extras=records)
 
 
 def merge_model(
@@ -115,19 +127,19 @@ def merge_model(
     Returns:
         Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
     """
-    require_free(output, overwrite, [name, config.adapter, config.data])
+    output = require_free(output, overwrite, [name, config.adapter, config.data])
     cost = None
-    with log_beside(output, command_line):
+    with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
-        if config.keep_zeros and zero_masks(model):
+        if config.said_zeros == "keep" and masks_of_all_zeros(model):
             windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
-            merged = merge_adapter(model, config.adapter, keep_zeros=True)
+            merged = merge_adapter(model, config.adapter, zeros="keep")
             cost = beside, perplexity(merged, windows)
             logger.debug("Perplexity on %s: %.2f with the adapter beside the weights, %.2f merged", config.data, *cost)
         else:
-            merged = merge_adapter(model, config.adapter, allow_dense=config.allow_dense)
-        save(merged, tokenizer, output, overwrite=overwrite, extras={COMMAND: command_line + "\n"})
+            merged = merge_adapter(model, config.adapter, zeros=config.said_zeros)
+        save(merged, tokenizer, output, overwrite=overwrite, extras=records)
     return cost
 
 
@@ -143,17 +155,17 @@ def export_model(name: str, output: Path, config: ExportConfig, *, overwrite: bo
     Raises:
         SecateurError: what `load`, `merge_adapter` and `export` raise.
     """
-    require_new_file(output, ".gguf", overwrite, [name, config.adapter])
+    output = require_new_file(output, ".gguf", overwrite, [name, config.adapter])
+    with claimed(output, file=True):
+        return _export(name, output, config, overwrite)
+
+
+def _export(name: str, output: Path, config: ExportConfig, overwrite: bool) -> ExportResult:
     check_export(name, config)
     # In float32 everything that is stored keeps its value.
     model, tokenizer = load(name, dtype="float32", device="cpu", trust_remote_code=config.trust_remote_code)
     if config.adapter is not None:
-        if zero_masks(model):
-            raise InputError(
-                "the model has zeros, which the adapter would fill; merge it first: secateur merge MODEL --adapter "
-                f"{config.adapter} with --keep-zeros or --allow-dense"
-            )
-        model = merge_adapter(model, config.adapter)
+        model = merge_adapter(model, config.adapter, zeros=config.zeros)
     return export(model, tokenizer, output, config.model_copy(update={"adapter": None}), overwrite=overwrite)
 
 
@@ -167,14 +179,17 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
     if config.dtype != "auto":
         return load(name, **config.load_arguments())
     model, tokenizer = load(name, **{**config.load_arguments(), "dtype": "float32"})
-    place = find_model(name)
-    remember_checkpoint_dtype(model, place if place.is_dir() else None)
+    remember_checkpoint_dtype(model, find_model(name))
     return model, tokenizer
 
 
 @contextmanager
-def log_beside(output: Path, command_line: str) -> Iterator[None]:
-    """Collect the log while the block runs, and put it into the directory that has appeared by then."""
+def logged_work(output: Path, command_line: str) -> Iterator[dict[str, object]]:
+    """Hold the place of a result and collect the log while the block runs.
+
+    Yields:
+        The files that record the work, for `save`: the command, and the log as it is when it is written.
+    """
     wait_for_all()  # so that none finds the result of a faster one where it looks for a free place
     text = io.StringIO()
     handler = logging.StreamHandler(text)
@@ -184,11 +199,10 @@ def log_beside(output: Path, command_line: str) -> Iterator[None]:
     package.setLevel(logging.DEBUG)
     package.addHandler(handler)
     try:
-        logger.debug(command_line)
-        yield
+        with claimed(output) if is_first() else nullcontext():
+            logger.debug(command_line)
+            yield {COMMAND: command_line + "\n", LOG: text.getvalue}
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-    if is_first():
-        write_text(output / LOG, text.getvalue())
     wait_for_all()

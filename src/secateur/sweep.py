@@ -1,10 +1,12 @@
 """A recipe over values: one run for each combination, their results in one table."""
 
 import copy
+import glob
 import hashlib
 import itertools
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +15,19 @@ from typing import Any
 
 import yaml
 
-from secateur.comparison import Comparison, compared, require_place, write_comparison
-from secateur.errors import InputError, OutputError, SecateurError
-from secateur.files import require_free, write_json
+from secateur.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
+from secateur.errors import InputError, SecateurError
+from secateur.files import working_directory, write_json
 from secateur.flags import command_text
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pipeline import RECIPE, run_recipe
 from secateur.recipe import Recipe, checked_recipe, read_recipe, recipe_text
 from secateur.results import SWEEP, read_sweep
-from secateur.yaml_text import Place
+from secateur.yaml_text import Place, yaml_value
 
 logger = logging.getLogger(__name__)
 
+MOST_CELLS = 1000
 LONGEST_NAME = 80
 NOT_SWEPT = ("name", "output")
 BRACKETS = {"[": "]", "{": "}"}
@@ -88,8 +91,15 @@ def sweep_recipe(
     source = recipe_text(file)
     cells = list(_cells(source, str(file), parse_settings(settings)))
     first = cells[0].recipe
-    target = directory or first.directory.with_name(f"{first.directory.name}-sweep")
-    target = _require_sweep(target)
+    place = directory or first.directory.with_name(f"{first.directory.name}-sweep")
+    own = [SWEEP, *OWN_FILES, *(f"{cell.directory}{rest}/" for cell in cells for rest in ("", ".partial"))]
+    # Not overwritten as a whole: each cell stays until its new run is finished.
+    with working_directory(place, [*map(glob.escape, own)], "a sweep") as target:
+        return _run_cells(cells, source, target, command_line, overwrite)
+
+
+def _run_cells(cells: Sequence[Cell], source: str, target: Path, command_line: str, overwrite: bool) -> SweepResult:
+    first = cells[0].recipe
     failed: dict[str, str] = {}
     _write_state(target, first.name, source, cells, failed)
     finished: list[Path] = []
@@ -117,7 +127,8 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
     """The values of each key out of texts such as `prune.ratio=0.15,0.25` or `evaluate.data=[a.txt,b.txt],[c.txt]`.
 
     Raises:
-        InputError: a text is not like that, or gives a key or a value twice.
+        InputError: a text is not like that, or gives a key or a value twice, or there are more than `MOST_CELLS`
+            combinations.
     """
     swept: dict[str, list[Any]] = {}
     for text in settings:
@@ -129,12 +140,19 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
             raise InputError(f"--set {key} is given twice; put all its values behind one")
         if key in NOT_SWEPT:
             raise InputError(f"--set {key}: a cell is named by its values; name the sweep's directory with -o")
-        swept[key] = [_value(key, part) for part in _parts(listed)]
-        for number, value in enumerate(swept[key]):
-            if _written(value) in map(_written, swept[key][:number]):
-                raise InputError(f"--set {key}: the value {_written(value)} is given twice")
+        parts = list(itertools.islice(_parts(listed), MOST_CELLS + 1))
+        if len(parts) > MOST_CELLS:
+            raise InputError(f"--set {key} has more than {MOST_CELLS:,} values, the most that a sweep may have")
+        swept[key] = [_value(key, part) for part in parts]
+        written = list(map(_written, swept[key]))
+        twice = next((value for value in written if written.count(value) > 1), None)
+        if twice is not None:
+            raise InputError(f"--set {key}: the value {twice} is given twice")
     if not swept:
         raise InputError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
+    cells = math.prod(map(len, swept.values()))
+    if cells > MOST_CELLS:
+        raise InputError(f"the values have {cells:,} combinations and a sweep may have {MOST_CELLS:,}; give fewer")
     return swept
 
 
@@ -161,11 +179,12 @@ def _parts(listed: str) -> Iterator[str]:
 def _value(key: str, text: str) -> Any:
     if not text.strip():
         raise InputError(f"--set {key} has an empty value; write null for none")
+    shown = text.strip() if len(text) < LONGEST_NAME else f"{text.strip()[:LONGEST_NAME]}…"
     try:
-        value = yaml.safe_load(text)
-        json.dumps(value)
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise InputError(f"--set {key}: {text.strip()} is not a YAML value") from error
+        value = yaml_value(text, f"--set {key}")
+        json.dumps(value, allow_nan=False)
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"--set {key}: {shown} is not a YAML value") from error
     return value
 
 
@@ -221,13 +240,6 @@ def _directory_name(given: Mapping[str, Any], taken: set[str]) -> str:
 
 def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _require_sweep(directory: Path) -> Path:
-    target = require_free(directory, overwrite=True)
-    if target.is_dir() and any(target.iterdir()) and not (target / SWEEP).is_file():
-        raise OutputError(f"{target} holds something that is not a sweep; name another directory with -o")
-    return target
 
 
 def _write_state(target: Path, name: str, source: str, cells: Sequence[Cell], failed: Mapping[str, str]) -> None:

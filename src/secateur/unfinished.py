@@ -1,9 +1,9 @@
 """Work that was stopped and goes on: what is done of it stands in `OUTPUT.partial`, beside its output."""
 
 import json
-import shutil
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 from secateur import files
 from secateur.errors import InputError, OutputError, SecateurError
 
-SETTINGS = "settings.json"
+SETTINGS, FINISHED = "settings.json", ".finished"
+
+logger = logging.getLogger(__name__)
 
 
 class Unfinished(ABC):
@@ -20,12 +22,16 @@ class Unfinished(ABC):
     Attributes:
         path: the directory.
         what: the work, in a word.
+        own: the files that it keeps there beside its settings, as `files.add_to_mark` takes them.
+        result: a file of the output that such work alone writes.
         error: what is raised where a file in the directory is damaged.
     """
 
-    def __init__(self, output: Path, what: str, error: type[SecateurError] = InputError) -> None:
-        self.path = output.with_name(f"{output.name}.partial")
-        self.what, self.error = what, error
+    def __init__(
+        self, output: Path, what: str, own: Sequence[str], result: str, error: type[SecateurError] = InputError
+    ) -> None:
+        self.output, self.path = output, files.partial_of(output)
+        self.what, self.own, self.result, self.error = what, own, result, error
 
     @property
     @abstractmethod
@@ -44,9 +50,9 @@ class Unfinished(ABC):
             OutputError: something else does.
             SecateurError: it is damaged.
         """
-        if self.path.exists() and not self._is_ours():
+        if not files.is_empty(self.path) and not files.is_marked(self.path, SETTINGS):
             raise OutputError(f"{self.path} is in the way of what this {self.what} keeps; move it elsewhere")
-        if self.path.exists():
+        if not files.is_empty(self.path):
             changed = _differences(self._settings(), settings)
             if changed and not overwrite and self.begun:
                 raise InputError(
@@ -56,11 +62,32 @@ class Unfinished(ABC):
             if not changed:
                 return
             self.remove()
+        files.add_to_mark(self.path, [SETTINGS, *self.own])
         files.write_json(self.path / SETTINGS, settings)
 
+    def finish(self) -> None:
+        """Note that what is written to the output from now on is this work's: see `is_finished`."""
+        files.add_to_mark(self.path, [FINISHED])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the output is this work's result, and the work was stopped before it was dropped: it may go on."""
+        finished = files.dropped(self.output).exists() or files.is_marked(self.path, FINISHED)
+        return finished and files.is_marked(self.output, self.result)
+
     def remove(self) -> None:
-        """Drop everything."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Drop everything that the work has kept."""
+        if not self.path.exists():
+            return
+        with files.reported(self.path):
+            if files.is_own(self.path):
+                # At once, so that no half of it is ever gone on from. A claim of the output drops what a kill leaves.
+                self.path.rename(files.dropped(self.output))
+                files.remove_own(files.dropped(self.output))
+                return
+            left = files.remove_own(self.path)
+        if left:
+            logger.warning("%s is left: secateur did not write it", left[0])
 
     @contextmanager
     def readable(self, path: Path) -> Iterator[None]:
@@ -79,9 +106,6 @@ class Unfinished(ABC):
             return {}
         with self.readable(file):
             return dict(json.loads(file.read_text(encoding="utf-8")))
-
-    def _is_ours(self) -> bool:
-        return (self.path / SETTINGS).is_file() or (self.path.is_dir() and not any(self.path.iterdir()))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -185,14 +185,15 @@ def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None
     adapter = tmp_path / "adapter"
     done(secateur("recover", sparse, "-o", adapter, "--method", "lora", *QUICK_RECOVER))
     merge = ["merge", sparse, "--adapter", adapter, "-o", tmp_path / "merged", "--device", "cpu"]
-    assert "--keep-zeros" in failed(secateur(*merge))
+    assert "--zeros keep" in failed(secateur(*merge))
     cost = done(secateur(*merge, "--keep-zeros", "--windows", 1, "--data", "pydocs[:20%]")).stdout
     assert "with the adapter beside the weights" in cost
     assert "50.00%" in secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
     mine = tmp_path / "merged" / "mine.txt"
     mine.write_text("a story " * 500)
     assert "still needed" in failed(secateur(*merge, "--keep-zeros", "--overwrite", "--data", mine))
-    assert mine.exists()
+    assert "holds mine.txt, which secateur did not write" in failed(secateur(*merge, "--allow-dense", "--overwrite"))
+    mine.unlink()
     done(secateur(*merge, "--allow-dense", "--overwrite"))
     filled = secateur("diagnose", tmp_path / "merged", "--seqlen", 32, "--device", "cpu").stdout
     assert filled.count("50.00%") == 5, "q_proj and v_proj are dense now"
@@ -230,20 +231,24 @@ def test_an_output_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
 
 
 def test_overwrite_replaces_the_output(tiny: Path, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
-    done(secateur("prune", tiny, "-o", tmp_path / "out", "--overwrite", *QUICK_PRUNE))
-    assert not (tmp_path / "out" / "old.txt").exists()
+    out = tmp_path / "out"
+    done(secateur("prune", tiny, "-o", out, *QUICK_PRUNE))
+    done(secateur("sparsify", tiny, "-o", out, "--overwrite", "--method", "magnitude"))
+    assert not (out / "pruning_plan.json").exists() and (out / "sparsity.json").is_file()
+    (out / "notes.txt").write_text("mine")
+    line = failed(secateur("prune", tiny, "-o", out, "--overwrite", *QUICK_PRUNE))
+    assert "holds notes.txt, which secateur did not write" in line
+    assert (out / "notes.txt").read_text() == "mine" and (out / "sparsity.json").is_file()
 
 
-@pytest.mark.parametrize("output", ["tiny", "."])
+@pytest.mark.parametrize("output", ["tiny", "tiny/.."])
 def test_an_output_never_swallows_what_it_is_made_of(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tiny.iterdir())
     line = failed(secateur("prune", "tiny", "-o", output, "--overwrite", *QUICK_PRUNE))
-    assert "holds tiny, which is still needed" in line
+    assert "holds tiny, which is still needed" in line or "is the current directory, or above it" in line
     assert sorted(path.name for path in tiny.iterdir()) == before
 
 

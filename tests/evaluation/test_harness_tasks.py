@@ -187,9 +187,13 @@ def test_the_extra_is_named_where_it_is_missing(task_directory: Path, monkeypatc
 def test_names_of_lm_eval(task_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test, since reading lm-eval's 14,000 tasks takes seconds."""
     (task_directory / "broken.yaml").write_text("task: broken\n  doc: [\n")
-    message = refused(task_directory, "sums", "helaswag", "broken")
-    assert "there is no task helaswag; did you mean hellaswag?; there is no task broken" in message
-    assert f"{task_directory}/broken.yaml, line 2: not valid YAML" in message
+    # The fault of a file of one's own, and a name that nothing of lm-eval's has, are found without its index.
+    with monkeypatch.context() as without_index:
+        without_index.setattr("lm_eval.tasks._index.TaskIndex.build", None)
+        message = refused(task_directory, "sums", "helaswag", "broken")
+        assert message.startswith(f"{task_directory}/broken.yaml, line 2: not valid YAML")
+        message = refused(task_directory, "sums", "helaswag")
+        assert message.startswith("there is no task helaswag; did you mean hellaswag?")
 
     def offline(*arguments: Any, **options: Any) -> None:
         raise ConnectionError("no network\nat all")
@@ -231,6 +235,10 @@ CODE = "from pathlib import Path\nPath(__file__).with_suffix('.ran').touch()\nde
         ("unsafe_code: true", "unsafe_code would run code"),
         ("metric_list: [{metric: ./code.py, hf_evaluate: true}]", "hf_evaluate would run a program from the hub"),
         ("dataset_kwargs: {trust_remote_code: true}", "dataset_kwargs.trust_remote_code would run code"),
+        (
+            "generation_kwargs: {custom_generate: some/repository, trust_remote_code: true}",
+            "generation_kwargs.custom_generate would run code",
+        ),
         ("dataset_path: ./code.py", "dataset_path ./code.py is neither a data set of the hub nor json, csv,"),
         ("dataset_path: pandas", "dataset_path pandas is neither a data set of the hub nor json, csv, parquet or text"),
     ],
@@ -278,7 +286,20 @@ def test_a_template_does_not_reach_python(tiny_model, tiny_tokenizer, task_direc
         (("doc_to_txt: x",), "doc_to_txt: unknown key; did you mean doc_to_text?"),
         (("metric_list: [{metric: ac}]",), "lm-eval has no metric ac; did you mean acc?"),
         (("metric_list: [{metric: acc, aggregation: meen}]",), "lm-eval has no aggregation meen; did you mean mean?"),
-        (("metric_list: [acc]",), "an entry of metric_list is not like 'metric: acc'"),
+        (("metric_list: [acc]",), "metric_list.0: Input should be a mapping, not 'acc'"),
+        (("metric_list: []",), "metric_list: List should have at least 1 item"),
+        (("metric_list: [{aggregation: mean}]",), "metric_list.0.metric: Field required"),
+        (("metric_list: [{metric: acc, aggregation: [mean]}]",), "lm-eval has no aggregation ['mean']"),
+        (("num_fewshot: -3",), "num_fewshot: Input should be greater than or equal to 0, not '-3'"),
+        (("num_fewshot: 2000000000",), "num_fewshot: Input should be less than or equal to 1000, not '2000000000'"),
+        (("num_fewshot: true",), "num_fewshot: Input should be a valid integer, not 'True'"),
+        (("repeats: 0",), "repeats: Input should be greater than or equal to 1"),
+        (("filter_list: []",), "filter_list: List should have at least 1 item"),
+        (("filter_list: [{name: x, filter: []}]",), "filter_list.0.filter: List should have at least 1 item"),
+        (("tag: {a: b}",), "tag.constrained-str: Input should be a valid string"),
+        (("test_split: ''",), "test_split: String should have at least 1 character"),
+        (("generation_kwargs: {max_gen_toks: 1000000000}",), "generation_kwargs.max_gen_toks: Input should be less"),
+        (("generation_kwargs: {tempretaure: 1}",), "generation_kwargs.tempretaure: Extra inputs are not permitted"),
         (("dataset_kwargs: {}",), "dataset_path json needs dataset_kwargs with data_files"),
         (("dataset_kwargs: [x]",), "dataset_kwargs is not a mapping"),
         (("output_type: guess",), "the task odd cannot be built: ValueError, Got invalid output_type 'guess'"),
@@ -292,6 +313,37 @@ def test_what_is_not_well_made_is_named(
     file = add_task("odd", *lines)
     found = refused(task_directory, "odd")
     assert found.startswith(f"{file}: ") and message in found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("group: odd\ntask: []\n", "task: a group needs a list of tasks"),
+        ("group: odd\ntask: [3]\n", "task: a group holds names of tasks"),
+        ("group: odd\ntask: [{task: sums, num_fewshot: -1}]\n", "num_fewshot: Input should be greater"),
+        ("task: 3\n", "the name of its task is not a text"),
+        ("task: odd\ninclude: 3\n", "include: give a file, or a list of files"),
+        ("task: odd\ninclude: /dev/zero\n", "/dev/zero is no ordinary file"),
+        ("task: odd\nmetadata: &a [*a]\n", "line 2: not valid YAML, an alias stands for the value that it is part of"),
+        ("task: odd\nprocess_docs: !function [x]\n", "line 2: not valid YAML, !function is not followed by a name"),
+    ],
+)
+def test_a_file_of_ones_own_is_refused_for_its_own_fault(task_directory: Path, content: str, message: str) -> None:
+    file = task_directory / "odd.yaml"
+    file.write_text(content)
+    found = refused(task_directory, "odd")
+    assert message in found and found.count("there is no task") == 0
+    load_tasks(config(task_directory, "sums"))  # does not mind what is not asked for
+
+
+def test_what_is_included_is_read_once(task_directory: Path) -> None:
+    """Files that include the next one many times would be read more often than anything ends."""
+    for number in range(15):
+        names = ", ".join([f"level{number + 1}.inc"] * 9)
+        (task_directory / f"level{number}.inc").write_text(f"include: [{names}]\n")
+    (task_directory / "level15.inc").write_text((task_directory / "sums.yaml").read_text())
+    (task_directory / "deep.yaml").write_text("task: deepest\ninclude: level0.inc\n")
+    assert read_task_files(task_directory).tasks["deepest"].config["dataset_path"] == "json"
 
 
 def test_a_missing_data_set_path(task_directory: Path, add_task: Add) -> None:

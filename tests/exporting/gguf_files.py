@@ -13,10 +13,13 @@ KINDS = {bool: KIND.BOOL, int: KIND.UINT32, float: KIND.FLOAT32, str: KIND.STRIN
 def edited(
     source: Path,
     keys: Mapping[str, object] | None = None,
-    tensors: Mapping[str, np.ndarray] | None = None,
+    tensors: Mapping[str, np.ndarray | tuple[np.ndarray, gguf.GGMLQuantizationType]] | None = None,
     without: Collection[str] = (),
 ) -> Path:
-    """A file beside `source` with these keys and tensors added or replaced, and without those named."""
+    """A file beside `source` with these keys and tensors added or replaced, and without those named.
+
+    A tensor is an array, or the bytes of one with its number format.
+    """
     keys, tensors = keys or {}, tensors or {}
     target = source.with_name(f"edited-{source.name}")
     reader = gguf.GGUFReader(source)
@@ -34,7 +37,8 @@ def edited(
         if tensor.name not in {*without, *tensors}:
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     for name, weights in tensors.items():
-        writer.add_tensor(name, weights)
+        data, kind = weights if isinstance(weights, tuple) else (weights, None)
+        writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

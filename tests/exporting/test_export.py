@@ -11,7 +11,7 @@ import pytest
 import torch
 from exporting_helpers import LlamaCpp, cut_unevenly, log_probabilities
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import InputError, ModelError, OutputError
@@ -226,6 +226,14 @@ def test_yarn_with_bounds_that_llama_cpp_does_not_take(
     tiny = model(rope_parameters={"rope_theta": 10000.0, **ROPES["yarn"], "beta_slow": 2.0})
     with pytest.raises(ModelError, match="yarn with beta_fast 32 and beta_slow 1 only"):
         secateur.export(tiny, small_tokenizer, tmp_path / "model.gguf")
+
+
+def test_a_file_named_mistral_is_read_by_transformers_alone(
+    model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
+) -> None:
+    secateur.export(model(), small_tokenizer, tmp_path / "mistral.gguf")
+    assert gguf.GGUFReader(tmp_path / "mistral.gguf").fields["general.name"].contents() == "Mistral"
+    assert AutoConfig.from_pretrained(tmp_path, gguf_file="mistral.gguf").model_type == "llama"
 
 
 def test_the_result_as_figures(model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path) -> None:

@@ -134,9 +134,40 @@ def test_a_prepare_that_was_killed_goes_on_to_the_same_result(
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     prepare("listops", tmp_path / "data", **SMALL)
-    (tmp_path / "data" / ".train-00000.arrow.abc").write_bytes(b"half")
+    (tmp_path / "data" / ".train-00000.arrow.secateur-new").write_bytes(b"half")
     prepare("listops", tmp_path / "data", overwrite=True, **SMALL)
-    assert sorted(file.name for file in (tmp_path / "data").iterdir()) == sorted([*FILES, "meta.json", "options.json"])
+    assert {file.name for file in (tmp_path / "data").iterdir()} == {
+        *FILES,
+        "meta.json",
+        "options.json",
+        ".secateur.json",
+    }
+
+
+def test_overwriting_keeps_the_old_data_until_the_new_are_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("listops", tmp_path / "data", **SMALL)
+    before = contents(tmp_path / "data")
+    written: list[Path] = []
+
+    def write(path: Path, rows: list[Row]) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write_shard(path, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PREPARE, "write_shard", write)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("listops", tmp_path / "data", overwrite=True, seed=1, **SMALL)
+    assert contents(tmp_path / "data") == before
+    assert prepare("listops", tmp_path / "data", overwrite=True, seed=1, **SMALL).seed == 1
+    assert contents(tmp_path / "data") != before
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    (tmp_path / "data" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds notes\.txt, which secateur did not write"):
+        prepare("listops", tmp_path / "data", overwrite=True, **SMALL)
 
 
 def test_a_finished_directory_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,15 @@ def test_a_run_switches_and_leaves_everything_behind(train: Train, prepared: Pat
     assert set(results["memory_bytes"]) == {"dense", "checked", "sparse"}
     assert [entry["step"] for entry in results["history"]] == [1, 3, 5]
     assert {entry["step"] for entry in results["evaluations"]} == {4, 8, 12}
-    files = {"best.safetensors", "command.txt", "last.safetensors", "patterns.png", "results.json", "run.log"}
+    files = {
+        ".secateur.json",
+        "best.safetensors",
+        "command.txt",
+        "last.safetensors",
+        "patterns.png",
+        "results.json",
+        "run.log",
+    }
     assert files | {"settings.json", "switch.png"} == {file.name for file in (tmp_path / "sat").iterdir()}
     model, _ = load_model(tmp_path / "sat", "listops")
     assert model.patterns is not None
@@ -207,13 +215,29 @@ def test_a_run_that_failed_early_begins_anew(train: Train) -> None:
     assert train()["steps"] == 12
 
 
-def test_overwriting_leaves_no_old_model(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_overwriting_keeps_the_old_run_until_the_new_one_is_done(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = train()
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(overwrite=True, seed=1)
+    load_model(tmp_path / "sat", "listops")
+    assert train() == before
+    assert train(overwrite=True, seed=1)["seed"] == 1
+    assert not (tmp_path / "sat.partial").exists()
+
+
+def test_pictures_stand_before_a_run_counts_as_done(
+    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("secateur.longrange_run.pattern_plot", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train()
     train()
-    monkeypatch.setattr(Trainer, "_step", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        train(overwrite=True)
-    with pytest.raises(InputError, match=r"best.safetensors is not there"):
-        load_model(tmp_path / "sat", "listops")
+    assert (tmp_path / "sat" / "patterns.png").is_file()
 
 
 def test_data_that_do_not_fit(prepared: Path, settled: LongRangeConfig, tmp_path: Path) -> None:

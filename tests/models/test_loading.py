@@ -218,7 +218,7 @@ def test_failure_while_saving_leaves_the_old_model(
 
 
 def test_overwrite_replaces_all(saved: Path, tiny_model: Callable[..., PreTrainedModel]) -> None:
-    (saved / "left-over.txt").write_text("old")
+    save(tiny_model("llama"), None, saved, overwrite=True, extras={"left-over.txt": "old"})
     save(tiny_model("llama", seed=1), None, saved, overwrite=True, extras={"note.json": {"a": 1}, "n.txt": "t"})
     assert not (saved / "left-over.txt").exists()
     assert (saved / "note.json").read_text() == '{\n  "a": 1\n}\n'

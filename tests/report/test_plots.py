@@ -5,9 +5,12 @@ import math
 
 import pytest
 from matplotlib import image
+from matplotlib.text import Text
 
 from secateur.report import (
     attention_map,
+    comparison,
+    longrange,
     loss_curve,
     perplexity_plot,
     plots,
@@ -181,3 +184,46 @@ def test_attention_map_has_a_row_for_each_head(figures):
     assert figure.axes[0].get_xlabel() == "layer"
     assert figure.axes[0].get_ylabel() == "query head"
     assert size(png)[0] > 500
+
+
+STRANGE = ["cost_$5", "$x^$", r"\frac{a}", "_hidden", "a\nb\tc", "x" * 300, "半\ud800", "$", ""]
+
+
+def text_of(figure):
+    return [text.get_text().strip() for text in figure.findobj(Text)]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("name", STRANGE)
+def test_names_are_drawn_as_they_are(monkeypatch, name):
+    """`$` is no formula, `_` hides nothing from a legend, and a long name leaves room for the plot."""
+    figures = []
+    made = plots.png
+    for module in (plots, comparison, longrange):
+        monkeypatch.setattr(module, "png", lambda figure: figures.append(figure) or made(figure))
+    texts = {f"/data/{name}.txt": 10.0, "other": 3000.0}
+    models = [
+        {**row, "name": label, "tasks": {}, "values": {"prune.calibration": label} if index else {}}
+        for index, (label, row) in enumerate(zip([name, f"2 {name}", "plain"], rows(texts, texts, texts), strict=True))
+    ]
+    matrices = [{"layer": 0, "name": name, "sparsity": 0.5}]
+    history = [{"step": 1, "layers": [{"skewness": 1.0, "change_percent": 0.1}]}]
+    switch = {"history": history, "evaluations": [], "skewness": 1, "distance": 1, "switched": 1, "reason": name}
+    images = [
+        perplexity_plot(models),
+        stage_plot(models),
+        comparison.size_plot(models),
+        comparison.sweep_plot(models, "prune.calibration"),
+        pruning_strategy(plan(3), {**importance(3), "unit": name}),
+        sparsity_map({"matrices": matrices, "asked": 0.5, "reached": 0.5, "zeros": 1}),
+        longrange.switch_plot(switch),
+    ]
+    for image_of, figure in zip(images, figures, strict=True):
+        assert size(image_of)[0] > 500
+        assert not any(text.get_parse_math() for text in figure.findobj(Text))
+        assert figure.axes[0].get_position().width > 0.2
+    label = plots.plain_label(f"{name}.txt").strip()
+    for figure in figures[:2]:
+        assert label in text_of(figure) and len(figure.legends[0].get_texts()) == 2
+    if name == "$x^$":
+        assert label == "$x^$.txt"

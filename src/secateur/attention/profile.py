@@ -15,6 +15,7 @@ from torch import Tensor
 from secateur.attention.config import BlockOptions
 from secateur.errors import InputError, OutputError
 from secateur.files import write_bytes
+from secateur.json_text import parse_json
 from secateur.models.fingerprint import same_weights
 
 FORMAT = "secateur attention profile 1"
@@ -109,14 +110,16 @@ class AttentionProfile:
         fields = LayerProfile.__dataclass_fields__
         try:
             numbers = sorted({int(name.split(".")[1]) for name in tensors if name.startswith("layers.")})
+            if len(tensors) != 1 + len(numbers) * len(fields):
+                raise ValueError("other tensors than those of a profile")
             profile = cls(
                 layers={
                     index: LayerProfile(**{name: tensors[f"layers.{index}.{name}"] for name in fields})
                     for index in numbers
                 },
-                blocks=BlockOptions.model_validate_json(metadata["blocks"]),
+                blocks=BlockOptions.model_validate(parse_json(metadata["blocks"])),
                 fingerprint=tensors["fingerprint"],
-                tuning=dict(json.loads(metadata["tuning"])),
+                tuning=dict(parse_json(metadata["tuning"])),
             )
             profile._check()
             return profile
@@ -133,8 +136,12 @@ class AttentionProfile:
             values = [getattr(layer, name) for name in LayerProfile.__dataclass_fields__]
             if any(value.dtype != torch.float32 or value.dim() != 1 or value.isnan().any() for value in values):
                 raise ValueError("not one number for each head")
-            if len({len(value) for value in values}) > 1 or bool((layer.pvthreshd <= 0).any()):
+            if len({len(value) for value in values}) > 1 or not len(layer.sparsity):
                 raise ValueError("not one number for each head")
+            if bool((layer.pvthreshd <= 0).any()) or not layer.cdfthreshd.isfinite().all():
+                raise ValueError("a threshold that cannot be")
+            if any(bool(((share < 0) | (share > 1)).any()) for share in (layer.sparsity, layer.pv_sparsity)):
+                raise ValueError("a share that cannot be")
 
     def require_heads(self, heads: Sequence[int]) -> None:
         """Raise `InputError` unless the profile's layers have these numbers of heads, given for every layer."""

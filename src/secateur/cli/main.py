@@ -14,7 +14,7 @@ import typer
 from typer.main import get_command
 
 from secateur.cli.attention import attention
-from secateur.cli.command import Command
+from secateur.cli.command import INTERRUPTED, Command
 from secateur.cli.compare import compare
 from secateur.cli.diagnose import diagnose
 from secateur.cli.evaluate import evaluate
@@ -90,4 +90,8 @@ def main() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = _unexpected
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
-    get_command(app).main(prog_name="secateur")
+    try:
+        get_command(app).main(prog_name="secateur")
+    except KeyboardInterrupt:  # outside of a command's own work
+        complain("interrupted")
+        sys.exit(INTERRUPTED)

@@ -41,6 +41,7 @@ from secateur.evaluation.task_files import (
     suggestion,
     with_data,
 )
+from secateur.evaluation.task_index import declared_names, entries_of, is_mentioned, members_of
 
 PLAIN_FILTER = "none"
 BOOTSTRAPS = 1000
@@ -112,10 +113,11 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
     Args:
         trusted: leave templates as they are: their user lets tasks run code.
     """
-    log = logging.getLogger("lm_eval")
-    level, plain_bar, plain_environment = log.level, tqdm.tqdm.__init__, lm_eval.utils.env
+    logs = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels, plain_bar, plain_environment = [log.level for log in logs], tqdm.tqdm.__init__, lm_eval.utils.env
     if not is_verbose():
-        log.setLevel(logging.CRITICAL)
+        for log in logs:
+            log.setLevel(logging.CRITICAL)
         tqdm.tqdm.__init__ = functools.wraps(plain_bar)(
             lambda self, *values, **options: plain_bar(self, *values, **{**options, "disable": True})
         )
@@ -126,7 +128,8 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
         tqdm.tqdm.__init__ = plain_bar
         lm_eval.utils.env = plain_environment
 
@@ -147,11 +150,9 @@ def load(names: Iterable[str], files: TaskFiles, trusted: bool) -> dict[str, Loa
         DataError: the data of a task cannot be had.
     """
     wanted = list(names)
+    files.require_sound(wanted)
     index = _index(wanted, files)
     known = index.task_index
-    unknown = [f"there is no task {name}{suggestion(name, known)}" for name in wanted if name not in known]
-    if unknown:
-        raise InputError("; ".join([*unknown, *files.broken]))
     reached = list(_reached(wanted, known))
     for name in reached:
         if name in files.tasks:
@@ -203,30 +204,36 @@ def metrics_of(results: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, 
 
 
 def _index(names: Iterable[str], files: TaskFiles) -> TaskManager:
-    """All tasks there are; lm-eval's 14,000, which take seconds to read, only where they are needed."""
+    """The tasks that are wanted, and what they hold. Of lm-eval's as few files are read as will do.
+
+    Raises:
+        InputError: there is no task of that name, or its file cannot be used.
+    """
+    wanted = list(names)
     own: dict[str, Entry] = {}
     for task in files.tasks.values():
         TaskIndex.process_cfg(task.config, task.path, own)
     for entry in own.values():
         entry.yaml_path = None  # what was read and checked is used; the file is not read again
-    mentioned = {member for name in _reached(names, own) for member in (name, *_members(own[name].cfg or {}))}
+    reached = _reached(wanted, own)
+    mentioned = [member for name in reached for member in (name, *members_of(own[name].cfg or {}))]
+    files.require_sound(mentioned)
+    others = sorted({*wanted, *mentioned} - own.keys())
+    _require_known([name for name in others if not is_mentioned(name)], own, files)
     manager = TaskManager(include_defaults=False)
-    if not mentioned | {*names} <= own.keys():
-        manager.task_index.update(_tasks_of_lm_eval())
+    if others:
+        manager.task_index.update(entries_of(others))
     manager.task_index.update(own)
+    _require_known([name for name in wanted if name not in manager.task_index], own, files)
     return manager
 
 
-@functools.cache
-def _tasks_of_lm_eval() -> dict[str, Entry]:
-    return dict(TaskManager().task_index)
-
-
-def _members(config: Mapping[str, Any]) -> list[str]:
-    members = config.get("task")
-    listed = members if isinstance(members, list) else [members] if isinstance(members, str) else []
-    names = [member if isinstance(member, str) else member.get("task") or member.get("group") for member in listed]
-    return [name for name in names if isinstance(name, str)]
+def _require_known(unknown: Iterable[str], own: Iterable[str], files: TaskFiles) -> None:
+    names = list(unknown)
+    if names:
+        known = {*declared_names(), *own}
+        messages = [f"there is no task {name}{suggestion(name, known)}" for name in names]
+        raise InputError("; ".join([*messages, *(broken.message for broken in files.broken)]))
 
 
 def _reached(names: Iterable[str], index: Mapping[str, Entry]) -> list[str]:
@@ -239,7 +246,7 @@ def _reached(names: Iterable[str], index: Mapping[str, Entry]) -> list[str]:
         if entry is None or name in found:
             continue
         found[name] = None
-        waiting += _members(entry.cfg or {}) if entry.kind is Kind.GROUP else []
+        waiting += members_of(entry.cfg or {}) if entry.kind is Kind.GROUP else []
         waiting += sorted(entry.tags) if entry.kind is Kind.TAG else []
     return list(found)
 

@@ -64,9 +64,10 @@ def load_tasks(config: EvaluateConfig) -> Tasks:
         return Tasks({}, config)
     if importlib.util.find_spec("lm_eval") is None:
         raise InputError("tasks need a package; run: pip install 'secateur[tasks]'")
+    files = read_task_files(config.include_path) if config.include_path is not None else TaskFiles()
+    files.require_sound(config.tasks)
     from secateur.evaluation import harness
 
-    files = read_task_files(config.include_path) if config.include_path is not None else TaskFiles()
     with harness.quiet_and_sandboxed(config.trust_remote_code):
         return Tasks(harness.load(config.tasks, files, config.trust_remote_code), config)
 

@@ -98,7 +98,7 @@ def export(
     with new_file(path, ".gguf", overwrite) as file:
         writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
         try:
-            writer.add_name(Path(path).stem)
+            writer.add_name(_name_of(path))
             writer.add_file_type(FILE_TYPES[FORMATS[config.dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, model, layout, rows)
@@ -118,6 +118,12 @@ def require_exportable(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerB
     """
     require_carried(config)
     read_vocabulary(tokenizer).resized(config.vocab_size)
+
+
+def _name_of(path: str | Path) -> str:
+    """The file's name. Transformers takes a model of the name `mistral` for one of that architecture, and fails."""
+    stem = Path(path).stem
+    return "Mistral" if stem == "mistral" else stem
 
 
 def _add_shape(writer: gguf.GGUFWriter, model: PreTrainedModel, layout: Layout, rows: int) -> None:

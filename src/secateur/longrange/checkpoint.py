@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from secateur.errors import DataError, InputError
 from secateur.files import write_bytes, write_json
+from secateur.json_text import parse_json, read_json
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.statistics import AttentionWatch, LayerState
 
@@ -77,7 +79,7 @@ class Settings:
                 f"{directory} holds no run; secateur longrange train makes one (-o is the directory above --name)"
             )
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = read_json(file)
             return cls(values.pop("task"), LongRangeConfig.model_validate(values.pop("config")), values)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise InputError(f"{file} is damaged; train anew with --overwrite") from error
@@ -119,8 +121,8 @@ def read_checkpoint(file: Path, task: str) -> tuple[dict[str, Tensor], TrainStat
         if metadata.get("format") != FORMAT:
             raise InputError(f"{file} is no checkpoint of secateur longrange; train anew with --overwrite")
         found = metadata["task"]
-        state = json.loads(metadata["state"])
-        loaded = TrainState(**state) if state else None
+        state = parse_json(metadata["state"])
+        loaded = TypeAdapter(TrainState).validate_python(state) if state else None
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"{file} is damaged; train anew with --overwrite") from error
     if found != task:

@@ -10,11 +10,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
+from secateur.input_text import read_input_text, shortened
 from secateur.yaml_text import read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
 LARGEST_WIDTH = 2**16
+MOST_COMPLAINTS = 5
 
 Pooling = Literal["MEAN", "CLS"]
 Decay = Literal["linear", "cosine", "none"]
@@ -135,14 +137,8 @@ class LongRangeConfig(Options):
         Raises:
             InputError: there is no such file, it is no YAML, a key is unknown, or a value is refused.
         """
-        file = Path(path).expanduser()
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 text; give a YAML file") from error
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror}; give a YAML file") from error
-        return _checked(_laid_over(over, _parsed(text, str(file)), str(file)), str(file))
+        text = read_input_text(path, advice="; give a YAML file")
+        return _checked(_laid_over(over, _parsed(text, str(path)), str(path)), str(path))
 
     @classmethod
     def of_task(cls, task: str) -> "LongRangeConfig":
@@ -199,11 +195,11 @@ def _refuse_unknown_keys(values: Mapping[str, Any], source: str) -> None:
     blocks: dict[str, type[Options]] = {"dataset": DatasetOptions, "model": ModelOptions, "training": TrainingOptions}
     for name, block in values.items():
         if name not in blocks:
-            raise InputError(f"{source}: {name}: unknown key{_suggestion(str(name), tuple(blocks))}")
+            raise InputError(f"{source}: {shortened(name)}: unknown key{_suggestion(str(name), tuple(blocks))}")
         for key in block if isinstance(block, Mapping) else ():
             known = tuple(blocks[name].model_fields)
             if key not in known:
-                raise InputError(f"{source}: {name}.{key}: unknown key{_suggestion(str(key), known)}")
+                raise InputError(f"{source}: {name}.{shortened(key)}: unknown key{_suggestion(str(key), known)}")
 
 
 def _suggestion(key: str, known: tuple[str, ...]) -> str:
@@ -212,9 +208,9 @@ def _suggestion(key: str, known: tuple[str, ...]) -> str:
 
 
 def _complaints(error: ValidationError, source: str) -> Iterator[str]:
-    for problem in error.errors():
+    for problem in error.errors()[:MOST_COMPLAINTS]:
         message = re.sub(r"^(Value error|Assertion failed), ", "", problem["msg"])
         given = problem["input"]
         if problem["type"] != "missing" and not isinstance(given, Mapping | list | BaseModel):
-            message = f"{message}, not {given!r}"
-        yield f"{source}: {'.'.join(map(str, problem['loc']))}: {message}"
+            message = f"{message}, not {shortened(repr(given))}"
+        yield f"{source}: {shortened('.'.join(map(str, problem['loc'])))}: {message}"

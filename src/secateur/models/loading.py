@@ -18,10 +18,11 @@ from secateur.models import embedded
 from secateur.models.checkpoint import checkpoint_dtype, read_model
 from secateur.models.checks import check_directory, warn_of_what_is_left_out
 from secateur.models.config_file import load_config
-from secateur.models.gguf_input import read_gguf, read_gguf_settings
+from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
+from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +75,12 @@ def load(
         warn_of_what_is_left_out(path)
         model = read_model(path, trust_remote_code=trust_remote_code, **arguments)
         tokenizer = load_tokenizer(path, model.config, trust_remote_code=trust_remote_code)
+        load_zeros(model, path)
     guard_embeddings(model, tokenizer, path)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
-        remember_checkpoint_dtype(model, path if path.is_dir() else None)
+        remember_checkpoint_dtype(model, path)
     return model.eval(), tokenizer
 
 
@@ -126,14 +128,14 @@ def model_directory(name: str | Path) -> Path:
     return directory
 
 
-def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) -> None:
+def remember_checkpoint_dtype(model: PreTrainedModel, source: Path) -> None:
     """Note on the model the number format it is stored in, so that saving it does not double its size.
 
     Args:
         model: a model that computes in a format chosen for the machine.
-        directory: where it came from; None for a GGUF file, whose weights are best kept in bfloat16.
+        source: the directory or the GGUF file that it came from.
     """
-    cast(Any, model).checkpoint_dtype = torch.bfloat16 if directory is None else checkpoint_dtype(directory)
+    cast(Any, model).checkpoint_dtype = checkpoint_dtype(source) if source.is_dir() else stored_dtype(source)
 
 
 def _from_hub(name: str) -> Path:

@@ -14,6 +14,7 @@ from secateur.models.processes import is_first
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.widths import is_uneven
+from secateur.models.zeros_record import zeros_file
 
 
 def save(
@@ -28,6 +29,8 @@ def save(
 
     With several processes only the first writes; the others go on at once.
 
+    A model whose zeros secateur has made gets their record, `sparsity.json`, by which they are known when it is loaded.
+
     A model with uneven layers gets its modelling file beside the weights, so that it also loads where secateur is
     not installed (`trust_remote_code=True`).
 
@@ -37,7 +40,7 @@ def save(
         tokenizer: its tokenizer, or None to write none.
         directory: where it goes.
         overwrite: replace what is there.
-        extras: more files by name: text and bytes as they are, everything else as JSON.
+        extras: more files by name: text and bytes as they are, what a function returns, everything else as JSON.
 
     Raises:
         OutputError: the directory is in use or cannot be written.
@@ -52,8 +55,8 @@ def save(
             add_older_rope_keys(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
-        for name, content in (extras or {}).items():
-            write_extra(staging / name, content)
+        for name, content in {**zeros_file(model), **(extras or {})}.items():
+            files.write_extra(staging / name, content)
     return Path(directory)
 
 
@@ -70,16 +73,6 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     model.save_pretrained(directory, state_dict=state)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
-
-
-def write_extra(path: Path, content: object) -> None:
-    """Write text and bytes as they are, everything else as JSON. Raises `OutputError`."""
-    if isinstance(content, bytes):
-        files.write_bytes(path, content)
-    elif isinstance(content, str):
-        files.write_text(path, content)
-    else:
-        files.write_json(path, content)
 
 
 def _add_modeling_file(model: PreTrainedModel, directory: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
+from secateur.files import reported
 from secateur.models.adapters import adapter_of
 from secateur.models.processes import process_count
 
@@ -65,7 +66,8 @@ class DiskTensors(MutableSequence[Tensor]):
     def _write(self, tensor: Tensor) -> Path:
         self._written += 1
         file = Path(self._directory.name) / f"{self._written}.safetensors"
-        save_file({"tensor": tensor.cpu().contiguous()}, file)
+        with reported(file):
+            save_file({"tensor": tensor.cpu().contiguous()}, file)
         return file
 
 

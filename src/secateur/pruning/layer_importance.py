@@ -1,24 +1,27 @@
 """How much each decoder layer matters, measured on a few windows of text."""
 
-import json
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from secateur.console import track
 from secateur.errors import InputError
+from secateur.input_text import shortened
+from secateur.json_text import read_json
 from secateur.models.adapters import adapter_of
 from secateur.models.losses import token_losses
 from secateur.models.processes import share, sum_over_processes, sums_over_processes
 from secateur.models.streaming import LayerStream
 from secateur.pruning.config import LayerImportanceMethod
 
+LARGEST = 1e30  # far beyond any score, and its square is still a number
 UNITS: dict[LayerImportanceMethod, str] = {
     "removal": "rise of log-perplexity without the layer (nats per token)",
     "activation": "mean norm of what the layer adds to the residual stream",
@@ -58,19 +61,36 @@ class LayerImportance:
         Raises:
             InputError: it is not such a file, or of a model with another number of layers.
         """
+        content = read_json(path, "is not a layer_importance.json")
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            result = cls(**content)
-            result.importance = [float(value) for value in result.importance]
-        except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError) as error:
-            raise InputError(f"{path} is not a layer_importance.json: {error}") from error
+            result = _Stored.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = shortened(".".join(map(str, problem["loc"])))
+            raise InputError(f"{path} is not a layer_importance.json: {place}: {problem['msg']}") from error
         if len(result.importance) != num_layers:
             raise InputError(f"{path} is about a model of {len(result.importance)} layers; this one has {num_layers}")
-        if not all(math.isfinite(value) for value in result.importance):
-            raise InputError(f"{path} holds an importance that is not a finite number")
-        return result
+        return cls.of(content)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "LayerImportance":
+        """Out of the checked content of a file. What else it holds is left out."""
+        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        return cls(**{**known, "importance": [float(value) for value in content["importance"]]})
+
+
+class _Stored(BaseModel):
+    """What a file must hold."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    method: str
+    importance: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]]
+    unit: str = ""
+    corpus: str = ""
+    samples: int = 0
+    seqlen: int = 0
+    model: str = ""
 
 
 def measure_layer_importance(

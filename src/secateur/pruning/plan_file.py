@@ -1,6 +1,5 @@
 """Reading a `pruning_plan.json`, of an earlier cut, of `search`, or written by hand."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
+from secateur.json_text import read_json
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
 from secateur.pruning.plan import LayerPlan
@@ -83,12 +83,7 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
 
 
 def _entries(path: str | Path) -> list[Mapping[str, Any]]:
-    try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a pruning_plan.json: {error}") from error
+    content = read_json(path, "is not a pruning_plan.json")
     layers = content.get("layers") if isinstance(content, dict) else None
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise InputError(f"{path} is not a pruning_plan.json: it has no list 'layers' with an entry for each layer")

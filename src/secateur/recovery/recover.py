@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -18,9 +19,9 @@ from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.lora import underlying
-from secateur.models.masks import Masks, sparsity_of, zero_masks
+from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
 from secateur.models.processes import is_first, process_count, process_number, wait_for_all
-from secateur.models.saving import write_extra
+from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
 from secateur.recovery.callbacks import training_bar
@@ -30,11 +31,10 @@ from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memor
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
-from secateur.recovery.workplace import Workplace
+from secateur.recovery.workplace import HISTORY_FILE, Workplace
 
 logger = logging.getLogger(__name__)
 
-HISTORY_FILE = "recovery.json"
 CPU_MICRO_BATCH_SIZE = 2
 
 
@@ -119,9 +119,12 @@ def recover(
     if isinstance(teacher, str):
         options, teacher = {**options, "teacher": teacher}, None
     config = configured(RecoverConfig, config, options)
-    target = files.require_free(output, overwrite)
+    free = overwrite or Workplace(Path(output).expanduser()).is_finished
+    target = files.require_free(output, free)
     require_finite(model, "the model")
-    masks = zero_masks(model)
+    masks = zeros_to_keep(model, config.zeros)
+    if config.zeros == "fill":
+        forget_zeros(model)
     config = config.settled(sparse=bool(masks))
     warn_of_long_windows(model, config.seqlen)
     _check_settings(model, config, masks)
@@ -131,50 +134,53 @@ def recover(
     padding = Padding(_pad_token(tokenizer, model.config.vocab_size))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), padding)
     workplace = Workplace(target)
-    if is_first():
-        workplace.open(_identity(model, corpus, guide, config), overwrite)
-    wait_for_all()
-    set_seed(config.seed)
-    number_format = model.dtype
-    learner = _prepared(model, config, masks)
-    skeleton = sharding.skeleton_of(learner) if config.fsdp else None
-    if not is_first():
-        torch.manual_seed(config.seed + process_number())  # so that dropout differs
-    progress = checkpoints.Progress(_micro_batch_size(model, config))
-    resume = workplace.last_checkpoint()
-    if resume is not None:
-        logger.info("Going on from %s", resume)
-    evaluate_first = resume is None and bool(data.validation or data.extra)
-    arguments = training_arguments(learner, number_format, config, workplace.path, evaluate_first)
-    student = Student(learner, guide)
-    if config.fsdp:
-        sharding.shard(student, adapter_of(model).layers(model))
-    trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
-    try:
-        with training_bar(progress) as bar, reports_below(workplace.path):
-            trainer.add_callback(bar)
-            trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-    except Diverged as problem:
-        if trainer.good_step:
-            checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
-        learner = _gathered(learner, skeleton)
-        kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
+    with files.claimed(target) if is_first() else nullcontext():
         if is_first():
+            workplace.open(_identity(model, corpus, guide, config), overwrite)
+        wait_for_all()
+        set_seed(config.seed)
+        number_format = model.dtype
+        learner = _prepared(model, config, masks)
+        skeleton = sharding.skeleton_of(learner) if config.fsdp else None
+        if not is_first():
+            torch.manual_seed(config.seed + process_number())  # so that dropout differs
+        progress = checkpoints.Progress(_micro_batch_size(model, config))
+        resume = workplace.last_checkpoint()
+        if resume is not None:
+            logger.info("Going on from %s", resume)
+        evaluate_first = resume is None and bool(data.validation or data.extra)
+        arguments = training_arguments(learner, number_format, config, workplace.path, evaluate_first)
+        student = Student(learner, guide)
+        if config.fsdp:
+            sharding.shard(student, adapter_of(model).layers(model))
+        trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
+        try:
+            with training_bar(progress) as bar, reports_below(workplace.path):
+                trainer.add_callback(bar)
+                trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        except Diverged as problem:
+            if trainer.good_step:
+                checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
+            learner = _gathered(learner, skeleton)
+            kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
+            if is_first():
+                workplace.remove()
+            wait_for_all()
+            raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
+        _restore_best(trainer)
+        learner = _gathered(learner, skeleton)
+        result = _result(trainer, learner, target, corpus.description, corpus.source)
+        if skeleton is None or is_first():
+            result.model = _finish(learner, number_format, config.merge)
+            require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
+        logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
+        if is_first():
+            workplace.finish()
+            contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
+            _write(result.model, tokenizer, target, free, contents)
             workplace.remove()
         wait_for_all()
-        raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
-    _restore_best(trainer)
-    learner = _gathered(learner, skeleton)
-    result = _result(trainer, learner, target, corpus.description, corpus.source)
-    if skeleton is None or is_first():
-        result.model = _finish(learner, number_format, config.merge)
-        require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
-    if is_first():
-        contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
-        _write(result.model, tokenizer, target, overwrite, contents)
-        workplace.remove()
-    wait_for_all()
-    return result
+        return result
 
 
 def _gathered(
@@ -343,7 +349,7 @@ def _write(
     with files.new_directory(output, overwrite) as staging:
         write_adapter(model, staging)
         for name, content in contents.items():
-            write_extra(staging / name, content)
+            files.write_extra(staging / name, content)
 
 
 def _keep_last_good(

@@ -1,13 +1,16 @@
 """Where an unfinished training stands: `OUTPUT.partial`, beside its output."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from secateur import files
 from secateur.errors import TrainingError
+from secateur.recovery.arguments import REPORTS
 from secateur.unfinished import Unfinished
+
+HISTORY_FILE = "recovery.json"
+OWN = ("checkpoint-*/", "best/", f"{REPORTS}/*")
 
 
 class Workplace(Unfinished):
@@ -18,7 +21,7 @@ class Workplace(Unfinished):
     """
 
     def __init__(self, output: Path) -> None:
-        super().__init__(output, "training", TrainingError)
+        super().__init__(output, "training", OWN, HISTORY_FILE, TrainingError)
 
     @property
     def begun(self) -> bool:
@@ -37,7 +40,7 @@ class Workplace(Unfinished):
             yield staging
         for old in self.path.glob("checkpoint-*"):
             if old != target:
-                shutil.rmtree(old)
+                files.remove_own(old)
 
     @property
     def best(self) -> Path:

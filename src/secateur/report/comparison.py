@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from secateur.report.html import Page, Picture
 from secateur.report.page import page_table
-from secateur.report.plots import LABEL_BOX, TEXT_COLOURS, perplexity_scale, png
+from secateur.report.plots import LABEL_BOX, TEXT_COLOURS, perplexity_scale, plain_label, png
 from secateur.report.tables import (
     Row,
     accuracy,
@@ -25,6 +25,7 @@ from secateur.report.tables import (
 from secateur.report.task_tables import row_label, task_page_table
 
 MOST_TASKS_DRAWN = 6
+LONGEST_LINE = 80
 LEVEL_STYLES = (":", "--", "-.")
 Points = dict[str, list[tuple[Row, float]]]
 
@@ -45,10 +46,10 @@ def size_plot(rows: Sequence[Row]) -> bytes:
         for index, (name, measured) in enumerate(points.items()):
             x = [row["parameters"] / 1e6 for row, _ in measured]
             y = [value for _, value in measured]
-            axes.plot(x, y, "o", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=name, markersize=6)
+            axes.plot(x, y, "o", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=plain_label(name), markersize=6)
             for row, value in measured:
                 if id(row) not in labelled:
-                    labels.setdefault((row["parameters"] / 1e6, value), []).append(row_label(row))
+                    labels.setdefault((row["parameters"] / 1e6, value), []).append(plain_label(row_label(row)))
                     labelled.add(id(row))
         for (place, value), alike in labels.items():
             _annotate(axes, "\n".join(alike), place, value)
@@ -79,14 +80,20 @@ def sweep_plot(rows: Sequence[Row], key: str) -> bytes:
     for axes, points, label in panels:
         for index, (line, measured) in enumerate(_lines(points, key).items()):
             x, y = zip(*sorted((place(value), quality) for value, quality in measured), strict=True)
-            axes.plot(x, y, "o-", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=line)
+            axes.plot(x, y, "o-", color=TEXT_COLOURS[index % len(TEXT_COLOURS)], label=plain_label(line, LONGEST_LINE))
             for at, quality in zip(x, y, strict=True):
                 _annotate(axes, f"{quality:.1%}" if label == "accuracy" else f"{quality:,.1f}", at, quality)
         for index, (line, quality) in enumerate(_levels(points).items()):
-            axes.axhline(quality, color="black", linewidth=1, linestyle=LEVEL_STYLES[index % 3], label=line)
+            axes.axhline(
+                quality,
+                color="black",
+                linewidth=1,
+                linestyle=LEVEL_STYLES[index % 3],
+                label=plain_label(line, LONGEST_LINE),
+            )
         if not is_numeric:
-            axes.set_xticks(range(len(ticks)), ticks)
-        axes.set_xlabel(key)
+            axes.set_xticks(range(len(ticks)), [plain_label(tick) for tick in ticks])
+        axes.set_xlabel(plain_label(key))
         axes.margins(x=0.12, y=0.18)
         _quality_axis(axes, points, label)
         axes.legend(frameon=False, fontsize=9)
@@ -183,14 +190,12 @@ def _accuracy_points(rows: Sequence[Row]) -> Points:
 
 
 def _annotate(axes: Axes, text: str, x: float, y: float) -> None:
-    axes.annotate(
-        text, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=LABEL_BOX, parse_math=False
-    )
+    axes.annotate(text, (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=8, bbox=LABEL_BOX)
 
 
 def _quality_axis(axes: Axes, points: Points, label: str) -> None:
     names = list(points)
-    on = f" on {names[0]}" if len(names) == 1 and names[0] else ""
+    on = f" on {plain_label(names[0])}" if len(names) == 1 and names[0] else ""
     if label == "perplexity":
         scale = perplexity_scale(axes, [value for measured in points.values() for _, value in measured])
         axes.set_ylabel(f"perplexity{on}{scale}")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.table import Table
 
-from secateur.report.plots import ATTENTION, NEUTRAL, TEXT_COLOURS, png
+from secateur.report.plots import ATTENTION, NEUTRAL, TEXT_COLOURS, plain_label, plain_numbers, png
 from secateur.report.tables import MISSING, Column, plain_table
 
 WIDEST = 4
@@ -98,6 +98,7 @@ def switch_plot(results: Mapping[str, Any]) -> bytes:
         axes.set_ylabel(label)
         axes.legend(frameon=False, fontsize=8, ncols=3)
     change.set_yscale("log")
+    plain_numbers(change)
     points = [(entry["step"], entry["accuracy"]) for entry in evaluations]
     accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", color=ATTENTION, markersize=4)
     accuracy.set_ylabel("accuracy on dev")
@@ -110,7 +111,7 @@ def switch_plot(results: Mapping[str, Any]) -> bytes:
             axes.axvline(results["switched"], color="black", linewidth=1.5)
     if results["switched"] is not None:
         why = REASONS.get(results["reason"], results["reason"])
-        figure.suptitle(f"sparse from step {results['switched']:,} (black line): {why}", fontsize=11)
+        figure.suptitle(f"sparse from step {results['switched']:,} (black line): {plain_label(why, 80)}", fontsize=11)
     return png(figure)
 
 

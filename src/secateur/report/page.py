@@ -144,7 +144,7 @@ def _pictures(
     if plan is not None:
         caption = f"Units chosen on {plan['calibration']}." if plan.get("calibration") else ""
         if importance is not None and importance.get("corpus"):
-            caption += f" Layers scored on {importance['samples']} windows of {importance['corpus']}."
+            caption += f" Layers scored on {importance.get('samples', 0):,} windows of {importance['corpus']}."
         yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
     if zeros is not None:
         caption = f"Chosen on {zeros['calibration']}." if zeros["calibration"] else "Chosen without a text."

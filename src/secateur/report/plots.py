@@ -2,16 +2,19 @@
 
 import io
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from secateur.report.tables import Row, perplexities, short_text_name, text_names
@@ -24,6 +27,7 @@ LABEL_BOX = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8
 DOTS_PER_INCH = 120
 LOG_FROM_RANGE = 20
 LABEL_WIDTH = 26
+LONGEST_LABEL = 48
 
 
 def perplexity_plot(rows: Sequence[Row]) -> bytes:
@@ -46,7 +50,9 @@ def perplexity_plot(rows: Sequence[Row]) -> bytes:
             if value is not None
         }
         colour = TEXT_COLOURS[index % len(TEXT_COLOURS)]
-        drawn = axes.bar(list(bars), list(bars.values()), 0.92 * width, color=colour, label=short_text_name(text))
+        drawn = axes.bar(
+            list(bars), list(bars.values()), 0.92 * width, color=colour, label=plain_label(short_text_name(text))
+        )
         axes.bar_label(drawn, [_figure(value) for value in bars.values()], padding=2, fontsize=8)
     _mark_missing(axes, rows, texts)
     _label_models(axes, rows, "model")
@@ -70,7 +76,7 @@ def stage_plot(rows: Sequence[Row]) -> bytes:
     for index, text in enumerate(texts):
         colour = TEXT_COLOURS[index % len(TEXT_COLOURS)]
         points = {place: value for place, value in enumerate(_finite(rows, text)) if value is not None}
-        upper.plot(list(points), list(points.values()), "o-", color=colour, label=short_text_name(text))
+        upper.plot(list(points), list(points.values()), "o-", color=colour, label=plain_label(short_text_name(text)))
         for place, value in points.items():
             upper.annotate(
                 _figure(value),
@@ -158,12 +164,14 @@ def _draw_importance(
     axes: Axes, numbers: Sequence[int], scores: Sequence[float], importance: Mapping[str, Any]
 ) -> None:
     unit = importance.get("unit")
-    label = "layer importance" + ("\n" + textwrap.fill(f"({unit})", LABEL_WIDTH) if unit else "")
+    label = "layer importance" + (
+        "\n" + textwrap.fill(f"({plain_label(unit, 2 * LABEL_WIDTH)})", LABEL_WIDTH) if unit else ""
+    )
     if min(scores) > 0 and max(scores) > LOG_FROM_RANGE * min(scores):
         # Bars have no natural foot on a logarithmic scale.
         axes.plot(numbers, scores, "o", color=NEUTRAL, markersize=5)
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+        plain_numbers(axes)
         label += ", log scale"
     else:
         axes.bar(numbers, scores, 0.8, color=NEUTRAL)
@@ -239,7 +247,7 @@ def sparsity_map(zeros: Mapping[str, Any]) -> bytes:
     # Shares that are all alike would be stretched over the whole scale.
     low, high = min(*drawn, zeros["asked"] - 0.05), max(*drawn, zeros["asked"] + 0.05)
     figure, axes = _heat_map(shares, layers.start, (low, high), "zeros (share of weights)", 0.3)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [plain_label(name, LABEL_WIDTH) for name in names])
     axes.set_title(f"{zeros['zeros']:,} zeros, {zeros['reached']:.1%} of these weights", fontsize=10)
     return png(figure)
 
@@ -294,8 +302,8 @@ def _mark_missing(axes: Axes, rows: Sequence[Row], texts: Sequence[str]) -> None
 
 
 def _label_models(axes: Axes, rows: Sequence[Row], what: str) -> None:
-    axes.set_xticks(range(len(rows)), [str(row["name"]) for row in rows])
-    if sum(len(str(row["name"])) for row in rows) > 12 * max(len(rows), 4):
+    axes.set_xticks(range(len(rows)), [plain_label(row["name"]) for row in rows])
+    if sum(len(plain_label(row["name"])) for row in rows) > 12 * max(len(rows), 4):
         axes.tick_params(axis="x", labelrotation=20)
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
@@ -304,7 +312,7 @@ def _label_models(axes: Axes, rows: Sequence[Row], what: str) -> None:
 
 def _perplexity_axis(axes: Axes, rows: Sequence[Row], texts: Sequence[str], from_zero: bool) -> None:
     values = [value for text in texts for value in _finite(rows, text) if value is not None]
-    named = f" on {short_text_name(texts[0])}" if len(texts) == 1 and texts[0] else ""
+    named = f" on {plain_label(short_text_name(texts[0]))}" if len(texts) == 1 and texts[0] else ""
     scale = perplexity_scale(axes, values)
     axes.set_ylabel(f"perplexity{named}{scale}")
     if from_zero and not scale:
@@ -320,9 +328,23 @@ def perplexity_scale(axes: Axes, values: Sequence[float]) -> str:
     if not values or max(values) <= LOG_FROM_RANGE * min(values):
         return ""
     axes.set_yscale("log")
+    plain_numbers(axes)
+    return " (log scale)"
+
+
+def plain_numbers(axes: Axes) -> None:
+    """Label a logarithmic axis with plain numbers. Matplotlib's own labels are formulas, and none is drawn here."""
     axes.yaxis.set_major_formatter(FuncFormatter(_plain))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    return " (log scale)"
+
+
+def plain_label(text: object, longest: int = LONGEST_LABEL) -> str:
+    """A text from outside as a label: on one line, its middle left out where it is long."""
+    plain = re.sub(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+", " ", str(text)).strip()
+    if len(plain) > longest:
+        plain = f"{plain[: longest // 2]}…{plain[1 - longest // 2 :]}"
+    # Matplotlib leaves what is called like _this out of legends.
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _figure(value: float) -> str:
@@ -334,8 +356,11 @@ def _plain(value: float, _position: int | None = None) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG image."""
+    """The figure as a PNG image. A `$` in a text is a dollar sign, and no formula."""
     image = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
+    with rc_context({"text.parse_math": False}):  # for labels of ticks, which are made when they are drawn
+        figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
     return image.getvalue()

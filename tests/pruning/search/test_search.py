@@ -221,6 +221,7 @@ def test_a_killed_command_goes_on_and_other_settings_are_refused(
     result = searching.search_model(name, output, config, command_line="secateur search")
     assert [result.rounds[0].to_dict()] == first
     assert sorted(file.name for file in output.iterdir()) == [
+        ".secateur.json",
         "command.txt",
         "pruning_plan.json",
         "pruning_strategy.png",

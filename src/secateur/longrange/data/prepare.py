@@ -1,6 +1,5 @@
 """Bringing a task's data into the form that training reads."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from secateur.console import track
-from secateur.errors import DataError, OutputError
-from secateur.files import require_free, write_json
+from secateur.errors import DataError, InputError, OutputError
+from secateur.files import clear_own, working_directory, write_json
+from secateur.input_text import shortened
+from secateur.json_text import read_json
 from secateur.longrange.data import listops, pathfinder
 from secateur.longrange.data.config import TASKS, PrepareConfig, Settings, TaskName
 from secateur.longrange.data.image import open_image
@@ -35,6 +36,8 @@ from secateur.longrange.data.store import (
 )
 from secateur.longrange.data.text import open_text
 from secateur.models.options import configured
+
+OWN = (META_FILE, OPTIONS_FILE, *(f"{split}-*.arrow" for split in SPLITS))
 
 logger = logging.getLogger(__name__)
 
@@ -67,26 +70,29 @@ def prepare(
     with _reading(settings.task):
         source = _SOURCES[settings.task](settings)
     chosen = settings.options(source.identity)
-    root = _require_output(output, chosen, overwrite, settings)
-    if (root / META_FILE).exists() and not overwrite:
-        meta = LongRangeData.load(root).meta
-        logger.info("%s holds this already; nothing is left to do", root)
-        return meta
+    inputs = [str(settings.from_directory)] if settings.from_directory else []
+    with working_directory(output, OWN, "prepared data", overwrite=overwrite, inputs=inputs) as root:
+        differing = _difference(root / OPTIONS_FILE, chosen, overwrite)
+        if differing and not overwrite:
+            raise OutputError(f"{root} holds data {differing}; name another directory or pass --overwrite")
+        if differing:
+            clear_own(root)
+        if (root / META_FILE).exists():
+            meta = LongRangeData.load(root).meta
+            logger.info("%s holds this already; nothing is left to do", root)
+            return meta
+        return _fill(root, source, settings, chosen, start)
+
+
+def _fill(root: Path, source: Source, settings: Settings, chosen: dict[str, Any], start: float) -> Meta:
+    """Write what is not written yet, with what says that it is finished last."""
     with _reading(settings.task):
         counts = {split: source.count(split) for split in SPLITS}
-    # What is replaced stays until the new data are complete.
-    place = root.with_name(f".{root.name}.new") if overwrite else root
-    if overwrite and _difference(place / OPTIONS_FILE, chosen):
-        _empty(place)
-    write_json(place / OPTIONS_FILE, chosen)
+    write_json(root / OPTIONS_FILE, chosen)
     for split in SPLITS:
-        _write_split(place, split, source, settings)
-    for temporary in place.glob(".*.arrow.*"):
-        temporary.unlink()
-    meta = _describe(place, settings, chosen, counts, start)
-    write_meta(place, meta)
-    if overwrite:
-        _replace(root, place)
+        _write_split(root, split, source, settings)
+    meta = _describe(root, settings, chosen, counts, start)
+    write_meta(root, meta)
     return meta
 
 
@@ -108,38 +114,6 @@ _SOURCES: dict[TaskName, Callable[[Settings], Source]] = {
 }
 
 
-def _require_output(output: str | Path, chosen: dict[str, Any], overwrite: bool, settings: Settings) -> Path:
-    """The directory to fill, or to go on with. Raises `OutputError` where it holds something else."""
-    root = Path(output).expanduser()
-    if overwrite and root.is_dir() and any(root.iterdir()):
-        if not any((root / name).is_file() for name in (OPTIONS_FILE, META_FILE)):
-            raise OutputError(f"{root} holds something that is not prepared data; name another directory")
-        return require_free(root, overwrite)
-    if overwrite or not (root / OPTIONS_FILE).is_file():
-        return require_free(root, overwrite, [settings.from_directory])
-    differing = _difference(root / OPTIONS_FILE, chosen)
-    if differing:
-        raise OutputError(f"{root} holds data {differing}; name another directory or pass --overwrite")
-    return root
-
-
-def _empty(root: Path) -> None:
-    """Delete prepared data, and nothing else that lies beside them."""
-    # What says that the directory is finished goes first.
-    shards = (entry for split in SPLITS for entry in root.glob(f"{split}-*.arrow"))
-    for entry in [root / META_FILE, root / OPTIONS_FILE, *shards, *root.glob(".*.arrow.*")]:
-        entry.unlink(missing_ok=True)
-
-
-def _replace(root: Path, place: Path) -> None:
-    """Put finished data from another directory in the place of what is there."""
-    root.mkdir(parents=True, exist_ok=True)
-    _empty(root)
-    for entry in sorted(place.iterdir(), key=lambda entry: entry.name == META_FILE):
-        entry.rename(root / entry.name)
-    place.rmdir()
-
-
 @contextmanager
 def _reading(task: TaskName) -> Iterator[None]:
     """Turn an error of the file system into a `DataError`."""
@@ -150,19 +124,25 @@ def _reading(task: TaskName) -> Iterator[None]:
         raise DataError(f"{place} cannot be read: {error.strerror or error}; check the directory of --from") from error
 
 
-def _difference(path: Path, chosen: dict[str, Any]) -> str | None:
+def _difference(path: Path, chosen: dict[str, Any], overwrite: bool) -> str | None:
     """How the options in a file differ from those chosen now; None where they do not, or there is no file."""
     if not path.exists():
         return None
     try:
-        stored = json.loads(path.read_bytes())
-    except ValueError as error:
+        stored = read_json(path)
+        if not isinstance(stored, dict):
+            raise ValueError("no object")
+    except (ValueError, InputError) as error:
+        if overwrite:
+            return "that are damaged"
         raise OutputError(f"{path} is damaged; name another directory or pass --overwrite") from error
-    if not isinstance(stored, dict):
-        raise OutputError(f"{path} is damaged; name another directory or pass --overwrite")
     for name, value in chosen.items():
         if stored.get(name) != value:
-            return f"of another {name} ({stored.get(name)}, not {value})" if name != "source" else "of another source"
+            return (
+                f"of another {name} ({shortened(stored.get(name))}, not {value})"
+                if name != "source"
+                else "of another source"
+            )
     return None
 
 

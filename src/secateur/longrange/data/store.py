@@ -18,6 +18,7 @@ from torch import Tensor
 
 from secateur.errors import DataError, InputError
 from secateur.files import write_bytes, write_json
+from secateur.json_text import read_json
 from secateur.longrange.data.config import TASKS, TaskName
 from secateur.longrange.data.rows import PADDING, SPLITS, Row, SplitName, Tokens
 
@@ -323,8 +324,8 @@ def read_meta(root: Path) -> Meta:
             raise DataError(f"{root} is not finished; run the same secateur longrange prepare again, it goes on")
         raise DataError(f"{root} holds no prepared data; make them with secateur longrange prepare")
     try:
-        meta = TypeAdapter(Meta).validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
+        meta = TypeAdapter(Meta).validate_python(read_json(path))
+    except (ValidationError, InputError) as error:
         raise DataError(f"{path} is damaged; {AGAIN}") from error
     task = TASKS[meta.task]
     fixed = (task.vocab_size, task.num_classes, task.two_inputs)

@@ -17,8 +17,9 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
-from secateur.models.gguf_input.header import GGUFHeader, shown
+from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
+from secateur.models.json_file import shown
 from secateur.models.widths import LayerWidths
 
 logger = logging.getLogger(__name__)
@@ -128,6 +129,14 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
     except (ValueError, StrictDataclassError) as error:
         raise keys.wrong(str(error).strip().splitlines()[-1].strip()) from error
     config.name_or_path = str(header.file)
+    logger.debug(
+        "%s is read as %s with rotary positions %s, biases in attention: %s, in the MLP: %s",
+        header.file,
+        config.model_type,
+        settings["rope_parameters"],
+        settings.get("attention_bias", "as the family has them"),
+        settings.get("mlp_bias", False),
+    )
     return config
 
 
@@ -219,13 +228,13 @@ class _Keys:
 
     def _checked(self, key: str, value: object, most: int = LARGEST) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self.wrong(f"{self.prefix}{key} is {shown(value)} and must be a whole number from 1 to {most:,}")
+            raise self.wrong(f"{self.prefix}{key} is {_stated(value)} and must be a whole number from 1 to {most:,}")
         return value
 
     def positive(self, key: str) -> float:
         value = self.short.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise self.wrong(f"{self.prefix}{key} is {shown(value)} and must be a number above 0")
+            raise self.wrong(f"{self.prefix}{key} is {_stated(value)} and must be a number above 0")
         return rounded(value)
 
     def require(self, key: str, expected: float, what: str) -> None:
@@ -261,3 +270,7 @@ def _equal_to_one_of(value: object, neutral: tuple[object, ...]) -> bool:
     if isinstance(value, (int, float)):
         return any(isinstance(each, (int, float)) and math.isclose(value, each, rel_tol=1e-6) for each in neutral)
     return value in neutral
+
+
+def _stated(value: object) -> str:
+    return "missing" if value is None else shown(value)

@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 
 from secateur.errors import ModelError
+from secateur.models.json_file import shown
 
 KIND = gguf.GGUFValueType
 SCALARS = {
@@ -94,14 +95,6 @@ def read_header(file: Path) -> GGUFHeader:
         )
     _require_readable(header)
     return header
-
-
-def shown(value: object) -> str:
-    """A value out of a file for a message: one line, and not too long."""
-    if value is None:
-        return "missing"
-    text = str(value)
-    return text[:80] if text.isprintable() else ascii(text)[:80]
 
 
 class _Damaged(Exception):

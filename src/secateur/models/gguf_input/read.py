@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gguf
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -12,6 +13,8 @@ from secateur.models.gguf_input.header import read_header
 from secateur.models.gguf_input.tokenizer import read_tokenizer
 from secateur.models.gguf_input.weights import read_weights, require_all_placed
 from secateur.models.quiet import quiet
+
+QUANT = gguf.GGMLQuantizationType
 
 
 def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -39,6 +42,18 @@ def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrained
         model = family.from_pretrained(None, config=config, state_dict=state, dtype=dtype, **arguments)
     model.config.name_or_path = model.name_or_path = str(file)
     return model, tokenizer
+
+
+def stored_dtype(file: Path) -> torch.dtype:
+    """The number format in which a GGUF file's weights are kept best: its own, or bfloat16 where they are quantised.
+
+    Raises:
+        ModelError: as `read_gguf`, by the header alone.
+    """
+    kinds = {tensor.kind for tensor in read_header(file).tensors.values()}
+    if kinds == {QUANT.F32}:
+        return torch.float32
+    return torch.float16 if kinds == {QUANT.F16, QUANT.F32} else torch.bfloat16
 
 
 def read_gguf_settings(file: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:

@@ -14,7 +14,8 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from secateur.errors import ModelError
-from secateur.models.gguf_input.header import GGUFHeader, shown
+from secateur.models.gguf_input.header import GGUFHeader
+from secateur.models.json_file import shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)

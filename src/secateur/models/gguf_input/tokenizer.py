@@ -9,7 +9,8 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.errors import ModelError
-from secateur.models.gguf_input.header import GGUFHeader, shown
+from secateur.models.gguf_input.header import GGUFHeader
+from secateur.models.json_file import one_line, shown
 from secateur.models.quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,11 @@ def read_tokenizer(header: GGUFHeader) -> PreTrainedTokenizerBase:
         with tempfile.TemporaryDirectory() as directory, quiet():
             (Path(directory) / "model.gguf").symlink_to(header.file.resolve())
             tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(directory, gguf_file="model.gguf", **settings)
-    except Exception as error:  # the library tokenizers raises no narrower class
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the tokenizer of {header.file} could not be loaded: {reason}") from error
+    except BaseException as error:
+        # The library tokenizers raises no narrower class, and what goes wrong inside of it can come as a panic.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _damaged(header.file, one_line(error)) from error
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(header.file)
     backend = tokenizer.backend_tokenizer
     if splits in DIGITS_THEN_WORDS:

@@ -1,6 +1,7 @@
 """The weights of a GGUF file under the names that Transformers has for them."""
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -152,10 +153,11 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
 def _read(header: GGUFHeader, name: str, heads: int, dtype: torch.dtype) -> Tensor:
     with np.errstate(all="ignore"):  # what comes out is checked
         weights = header.read(name)
-    if not np.isfinite(weights).all():
+    tensor = torch.from_numpy(weights if weights.flags.writeable else weights.copy())
+    low, high = (float(bound) for bound in tensor.aminmax())  # NaN where any is
+    if not math.isfinite(low) or not math.isfinite(high):
         raise ModelError(f"{header.file} holds NaN or infinite values in {name}; restore it from its source")
-    tensor = torch.from_numpy(np.array(weights, np.float32))
-    if float(tensor.abs().max()) > torch.finfo(dtype).max:
+    if max(-low, high) > torch.finfo(dtype).max:
         raise ModelError(f"{header.file} holds weights beyond what {dtype} holds in {name}; load it in float32")
     return (_in_halves(tensor, heads) if heads else tensor).to(dtype)
 

@@ -1,18 +1,13 @@
-"""Writing results so that a kill or a full disk leaves either the old result or the new one, never half of one."""
+"""What is checked, before any work is done, about where a result goes."""
 
-import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
 
 from secateur.errors import OutputError
+from secateur.files.marks import is_empty, is_marked, require_only_own
+from secateur.files.names import OLD, beside
 
 FIGURE_FILES = (".json", ".png", ".svg", ".pdf")
 # What runs and prepared data need to go on.
@@ -26,27 +21,46 @@ def cache_directory() -> Path:
 
 
 def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
-    """Check, before any work is done, that `directory` may be written.
+    """Check, before any work is done, that a result may become `directory`.
 
     Args:
-        directory: where a result will go.
-        overwrite: whether what is there may be replaced.
+        directory: where it will go.
+        overwrite: whether what secateur wrote there may be replaced.
         inputs: models and texts that the work reads, as the user names them; None is passed over.
 
     Returns:
-        The directory as a `Path`. It is not created.
+        The directory as a `Path`; what a link leads to. It is not created.
 
     Raises:
-        OutputError: it is a file, or holds something and `overwrite` is off, or holds an input, or cannot be written.
+        OutputError: as `require_directory`, or it holds something and `overwrite` is off, or something that secateur
+            did not write.
+    """
+    target = require_directory(directory, inputs)
+    # What a killed command has moved away comes back as soon as the place is claimed.
+    there = [place for place in (target, beside(target, OLD)) if not is_empty(place)]
+    if there and not overwrite:
+        raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
+    for place in there:
+        require_only_own(place)
+    return target
+
+
+def require_directory(directory: str | Path, inputs: Iterable[str | Path | None] = ()) -> Path:
+    """Check that secateur may write in a directory, whatever it holds. Arguments and result as `require_free`.
+
+    Raises:
+        OutputError: it is a file, the root, the home or the current directory or above one of these, or holds an
+            input, or cannot be written.
     """
     target = Path(directory).expanduser()
-    if ".." in target.parts:
+    dangling = target.is_symlink() and not target.exists()
+    if not dangling and (target.is_symlink() or ".." in target.parts):
         target = target.resolve()
+    for place, name in ((Path.home(), "your home directory"), (Path.cwd(), "the current directory")):
+        if target.resolve() in (place.resolve(), *place.resolve().parents):
+            raise OutputError(f"{target} is {name}, or above it; name a directory below it")
     if target.is_file():
         raise OutputError(f"{target} is a file; name a directory for the output")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
-    dangling = target.is_symlink() and not target.exists()
     if dangling or target.resolve().is_mount():
         kind = "a link to nothing" if dangling else "a mount point"
         raise OutputError(f"{target} is {kind}, which cannot be replaced; name a directory below it, or another one")
@@ -57,6 +71,15 @@ def require_free(directory: str | Path, overwrite: bool = False, inputs: Iterabl
     if not os.access(existing, os.W_OK):
         raise OutputError(f"{target} cannot be written: no permission to write in {existing}")
     return target
+
+
+def require_own_files(directory: Path, names: Iterable[str]) -> None:
+    """Raise `OutputError` where a file of one of these names stands in a directory and is not secateur's."""
+    for name in names:
+        if (directory / name).exists() and not is_marked(directory, name):
+            raise OutputError(
+                f"{directory / name} was not written by secateur, and so is not replaced; name another directory"
+            )
 
 
 def require_new_file(
@@ -91,33 +114,6 @@ def require_new_file(
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"{target} cannot be written; name a file in a directory that can")
     return target
-
-
-@contextmanager
-def new_file(file: str | Path, suffix: str, overwrite: bool = False) -> Iterator[Path]:
-    """Fill a file beside `file` and rename it into place when the block ends without an error.
-
-    Yields:
-        The path to write to. What is there is removed if the block raises.
-
-    Raises:
-        OutputError: as `require_new_file`, or the disk is full.
-    """
-    target = require_new_file(file, suffix, overwrite)
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def require_writable(file: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -164,77 +160,3 @@ def require_apart(target: Path, inputs: Iterable[str | Path | None]) -> None:
         path = input_path(name)
         if path.exists() and target.exists() and path.resolve().is_relative_to(target.resolve()):
             raise OutputError(f"{target} holds {name}, which is still needed; name another directory for the output")
-
-
-@contextmanager
-def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Fill a directory beside `directory` and rename it into place when the block ends without an error.
-
-    Yields:
-        The hidden directory to fill. It is removed if the block raises.
-
-    Raises:
-        OutputError: as `require_free`, or the disk is full.
-    """
-    target = require_free(directory, overwrite)
-    staging = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        staging.chmod(0o755)
-        yield staging
-        _swap(staging, target)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{target} could not be written: {reason}") from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _swap(staging: Path, target: Path) -> None:
-    if not target.exists():
-        staging.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
-    try:
-        staging.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename it into place.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    target = Path(path).expanduser()
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        temporary.chmod(0o644)
-        temporary.replace(target)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise OutputError(f"{target} could not be written: {error.strerror or error}") from error
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write text as UTF-8, beside and renamed into place. Raises `OutputError`."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as indented JSON, beside and renamed into place. Raises `OutputError`."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,147 @@
+"""Directories that appear whole, and directories that are filled over time."""
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from secateur.errors import OutputError
+from secateur.files.checks import require_directory, require_free
+from secateur.files.claims import claimed
+from secateur.files.failures import reported
+from secateur.files.marks import (
+    add_to_mark,
+    discard,
+    drop_from_mark,
+    files_below,
+    is_empty,
+    is_marked,
+    remove_own,
+    require_only_own,
+)
+from secateur.files.names import OLD, beside, partial_of
+
+REPLACED = ".replaced"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Fill a directory beside `directory` and put it into its place when the block ends without an error.
+
+    Yields:
+        The hidden directory to fill. It is removed if the block raises.
+
+    Raises:
+        OutputError: as `require_free` and `claimed`, or the disk is full.
+    """
+    target = require_free(directory, overwrite)
+    with claimed(target) as staging, reported(target):
+        yield staging
+        add_to_mark(staging, files_below(staging))
+        if target.exists():
+            require_only_own(target)  # what came there meanwhile is not lost either
+        _put_in_place(staging, target)
+        if staging.exists():
+            discard(staging)
+
+
+@contextmanager
+def working_directory(
+    directory: str | Path, own: Sequence[str], what: str, *, overwrite: bool = False, inputs: Sequence[str] = ()
+) -> Iterator[Path]:
+    """A directory that is filled over time by work that goes on where it was stopped.
+
+    Args:
+        directory: new, empty, or of an earlier go of such work.
+        own: the files that the work writes, as `add_to_mark` takes them. The first tells such directories from others.
+        what: the directory is called, for messages.
+        overwrite: begin anew. The new work is done in `DIRECTORY.partial`, where it also goes on if it is stopped, and
+            takes the place of the old one when the block ends without an error.
+        inputs: models and texts that the work reads.
+
+    Yields:
+        Where to work.
+
+    Raises:
+        OutputError: as `claimed`; or the directory is something else; or, with `overwrite`, holds something else too.
+    """
+    target = require_directory(directory, inputs)
+    with claimed(target):
+        _require_kind(target, own, what)
+        if is_marked(target, REPLACED):
+            _drop_replaced(target)
+        place = target
+        if overwrite and not (is_empty(target) and is_empty(partial_of(target))):
+            place = partial_of(target)
+            _require_kind(place, own, what)
+            if not is_empty(target):
+                require_only_own(target)
+        elif not is_empty(partial_of(target)):
+            logger.info("%s is left as it is; --overwrite would go on with it", partial_of(target))
+        add_to_mark(place, own)
+        yield place
+        if place != target:
+            _replace(place, target)
+
+
+def _require_kind(directory: Path, own: Sequence[str], what: str) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is a file; name a directory for the output")
+    if not is_empty(directory) and not is_marked(directory, own[0]):
+        raise OutputError(f"{directory} already holds something that is not {what}; name another directory")
+
+
+def _replace(place: Path, target: Path) -> None:
+    """Put a finished directory in the place of an old one."""
+    with reported(target):
+        if not is_empty(target):
+            require_only_own(target)
+        # Killed from here on, the next start knows by it which of the two is the old one.
+        add_to_mark(place, [REPLACED])
+        _put_in_place(place, target)
+        _drop_replaced(target)
+
+
+def _drop_replaced(target: Path) -> None:
+    """Delete what a finished directory has taken the place of."""
+    old = partial_of(target)
+    if old.exists():
+        left = remove_own(old)
+        if left:
+            logger.warning("%s is left: secateur did not write it", left[0])
+    drop_from_mark(target, REPLACED)
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    """Rename a directory to its name. What was there has the other's name afterwards, or is gone."""
+    if not target.exists() or not any(target.iterdir()):
+        staging.rename(target)  # over an empty directory too
+        return
+    if _exchange(staging, target):
+        return
+    # Killed between the two, the next start puts the old one back.
+    old = beside(target, OLD)
+    target.rename(old)
+    try:
+        staging.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    discard(old)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change names at once. Returns whether the system can, on this file system."""
+    names = os.fsencode(one), os.fsencode(other)
+    sys.audit("os.rename", one, other, -1, -1)
+    if sys.platform == "linux":
+        here = -100  # AT_FDCWD
+        return ctypes.CDLL(None).renameat2(here, names[0], here, names[1], 2) == 0  # RENAME_EXCHANGE
+    if sys.platform == "darwin":
+        return ctypes.CDLL(None).renamex_np(*names, 2) == 0  # RENAME_SWAP
+    return False
