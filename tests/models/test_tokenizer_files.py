@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from secateur.attention.config import GenerateConfig
 from secateur.attention.generate import generate
 from secateur.errors import DataError, ModelError
+from secateur.evaluation import EvaluateConfig, load_tasks, measure_tasks
 from secateur.models import load, load_tokenizer, save
 from secateur.models.loading import load_settings
 
@@ -142,3 +143,12 @@ class TestTokensWithoutAnEmbedding:
     ) -> None:
         load(save(tiny_model(vocab_size=320, num_hidden_layers=1), tiny_tokenizer, tmp_path / "padded"))
         assert not caplog.records
+
+
+def test_tasks_leave_the_tokenizer_as_it_is(llama: Path, task_directory: Path) -> None:
+    pytest.importorskip("lm_eval")
+    change_json(llama / SETTINGS, pad_token=...)
+    model, tokenizer = load(llama)
+    config = EvaluateConfig(tasks=["sums"], include_path=str(task_directory), perplexity=False, speed=False)
+    measure_tasks(model, tokenizer, load_tasks(config), "tiny")
+    assert tokenizer.pad_token is None

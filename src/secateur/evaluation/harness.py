@@ -3,6 +3,7 @@
 Imported only where lm-eval is installed.
 """
 
+import copy
 import functools
 import hashlib
 import logging
@@ -62,9 +63,13 @@ class HeldModel(HFLM):
         batch_size: int,
         description: str,
     ) -> None:
-        # Log-probabilities in bfloat16 would have two digits.
+        # lm-eval gives the tokenizer a pad token; log-probabilities in bfloat16 would have two digits.
         super().__init__(
-            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, backend="causal", softmax_dtype="float32"
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            batch_size=batch_size,
+            backend="causal",
+            softmax_dtype="float32",
         )
         self.description = description
         self._answered: Iterator[int] = iter(())

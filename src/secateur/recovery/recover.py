@@ -131,7 +131,8 @@ def recover(
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
     guide = _teacher(model, tokenizer, teacher, config, len(train))
-    data = TrainingData(train, validation, extra_windows(tokenizer, config), Padding(_pad_token(tokenizer)))
+    padding = Padding(_pad_token(tokenizer, model.config.vocab_size))
+    data = TrainingData(train, validation, extra_windows(tokenizer, config), padding)
     workplace = Workplace(target)
     with files.claimed(target) if is_first() else nullcontext():
         if is_first():
@@ -203,10 +204,11 @@ def _check_settings(model: PreTrainedModel, config: RecoverConfig, masks: Masks)
             raise InputError(f"report_to {config.report_to} needs a package; run: pip install {packages[0]}")
 
 
-def _pad_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    # What pads does not matter, it is masked; a tokenizer without a pad token need not fail here.
+def _pad_token(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int:
+    # What pads does not matter, it is masked; a tokenizer without a pad token, or with one that the model has no
+    # embedding for, need not fail here.
     token = tokenizer.pad_token_id
-    return token if isinstance(token, int) else 0
+    return token if isinstance(token, int) and token < vocab_size else 0
 
 
 def _teacher(
