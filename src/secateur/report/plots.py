@@ -360,7 +360,7 @@ def png(figure: Figure) -> bytes:
     image = io.BytesIO()
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
-        text.set_parse_math(False)  # type: ignore[attr-defined]
+        text.set_parse_math(False)
     with rc_context({"text.parse_math": False}):  # for labels of ticks, which are made when they are drawn
         figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
     return image.getvalue()
