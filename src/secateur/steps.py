@@ -16,14 +16,14 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import load_corpus, token_windows
-from secateur.errors import InputError
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
 from secateur.files import claimed, require_free, require_new_file
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
-from secateur.models.masks import zero_masks
+from secateur.models.masks import masks_of_all_zeros
 from secateur.models.processes import is_first, wait_for_all
+from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
 from secateur.recovery.workplace import Workplace
@@ -34,7 +34,7 @@ COMMAND, LOG = "command.txt", "run.log"
 logger = logging.getLogger(__name__)
 
 MEASURED_SEQLEN = 512
-ZEROS, ZEROS_MAP = "sparsity.json", "sparsity.png"
+ZEROS, ZEROS_MAP = RECORD, "sparsity.png"
 PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
 
 
@@ -90,7 +90,7 @@ def sparsify_model(
             "%.2f%% of the weights are zero; calibrated on %s", 100 * result.reached, result.calibration or "no text"
         )
         logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
-        zeros = result.to_dict()
+        zeros = {**result.to_dict(), **zeros_file(model).get(ZEROS, {})}  # with those that the model had before
         files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records}
         save(model, tokenizer, output, overwrite=overwrite, extras=files)
     return result
@@ -131,14 +131,14 @@ def merge_model(
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
-        if config.keep_zeros and zero_masks(model):
+        if config.said_zeros == "keep" and masks_of_all_zeros(model):
             windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
-            merged = merge_adapter(model, config.adapter, keep_zeros=True)
+            merged = merge_adapter(model, config.adapter, zeros="keep")
             cost = beside, perplexity(merged, windows)
             logger.debug("Perplexity on %s: %.2f with the adapter beside the weights, %.2f merged", config.data, *cost)
         else:
-            merged = merge_adapter(model, config.adapter, allow_dense=config.allow_dense)
+            merged = merge_adapter(model, config.adapter, zeros=config.said_zeros)
         save(merged, tokenizer, output, overwrite=overwrite, extras=records)
     return cost
 
@@ -165,12 +165,7 @@ def _export(name: str, output: Path, config: ExportConfig, overwrite: bool) -> E
     # In float32 everything that is stored keeps its value.
     model, tokenizer = load(name, dtype="float32", device="cpu", trust_remote_code=config.trust_remote_code)
     if config.adapter is not None:
-        if zero_masks(model):
-            raise InputError(
-                "the model has zeros, which the adapter would fill; merge it first: secateur merge MODEL --adapter "
-                f"{config.adapter} with --keep-zeros or --allow-dense"
-            )
-        model = merge_adapter(model, config.adapter)
+        model = merge_adapter(model, config.adapter, zeros=config.zeros)
     return export(model, tokenizer, output, config.model_copy(update={"adapter": None}), overwrite=overwrite)
 
 
@@ -184,8 +179,7 @@ def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, Pre
     if config.dtype != "auto":
         return load(name, **config.load_arguments())
     model, tokenizer = load(name, **{**config.load_arguments(), "dtype": "float32"})
-    place = find_model(name)
-    remember_checkpoint_dtype(model, place if place.is_dir() else None)
+    remember_checkpoint_dtype(model, find_model(name))
     return model, tokenizer
 
 

@@ -72,14 +72,19 @@ class Unfinished(ABC):
     @property
     def is_finished(self) -> bool:
         """Whether the output is this work's result, and the work was stopped before it was dropped: it may go on."""
-        dropped = self.path.is_dir() and files.is_empty(self.path)  # all but the directory itself
-        return (dropped or files.is_marked(self.path, FINISHED)) and files.is_marked(self.output, self.result)
+        finished = files.dropped(self.output).exists() or files.is_marked(self.path, FINISHED)
+        return finished and files.is_marked(self.output, self.result)
 
     def remove(self) -> None:
         """Drop everything that the work has kept."""
         if not self.path.exists():
             return
         with files.reported(self.path):
+            if files.is_own(self.path):
+                # At once, so that no half of it is ever gone on from. A claim of the output drops what a kill leaves.
+                self.path.rename(files.dropped(self.output))
+                files.remove_own(files.dropped(self.output))
+                return
             left = files.remove_own(self.path)
         if left:
             logger.warning("%s is left: secateur did not write it", left[0])

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import parquet
 
 from secateur.data import Example
-from secateur.data.reading import read_file
+from secateur.data.lazy import open_file
 from secateur.errors import DataError
 
 TEXT_ROWS: list[dict[str, Any]] = [{"text": "first – ü"}, {"text": ""}, {"text": "third", "extra": None}]
@@ -29,32 +29,32 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_rows_of_text_become_documents(tmp_path: Path, suffix: str) -> None:
-    documents, examples = read_file(write_rows(tmp_path / f"rows{suffix}", TEXT_ROWS))
+    documents, examples = open_file(write_rows(tmp_path / f"rows{suffix}", TEXT_ROWS))
     assert documents == ["first – ü", "", "third"]
     assert examples == []
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_alpaca_rows_become_examples_though_they_have_a_text(tmp_path: Path, suffix: str) -> None:
-    documents, examples = read_file(write_rows(tmp_path / f"rows{suffix}", ALPACA_ROWS))
+    documents, examples = open_file(write_rows(tmp_path / f"rows{suffix}", ALPACA_ROWS))
     assert documents == []
     assert examples == [Example("Add.", "1 2", "3"), Example("Greet.", "", "Hello")]
 
 
 def test_alpaca_rows_need_no_input_column(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "rows.jsonl", [{"instruction": "Greet.", "output": "Hello"}])
-    assert read_file(path) == ([], [Example("Greet.", "", "Hello")])
+    assert open_file(path) == ([], [Example("Greet.", "", "Hello")])
 
 
 def test_a_text_file_is_one_document_without_its_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "text.TXT"
     path.write_bytes("\ufeffone\r\n\r\ntwo ü\n".encode())
-    assert read_file(path) == (["one\n\ntwo ü\n"], [])
+    assert open_file(path) == (["one\n\ntwo ü\n"], [])
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(DataError) as caught:
-        read_file(path)
+        open_file(path)
     message = str(caught.value)
     assert path.name in message and "\n" not in message
     return message

@@ -11,7 +11,7 @@ import pytest
 import torch
 from exporting_helpers import LlamaCpp, cut_unevenly, log_probabilities
 from peft import LoraConfig, get_peft_model
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import InputError, ModelError, OutputError
@@ -220,20 +220,20 @@ def test_bad_weights_and_options(model: Callable[..., PreTrainedModel], small_to
     assert not list(tmp_path.iterdir())
 
 
-def test_an_even_file_loads_again_and_an_uneven_one_says_why_not(
+def test_yarn_with_bounds_that_llama_cpp_does_not_take(
     model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
 ) -> None:
-    tiny = model()
-    secateur.export(tiny, small_tokenizer, tmp_path / "even.gguf")
-    again, tokenizer = secateur.load(tmp_path / "even.gguf", dtype="float32", device="cpu")
-    torch.testing.assert_close(
-        log_probabilities(again, PROMPT), log_probabilities(tiny, PROMPT), atol=F16_ERROR, rtol=0
-    )
-    assert tokenizer("Some text").input_ids == small_tokenizer("Some text").input_ids
-    for family in ("llama", "qwen3"):
-        secateur.export(cut_unevenly(model(family)), small_tokenizer, tmp_path / f"{family}.gguf")
-        with pytest.raises(ModelError, match=r"layers have widths of their own.*name the model directory"):
-            secateur.load(tmp_path / f"{family}.gguf")
+    tiny = model(rope_parameters={"rope_theta": 10000.0, **ROPES["yarn"], "beta_slow": 2.0})
+    with pytest.raises(ModelError, match="yarn with beta_fast 32 and beta_slow 1 only"):
+        secateur.export(tiny, small_tokenizer, tmp_path / "model.gguf")
+
+
+def test_a_file_named_mistral_is_read_by_transformers_alone(
+    model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
+) -> None:
+    secateur.export(model(), small_tokenizer, tmp_path / "mistral.gguf")
+    assert gguf.GGUFReader(tmp_path / "mistral.gguf").fields["general.name"].contents() == "Mistral"
+    assert AutoConfig.from_pretrained(tmp_path, gguf_file="mistral.gguf").model_type == "llama"
 
 
 def test_the_result_as_figures(model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -15,12 +16,13 @@ from torture.kills import run_unhurt, torture, warm_up
 from torture.scenarios import SCENARIOS, make_inputs
 
 
-def main(names: list[str], sample: int | None) -> int:
+def main(names: list[str], sample: int | None, how: signal.Signals) -> int:
     """Torture the scenarios of these names, or all. Returns the exit status.
 
     Args:
         names: of scenarios.
         sample: at how many changes each is killed; None: at all.
+        how: the signal.
     """
     console = Console()
     table = Table("command", "changes", "kills", "survived", "seconds")
@@ -34,7 +36,7 @@ def main(names: list[str], sample: int | None) -> int:
             if names and scenario.name not in names:
                 continue
             start = time.perf_counter()
-            tally = torture(scenario, root, lambda changes: points(changes, sample))
+            tally = torture(scenario, root, lambda changes: points(changes, sample), how)
             hurt = len({problem.partition(":")[0] for problem in tally.problems})
             lost += hurt
             seconds = f"{time.perf_counter() - start:.0f}"
@@ -59,5 +61,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
     parser.add_argument("names", nargs="*", help="scenarios; all by default")
     parser.add_argument("--sample", type=int, help="kills of each; by default one at every change")
+    parser.add_argument("--signal", default="SIGKILL", help="SIGKILL, or SIGINT or SIGTERM")
     given = parser.parse_args()
-    sys.exit(main(given.names, given.sample))
+    sys.exit(main(given.names, given.sample, signal.Signals[given.signal]))

@@ -13,8 +13,8 @@ from typing import Any
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Of one command the same bytes each time; other files hold times of day and seconds.
-EXACT = {".safetensors", ".gguf", ".arrow"}
+# Of one command the same bytes each time; other files hold times and seconds, as a checkpoint to go on from does.
+EXACT, TIMED = {".safetensors", ".gguf", ".arrow"}, {"last.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,18 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def torture(scenario: Scenario, root: Path, points: Callable[[int], Sequence[int]]) -> Tally:
+def torture(
+    scenario: Scenario, root: Path, points: Callable[[int], Sequence[int]], how: signal.Signals = signal.SIGKILL
+) -> Tally:
     """Kill a command at chosen changes; look at its outputs; run it again, and compare with a run that was not killed.
 
     Args:
         scenario: the command.
         root: a directory with `inputs`.
         points: which of so many changes, from 1 on.
+        how: the signal; to one that can be caught the command must answer with one line and status 130.
     """
+    ended = -signal.SIGKILL if how == signal.SIGKILL else 130
     old, whole, work = root / "old", root / "whole", root / "work"
     for place in (old, whole, work):
         shutil.rmtree(place, ignore_errors=True)
@@ -68,12 +72,14 @@ def torture(scenario: Scenario, root: Path, points: Callable[[int], Sequence[int
     for point in points(changes):
         shutil.rmtree(work, ignore_errors=True)
         shutil.copytree(old, work)
-        status, _ = _run(scenario.command, work, kill_at=point)
+        status, _ = _run(scenario.command, work, kill_at=point, how=how)
         tally.kills += 1
-        if status != -signal.SIGKILL:
-            said = (root / f"{work.name}.log").read_text().strip().splitlines()[-1:]
-            tally.problems.append(f"{point}: was not killed but ended with {status}: {said}")
+        said = (root / f"{work.name}.log").read_text()
+        if status != ended:
+            tally.problems.append(f"{point}: was not killed but ended with {status}: {said.strip().splitlines()[-1:]}")
             continue
+        if how != signal.SIGKILL and (said.count("Error: ") != 1 or "Traceback" in said):
+            tally.problems.append(f"{point}: more than one line: {said[-300:]}")
         tally.problems += [f"{point}: {problem}" for problem in _problems(scenario, old, whole, work)]
     return tally
 
@@ -96,6 +102,8 @@ def _problems(scenario: Scenario, old: Path, whole: Path, work: Path) -> list[st
         was, should, found = (snapshot(place / output) for place in (old, whole, work))
         if found not in (was, should) and not (scenario.grows and not was):
             problems.append(f"{output} is neither the old one nor the new one")
+    if snapshot(work) == snapshot(whole):
+        return problems  # stopped when all was done
     status, _ = _run(scenario.command, work)
     if status:
         said = work.with_name(f"{work.name}.log").read_text().strip().splitlines()[-1:]
@@ -112,12 +120,12 @@ def snapshot(place: Path) -> dict[str, str]:
     files = [place] if place.is_file() else sorted(place.rglob("*"))
     found = {}
     for file in files:
-        exact = file.is_file() and file.suffix in EXACT
+        exact = file.is_file() and file.suffix in EXACT and file.name not in TIMED
         found[str(file.relative_to(place))] = hashlib.sha256(file.read_bytes()).hexdigest() if exact else ""
     return found
 
 
-def _run(command: Sequence[str], work: Path, kill_at: int = 0) -> tuple[int, int]:
+def _run(command: Sequence[str], work: Path, kill_at: int = 0, how: signal.Signals = signal.SIGKILL) -> tuple[int, int]:
     """Run a command in a process of its own. Returns its exit status (negative: a signal) and its changes in `work`."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -125,7 +133,7 @@ def _run(command: Sequence[str], work: Path, kill_at: int = 0) -> tuple[int, int
         os.close(reader)
         status = 70
         try:
-            status = _command(command, work, kill_at, writer)
+            status = _command(command, work, kill_at, how, writer)
         finally:
             os._exit(status)
     os.close(writer)
@@ -135,23 +143,24 @@ def _run(command: Sequence[str], work: Path, kill_at: int = 0) -> tuple[int, int
     return os.waitstatus_to_exitcode(status), counted
 
 
-def _command(command: Sequence[str], work: Path, kill_at: int, writer: int) -> int:
-    from secateur.cli.main import app
+def _command(command: Sequence[str], work: Path, kill_at: int, how: signal.Signals, writer: int) -> int:
+    from secateur.cli import main
 
     os.chdir(work)
     log = os.open(work.parent / f"{work.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    _count_changes(work, kill_at, writer)
+    _count_changes(work, kill_at, how, writer)
+    sys.argv = ["secateur", *command]
     try:
-        app(list(command), standalone_mode=False)
+        main.main()
     except SystemExit as end:
         return int(end.code or 0)
     return 0
 
 
-def _count_changes(work: Path, kill_at: int, writer: int) -> None:
-    """A byte into the pipe before each change below `work`; the process ends at the `kill_at`-th."""
+def _count_changes(work: Path, kill_at: int, how: signal.Signals, writer: int) -> None:
+    """A byte into the pipe before each change below `work`; the process gets a signal at the `kill_at`-th."""
     counted = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -168,7 +177,7 @@ def _count_changes(work: Path, kill_at: int, writer: int) -> None:
             return
         counted += 1
         if counted == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), how)
         os.write(writer, b".")
 
     sys.addaudithook(hook)

@@ -51,7 +51,8 @@ device: cpu
 prune: {{calibration: {TEXT}, samples: 2, seqlen: 16, ratio: 0.2, own_text: 0, layer_importance_samples: 1}}
 {EVALUATE}"""
 RECIPE = f"""\
-{LITTLE_RECIPE}search: {{calibration: {TEXT}, samples: 2, seqlen: 16, ratio: 0.2, own_text: 0, rounds: 1, measured: 1}}
+{LITTLE_RECIPE.replace("ratio: 0.2, ", "")}
+search: {{calibration: {TEXT}, samples: 2, seqlen: 16, ratio: 0.2, own_text: 0, rounds: 1, measured: 1}}
 recover: {{data: {TEXT}, samples: 4, seqlen: 16, batch_size: 2, val_size: 0, checkpoint_steps: 1}}
 export: {{}}
 """
@@ -88,8 +89,8 @@ SCENARIOS = (
     Scenario("attention tune --overwrite", again(TUNE, "--layers", "0:1"), ["profile.safetensors"], [TUNE]),
     Scenario("longrange prepare", PREPARE, ["data"], grows=True),
     Scenario("longrange prepare --overwrite", again(PREPARE, "--seed", "1"), ["data"], [PREPARE]),
-    Scenario("longrange train", TRAIN, ["runs/auto"], grows=True),
-    Scenario("longrange train --overwrite", again(TRAIN, "--seed", "1"), ["runs/auto"], [TRAIN]),
+    Scenario("longrange train", TRAIN, ["runs/sat"], grows=True),
+    Scenario("longrange train --overwrite", again(TRAIN, "--seed", "1"), ["runs/sat"], [TRAIN]),
     Scenario("run", RUN, ["runs/demo"], grows=True),
     Scenario("run --overwrite", again(RUN), ["runs/demo"], [RUN]),
     Scenario("run (longrange)", LONG, ["runs/long"], grows=True),

@@ -5,11 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_the_old_or_the_new_and_nothing_left_over() -> None:
+FEW = ("prune --overwrite", "recover", "run --overwrite")
+
+
+@pytest.mark.parametrize("arguments", [("--sample", "2"), ("--sample", "3", "--signal", "SIGTERM", *FEW)])
+def test_the_old_or_the_new_and_nothing_left_over(arguments: tuple[str, ...]) -> None:
     tests = Path(__file__).parents[1]
     result = subprocess.run(
-        [sys.executable, "-m", "torture", "--sample", "2"],
+        [sys.executable, "-m", "torture", *arguments],
         env={**os.environ, "PYTHONPATH": f"{tests}:{os.environ.get('PYTHONPATH', '')}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -20,6 +20,7 @@ from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.losses import CHUNK_TOKENS
 from secateur.models.memory import now
+from secateur.models.modes import in_eval_mode
 
 Apply = Callable[[], Applied]
 
@@ -60,6 +61,7 @@ class Comparison:
         return {**asdict(self), **ratios}
 
 
+@in_eval_mode
 def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CompareConfig) -> Comparison:
     """Read the same windows densely and sparsely.
 

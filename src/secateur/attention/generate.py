@@ -6,13 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
 from secateur.attention.profile import AttentionProfile
-from secateur.errors import DataError, InputError
+from secateur.errors import DataError, InputError, ModelError
 from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.json_file import one_line
+from secateur.models.modes import in_eval_mode, own_settings_aside
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Clock(StoppingCriteria):
 
 
 @torch.no_grad()
+@in_eval_mode
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> Written:
     """Write on after a prompt.
 
@@ -81,14 +85,15 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
     )
     clock = Clock()
     try:
-        start = time.perf_counter()
-        tokens = generator.generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            generation_config=settings,
-            stopping_criteria=[clock],
-        )[0]
-        end = time.perf_counter()
+        with own_settings_aside(model):
+            start = time.perf_counter()
+            tokens = generator.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=settings,
+                stopping_criteria=[clock],
+            )[0]
+            end = time.perf_counter()
     finally:
         remove(model)
     if not applied.layers:
@@ -120,7 +125,13 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torc
     if tokenizer.chat_template is None:
         raise InputError("this model's tokenizer has no chat template; leave out --chat")
     messages = [{"role": "user", "content": text}]
-    encoded: Any = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    try:
+        encoded: Any = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        # A template is a program that came with the model: whatever it does wrong is its own.
+        raise ModelError(
+            f"the tokenizer's chat template cannot be used ({one_line(error)}); leave out --chat"
+        ) from error
     return encoded["input_ids"]

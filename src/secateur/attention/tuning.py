@@ -23,6 +23,7 @@ from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
 from secateur.models.streaming import LayerStream
 
@@ -46,6 +47,7 @@ class LayerInputs:
     scale: float
 
 
+@in_eval_mode
 def tune(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TuneConfig | None = None, **options: Any
 ) -> AttentionProfile:

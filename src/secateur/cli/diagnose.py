@@ -29,6 +29,7 @@ def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
     if json is not None:
         write_json(json, report)
     stdout.print(weights_table(report))
+    say(health.zeros)
     if health.problems:
         stdout.print(health_table(report))
     errors = sum(problem.severity == "error" for problem in health.problems)

@@ -31,7 +31,8 @@ Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Whe
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Replace what the output directory holds, an unfinished run or training included."
+        "--overwrite",
+        help="Replace what secateur wrote to the output directory, unfinished work included. Anything else is refused.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")]

@@ -2,7 +2,7 @@
 
 from secateur.data.corpora import corpus_names, load_corpus
 from secateur.data.corpus import IGNORED, Corpus, Example, alpaca_prompt
-from secateur.data.instruction import tokenize_examples
+from secateur.data.instruction import pack_examples, tokenize_examples
 from secateur.data.windows import token_windows
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "alpaca_prompt",
     "corpus_names",
     "load_corpus",
+    "pack_examples",
     "token_windows",
     "tokenize_examples",
 ]

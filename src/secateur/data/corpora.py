@@ -1,22 +1,25 @@
 """Corpora by name, and files."""
 
 import difflib
-import hashlib
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from secateur.data.corpus import Corpus, Example, content_fingerprint
 from secateur.data.hub import HUB_CORPORA, load_from_hub
-from secateur.data.reading import file_kinds, is_file_kind, read_file
-from secateur.data.slices import split_name
+from secateur.data.lazy import LARGE, Item, RowFile, TextFile, file_identity, in_memory, open_file
+from secateur.data.pieces import pieces_of
+from secateur.data.reading import file_kinds, is_file_kind
+from secateur.data.slices import Part, split_name
 from secateur.errors import DataError
 
 Split = Literal["train", "test"]
 
 _PYDOCS = "pydocs"
 _PYDOCS_TRAIN_SHARE = 0.8
+_LOOKED_AT = 1 << 12  # characters that are looked at together for a text
 
 
 def corpus_names() -> list[str]:
@@ -42,28 +45,39 @@ def load_corpus(name: str, split: Split = "train") -> Corpus:
         raise DataError(f"there is no split {split!r}; it is 'train' or 'test'")
     base, part = split_name(name)
     whole = _named(base, split) if base in corpus_names() else _file(base)
-    if part is None:
-        documents, examples = whole.documents, whole.examples
-    elif len(whole.documents) == 1:
-        documents, examples = [part.of(whole.documents[0])], []
-    else:
-        documents, examples = part.of(whole.documents), part.of(whole.examples)
-    if part is not None and whole.size and not (documents or examples):
-        raise DataError(f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part")
+    documents, examples = whole.documents, whole.examples
+    if part is not None:
+        documents, examples = in_memory(_part_of(documents, part)), in_memory(_rows_of(examples, part))
+        if whole.size and not (documents or examples):
+            raise DataError(f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part")
     return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "")
 
 
 @dataclass(frozen=True)
 class _Whole:
-    documents: list[str]
-    examples: list[Example]
+    documents: Collection[str]
+    examples: Collection[Example]
     split: str
     source: str
     described: str
+    is_file: bool = False
 
     @property
     def size(self) -> int:
         return len(self.documents) + len(self.examples)
+
+
+def _part_of(documents: Collection[str], part: Part) -> Collection[str]:
+    """A part of documents; of a single one, a part of its characters."""
+    if isinstance(documents, TextFile):
+        return documents.part(part)
+    if len(documents) == 1:
+        return [part.of(next(iter(documents)))]
+    return _rows_of(documents, part)
+
+
+def _rows_of(items: Collection[Item], part: Part) -> Collection[Item]:
+    return items.part(part) if isinstance(items, RowFile) else part.of(list(items))
 
 
 def _named(name: str, split: Split) -> _Whole:
@@ -83,26 +97,38 @@ def _file(name: str) -> _Whole:
         guess = f" (did you mean {near[0]}?)" if near else ""
         known = ", ".join(corpus_names())
         raise DataError(f"no corpus or file is named {name!r}{guess}; give {known} or a {file_kinds()} file")
-    documents, examples = read_file(path)
-    return _Whole(documents, examples, "all", _file_identity(path), path.name)
+    documents, examples = open_file(path)
+    return _Whole(documents, examples, "all", file_identity(path), path.name, is_file=True)
 
 
-def _corpus(name: str, whole: _Whole, documents: list[str], examples: list[Example], described_part: str) -> Corpus:
+def _corpus(
+    name: str, whole: _Whole, documents: Collection[str], examples: Collection[Example], described_part: str
+) -> Corpus:
     try:
-        fingerprint = content_fingerprint(documents, examples)
+        fingerprint = _fingerprint(documents, examples)
     except UnicodeEncodeError as error:
         raise DataError(f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
     corpus = Corpus(name, whole.split, documents, examples, whole.source, whole.described, fingerprint)
-    text = corpus.text
-    if not text.strip():
+    if not any(piece.strip() for piece in pieces_of(corpus, _LOOKED_AT)):
         raise DataError(f"{name} holds no text; give one that does")
     counted = f", {len(examples):,} examples" if examples else ""
-    return replace(corpus, description=f"{whole.described}{described_part}{counted}, {len(text):,} characters")
+    lazy = isinstance(documents, RowFile) or isinstance(examples, RowFile)
+    if isinstance(documents, RowFile):
+        counted += f", {len(documents):,} documents"
+    elif isinstance(documents, TextFile):
+        counted += f", {documents.stop - documents.start:,} characters"
+    elif not lazy:
+        counted += f", {sum(map(len, pieces_of(corpus))):,} characters"
+    described = f"{whole.described}{described_part}{counted}"
+    large = lazy or isinstance(documents, TextFile) or (whole.is_file and sum(map(len, documents)) > LARGE)
+    return replace(corpus, description=described, large=large)
 
 
-def _file_identity(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+def _fingerprint(documents: Collection[str], examples: Collection[Example]) -> str:
+    for items in (documents, examples):
+        if isinstance(items, (TextFile, RowFile)):
+            return items.fingerprint
+    return content_fingerprint(list(documents), list(examples))
 
 
 def pydocs(split: Split) -> list[str]:

@@ -1,7 +1,7 @@
 """What every named corpus and every file becomes: plain text, or instruction data in Alpaca form."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass
 
 # The label of a token that has no loss, as in PyTorch.
@@ -35,29 +35,31 @@ class Corpus:
     Attributes:
         name: as the user wrote it: `pydocs`, `text.txt[:80%]`.
         split: `train` or `test` of a named corpus; `all` for a file, which has no splits of its own.
-        documents: plain text; empty for instruction data.
+        documents: plain text; empty for instruction data. Lists here and below, but for a large file, which is read
+            anew each time one goes through them.
         examples: instruction data; empty for plain text.
         source: the same for all splits and parts of one corpus or file, different for different ones. For a
             file it comes from the content, so a file that was moved or copied is recognised.
         description: one line for a report.
-        fingerprint: SHA-256 of the content.
+        fingerprint: SHA-256 that follows the content.
         separator: what stands between two documents of the text.
+        large: whether it is tokenised only up to what is needed, and choices at random are of places in it.
     """
 
     name: str
     split: str
-    documents: list[str]
-    examples: list[Example]
+    documents: Collection[str]
+    examples: Collection[Example]
     source: str
     description: str
     fingerprint: str
     separator: str = "\n\n"
+    large: bool = False
 
     @property
     def text(self) -> str:
-        """The documents, or prompt and answer of each example, joined."""
-        answered = (alpaca_prompt(example) + example.output for example in self.examples)
-        return self.separator.join([*self.documents, *answered])
+        """The documents, or prompt and answer of each example, joined: all of it, which a large file may not fit."""
+        return self.separator.join([*self.documents, *map(example_text, self.examples)])
 
 
 def alpaca_prompt(example: Example) -> str:
@@ -67,6 +69,11 @@ def alpaca_prompt(example: Example) -> str:
     """
     template = _WITH_INPUT if example.input else _WITHOUT_INPUT
     return template.format(instruction=example.instruction, input=example.input)
+
+
+def example_text(example: Example) -> str:
+    """An example as plain text: the prompt and the answer."""
+    return alpaca_prompt(example) + example.output
 
 
 def content_fingerprint(documents: Sequence[str], examples: Sequence[Example]) -> str:

@@ -1,9 +1,12 @@
-"""Text and instruction data out of files: `.txt`, `.jsonl`, `.json` and `.parquet`."""
+"""Text and instruction data out of files: `.txt`, `.jsonl`, `.json` and `.parquet`, a row or a block at a time."""
 
+import codecs
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from secateur.data.corpus import Example
 from secateur.errors import DataError
@@ -12,48 +15,101 @@ Rows = Iterable[tuple[str, Any]]  # where a row stands ("line 3"), and the row
 
 _TEXT = "text"
 _INSTRUCTION = ("instruction", "output")
+_BLOCK = 1 << 20  # bytes read at once
+_JSON_AT_ONCE = 16 << 20  # bytes of a `.json` file that is parsed as a whole
+_LONGEST_JSON_ROW = 256 << 20  # characters of a row of a larger one
 
 
-def read_file(path: Path) -> tuple[list[str], list[Example]]:
-    """Read a file of a supported kind.
+class RawRow(NamedTuple):
+    """A row of a file before it is looked at.
 
-    Args:
-        path: a `.txt` file is one document. The rows of the others have a `text`, or Alpaca's `instruction`,
-            `output` and perhaps `input`; where they have both, they are instruction data.
-
-    Returns:
-        Documents and examples, one of the two empty.
-
-    Raises:
-        DataError: the file is missing, of another kind, damaged, not UTF-8, or without such columns.
+    Attributes:
+        number: from 1; in a `.jsonl` file the line's.
+        size: bytes or characters that it has in the file, about.
+        read: parses it. Raises `DataError`.
     """
-    reader = _READERS.get(path.suffix.lower())
-    if path.is_dir():
-        raise DataError(f"{path} is a directory; give a {file_kinds()} file")
-    if reader is None:
-        raise DataError(f"{path} is of no kind that can be read; give a {file_kinds()} file")
-    try:
-        return reader(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path, seen from {Path.cwd()}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+
+    number: int
+    size: int
+    read: Callable[[], Any]
 
 
 def is_file_kind(path: Path) -> bool:
     """Whether the suffix is one that can be read."""
-    return path.suffix.lower() in _READERS
+    return path.suffix.lower() in (".txt", *_ROWS)
 
 
 def file_kinds() -> str:
     """The suffixes that can be read, for a message."""
-    *most, last = _READERS
+    *most, last = (".txt", *_ROWS)
     return f"{', '.join(most)} or {last}"
+
+
+def require_readable(path: Path) -> None:
+    """Raise `DataError` where a file is missing, a directory, of another kind, or may not be read."""
+    if path.is_dir():
+        raise DataError(f"{path} is a directory; give a {file_kinds()} file")
+    if not is_file_kind(path):
+        raise DataError(f"{path} is of no kind that can be read; give a {file_kinds()} file")
+    with _reading(path), path.open("rb"):
+        pass
 
 
 def first_line(error: Exception) -> str:
     """The first line of an exception's message, or its type's name where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def decoded(path: Path) -> Iterator[str]:
+    """The text of a `.txt` file in blocks, its ends of line as `\\n`.
+
+    Raises:
+        DataError: the file cannot be read or is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read, held = 0, ""
+    with _reading(path), path.open("rb") as file:
+        read = len(_byte_order_mark(file.peek(3)))
+        file.seek(read)
+        while block := file.read(_BLOCK):
+            text = held + _decoded(block, path, read, decoder)
+            held = "\r" if text.endswith("\r") else ""  # its "\n" may be the next block's first
+            yield text.removesuffix("\r").replace("\r\n", "\n")
+            read += len(block)
+        yield held + _decoded(b"", path, read, decoder)
+
+
+def raw_rows(path: Path) -> Iterator[RawRow]:
+    """The rows of a `.jsonl`, `.json` or `.parquet` file. Raises `DataError` where one that is reached is damaged."""
+    with _reading(path):
+        yield from _ROWS[path.suffix.lower()](path)
+
+
+def row_count(path: Path) -> int:
+    """How many rows a file has. The lines of `.jsonl` are not parsed for that. Raises `DataError`."""
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            return file.metadata.num_rows
+    return sum(1 for _ in raw_rows(path))
+
+
+def row_place(path: Path, number: int) -> str:
+    """What a row is called in a message: `line 3`."""
+    return f"{'line' if path.suffix.lower() == '.jsonl' else 'row'} {number:,}"
+
+
+def are_instructions(path: Path) -> bool | None:
+    """Whether a file's rows are instruction data, as the first one says; None where there is none.
+
+    Raises:
+        DataError: it is no row, or has neither kind of column.
+    """
+    if path.suffix.lower() == ".parquet":
+        return _are_instructions(_parquet_columns(path), str(path))
+    first = next(raw_rows(path), None)
+    if first is None:
+        return None
+    return _are_instructions(list(_as_row(first.read(), str(path), row_place(path, first.number))), str(path))
 
 
 def rows_to_content(rows: Rows, name: str) -> tuple[list[str], list[Example]]:
@@ -70,17 +126,32 @@ def rows_to_content(rows: Rows, name: str) -> tuple[list[str], list[Example]]:
     examples: list[Example] = []
     instructions: bool | None = None
     for place, row in rows:
-        if not isinstance(row, dict):
-            raise DataError(f"{name}, {place}: a row must be an object with columns, as {{'text': '...'}}")
         if instructions is None:
-            instructions = _are_instructions(list(row), name)
+            instructions = _are_instructions(list(_as_row(row, name, place)), name)
         if instructions:
-            instruction, output = (_column(row, column, name, place) for column in _INSTRUCTION)
-            given = "" if row.get("input") is None else _column(row, "input", name, place)
-            examples.append(Example(instruction, given, output))
+            examples.append(example_of(row, name, place))
         else:
-            documents.append(_column(row, _TEXT, name, place))
+            documents.append(document_of(row, name, place))
     return documents, examples
+
+
+def document_of(row: Any, name: str, place: str) -> str:
+    """The text of a row. Raises `DataError`."""
+    return _column(_as_row(row, name, place), _TEXT, name, place)
+
+
+def example_of(row: Any, name: str, place: str) -> Example:
+    """The instruction data of a row. Raises `DataError`."""
+    columns = _as_row(row, name, place)
+    instruction, output = (_column(columns, column, name, place) for column in _INSTRUCTION)
+    given = "" if columns.get("input") is None else _column(columns, "input", name, place)
+    return Example(instruction, given, output)
+
+
+def _as_row(row: Any, name: str, place: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(f"{name}, {place}: a row must be an object with columns, as {{'text': '...'}}")
+    return row
 
 
 def _are_instructions(columns: Sequence[str], name: str) -> bool:
@@ -97,38 +168,156 @@ def _column(row: dict[str, Any], column: str, name: str, place: str) -> str:
     if not isinstance(value, str):
         problem = "is missing" if value is None else f"is a {type(value).__name__}"
         raise DataError(f"{name}, {place}: {column!r} {problem}; it must be text in every row")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            half = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+            raise DataError(f"{name}, {place}: {column!r} {half}") from error
     return value
 
 
-def _read_text(path: Path) -> tuple[list[str], list[Example]]:
-    return [_decode(path.read_bytes(), path).replace("\r\n", "\n")], []
-
-
-def _decode(content: bytes, path: Path) -> str:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raise `DataError` where the block cannot read the file."""
     try:
-        return content.decode("utf-8-sig")
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; check the path, seen from {Path.cwd()}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or first_line(error)}") from error
+
+
+def _byte_order_mark(content: bytes) -> bytes:
+    return codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+
+
+def _decoded(content: bytes, path: Path, offset: int, decoder: codecs.IncrementalDecoder | None = None) -> str:
+    """Bytes of a file, from `offset` on, as text; at its end a decoder is given none."""
+    held = b"" if decoder is None else decoder.getstate()[0]
+    try:
+        return content.decode() if decoder is None else decoder.decode(content, final=not content)
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8: byte {error.start:,} is 0x{content[error.start]:02x}; convert it first"
-        ) from error
+        byte, place = (held + content)[error.start], offset - len(held) + error.start
+        raise DataError(f"{path} is not UTF-8: byte {place:,} is 0x{byte:02x}; convert it first") from error
 
 
-def _read_json_lines(path: Path) -> tuple[list[str], list[Example]]:
-    lines = _decode(path.read_bytes(), path).split("\n")
+def _json_lines(path: Path) -> Iterator[RawRow]:
+    offset = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            mark = _byte_order_mark(line) if number == 1 else b""
+            content = line.removeprefix(mark)
+            if content.startswith(b"{") or content.decode(errors="replace").strip():
+                yield RawRow(number, len(line), partial(_json_line, content, path, number, offset + len(mark)))
+            offset += len(line)
 
-    def rows() -> Iterator[tuple[str, Any]]:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield f"line {number:,}", _parse(line, path, number)
 
-    return rows_to_content(rows(), str(path))
+def _json_line(line: bytes, path: Path, number: int, offset: int) -> Any:
+    return _parse(_decoded(line, path, offset).removesuffix("\n"), path, number)
 
 
-def _read_json(path: Path) -> tuple[list[str], list[Example]]:
-    rows = _parse(_decode(path.read_bytes(), path), path)
+def _json_list(path: Path) -> Iterator[RawRow]:
+    rows = _whole_json(path) if path.stat().st_size <= _JSON_AT_ONCE else _json_rows(path)
+    for number, (size, row) in enumerate(rows, start=1):
+        yield RawRow(number, size, partial(_same, row))
+
+
+def _same(row: Any) -> Any:
+    return row
+
+
+def _whole_json(path: Path) -> Iterator[tuple[int, Any]]:
+    content = path.read_bytes()
+    mark = _byte_order_mark(content)
+    rows = _parse(_decoded(content.removeprefix(mark), path, len(mark)), path)
     if not isinstance(rows, list):
         raise DataError(f"{path} holds no list of rows; a file with one object per line must be named .jsonl")
-    return rows_to_content(((f"row {number:,}", row) for number, row in enumerate(rows, start=1)), str(path))
+    return ((len(content) // max(1, len(rows)), row) for row in rows)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a list that is too long to be parsed as a whole, each with its characters."""
+    text = _JsonText(path)
+    if text.next_character() != "[":
+        raise DataError(f"{path} holds no list of rows; a file with one object per line must be named .jsonl")
+    text.place += 1
+    first = True
+    while text.next_character() != "]":
+        if not first:
+            text.expect(",")
+        yield text.value()
+        first = False
+    text.place += 1
+    if text.next_character():
+        raise text.refusal("Extra data", text.place)
+
+
+class _JsonText:
+    """The text of a long JSON file, of which only what is being parsed is held.
+
+    Attributes:
+        place: of the next character.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.place = 0
+        self._path = path
+        self._blocks = decoded(path)
+        self._text, self._lines = "", 0
+        self._decoder = json.JSONDecoder()
+
+    def next_character(self) -> str:
+        """The next one that is not blank, empty at the end."""
+        while True:
+            while self.place < len(self._text):
+                if self._text[self.place] not in " \t\n\r":
+                    return self._text[self.place]
+                self.place += 1
+            if not self._more():
+                return ""
+
+    def expect(self, character: str) -> None:
+        """Go on behind a character that must come. Raises `DataError`."""
+        if self.next_character() != character:
+            raise self.refusal(f"Expecting {character!r} delimiter", self.place)
+        self.place += 1
+
+    def value(self) -> tuple[int, Any]:
+        """The next value, and its characters. Raises `DataError`."""
+        self.next_character()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self.place)
+            except json.JSONDecodeError as error:
+                if not (self._is_unfinished(error) and self._more()):
+                    raise self.refusal(error.msg, error.pos) from error
+            except RecursionError as error:
+                raise self.refusal("nested too deeply to be rows of text", self.place) from error
+            else:
+                size, self.place = end - self.place, end
+                return size, value
+
+    def refusal(self, problem: str, place: int) -> DataError:
+        """The error of a problem at a place of what is held."""
+        before = self._text[:place]
+        line, column = self._lines + before.count("\n") + 1, place - before.rfind("\n")
+        return DataError(f"{self._path}, line {line:,}, column {column:,}: no valid JSON ({problem})")
+
+    def _is_unfinished(self, error: json.JSONDecodeError) -> bool:
+        if len(self._text) - self.place > _LONGEST_JSON_ROW:
+            return False
+        return error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
+
+    def _more(self) -> bool:
+        """Drop what is parsed, and read as much again as is left, a block at least."""
+        self._lines += self._text.count("\n", 0, self.place)
+        self._text, self.place = self._text[self.place :], 0
+        added: list[str] = []
+        while sum(map(len, added)) <= len(self._text) and (block := next(self._blocks, None)) is not None:
+            added.append(block)
+        self._text = "".join([self._text, *added])
+        return any(added)
 
 
 def _parse(text: str, path: Path, line: int | None = None) -> Any:
@@ -142,24 +331,43 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
         raise DataError(f"{path}, line {line or 1:,}: the JSON is nested too deeply to be rows of text") from error
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[Example]]:
+def _parquet_columns(path: Path) -> list[str]:
+    with _parquet(path) as file:
+        return file.schema_arrow.names
+
+
+def _parquet_rows(path: Path) -> Iterator[RawRow]:
+    with _parquet(path) as file:
+        columns = file.schema_arrow.names
+        wanted = ["instruction", "input", "output"] if _are_instructions(columns, str(path)) else [_TEXT]
+        stored = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+        size = max(1, stored // max(1, file.metadata.num_rows))
+        batches = file.iter_batches(
+            batch_size=max(1, min(4096, _BLOCK // size)), columns=[column for column in wanted if column in columns]
+        )
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                characters = sum(len(value) for value in row.values() if isinstance(value, str))
+                yield RawRow(number, characters, partial(_same, row))
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """A parquet file, of whose columns parts are read. Raises `DataError` where it is damaged."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
-            columns = file.schema_arrow.names
-            wanted = ["instruction", "input", "output"] if _are_instructions(columns, str(path)) else [_TEXT]
-            table = file.read(columns=[column for column in wanted if column in columns])
+        with _reading(path), parquet.ParquetFile(path, buffer_size=_BLOCK) as file:
+            yield file
     except pyarrow.ArrowException as error:
         raise DataError(f"{path} is no readable parquet file: {first_line(error)}") from error
-    rows = ((f"row {number:,}", row) for number, row in enumerate(table.to_pylist(), start=1))
-    return rows_to_content(rows, str(path))
 
 
-_READERS: dict[str, Callable[[Path], tuple[list[str], list[Example]]]] = {
-    ".txt": _read_text,
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".parquet": _read_parquet,
+_ROWS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".parquet": _parquet_rows,
 }

@@ -1,11 +1,15 @@
 """A text as windows of tokens, all of one length."""
 
+from array import array
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from secateur.data.corpus import Corpus
-from secateur.data.tokens import cached_tokens, choose, tokenize
+from secateur.data.drawing import drawn_windows
+from secateur.data.pieces import token_pieces
+from secateur.data.tokens import cached_tokens, choose, require_some
 from secateur.errors import DataError, InputError
 
 
@@ -22,6 +26,10 @@ def token_windows(
 
     What does not fill a window at the end is left out. The tokens are kept in the cache directory and reused.
 
+    Of a large text (`Corpus.large`) no more is tokenised than a limit asks for. Without a seed the windows are the
+    first ones of the text, as ever. With a seed they are drawn by places: each stands alone, its beginning found by the
+    characters of the text and not by counting the tokens before it. All windows take 12 bytes of memory a token.
+
     Args:
         tokenizer: adds the special tokens it adds by default, at the text's ends only.
         corpus: plain text, or instruction data, which is then read as plain text.
@@ -34,7 +42,7 @@ def token_windows(
         Token ids, (windows, seqlen) int64.
 
     Raises:
-        DataError: the text is shorter than one window.
+        DataError: the text is shorter than one window, or a file is damaged where it is reached.
         InputError: `seqlen` or `limit` is below 1, or `stride` is not between 1 and `seqlen`.
     """
     step = seqlen if stride is None else stride
@@ -42,7 +50,14 @@ def token_windows(
         raise InputError(f"seqlen is {seqlen}; it must be at least 1")
     if not 1 <= step <= seqlen:
         raise InputError(f"stride is {step}; it must be between 1 and seqlen, {seqlen}")
-    tokens = corpus_tokens(tokenizer, corpus)
+    if limit is not None:
+        require_some(limit, f"windows of {corpus.name}")
+        if corpus.large and seed is not None:
+            drawn = drawn_windows(tokenizer, corpus, seqlen, limit, seed)
+            if drawn is not None:
+                return drawn.long()
+    first = None if limit is None or seed is not None else (limit - 1) * step + seqlen
+    tokens = corpus_tokens(tokenizer, corpus, first)
     if len(tokens) < seqlen:
         raise DataError(
             f"{corpus.name} has {len(tokens):,} tokens and one window needs {seqlen:,}; "
@@ -52,10 +67,27 @@ def token_windows(
     return windows[choose(len(windows), limit, seed, f"windows of {corpus.name}")].long()
 
 
-def corpus_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus) -> Tensor:
-    """The token ids of the whole corpus as one text, (tokens,) int32."""
+def corpus_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, most: int | None = None) -> Tensor:
+    """The token ids of a corpus as one text, (tokens,) int32.
+
+    Args:
+        tokenizer: adds the special tokens it adds by default, at the text's ends only.
+        corpus: plain text or instruction data.
+        most: how many are wanted; a large text is tokenised no further.
+
+    Raises:
+        DataError: a file is damaged where it is reached.
+    """
 
     def make() -> dict[str, Tensor]:
-        return {"input_ids": torch.tensor(tokenize(tokenizer, [corpus.text])[0], dtype=torch.int32)}
+        found = array("i")
+        for some in token_pieces(tokenizer, corpus):
+            found.frombytes(some.tobytes())
+            if wanted is not None and len(found) >= wanted:
+                break
+        ids = torch.frombuffer(found, dtype=torch.int32) if found else torch.zeros(0, dtype=torch.int32)
+        return {"input_ids": ids[:wanted]}
 
-    return cached_tokens(tokenizer, f"text {corpus.separator!r}", corpus.fingerprint, make)["input_ids"]
+    wanted = most if corpus.large else None
+    kind = f"text {corpus.separator!r}" + ("" if wanted is None else f", first {wanted}")
+    return cached_tokens(tokenizer, kind, corpus.fingerprint, make)["input_ids"]

@@ -29,6 +29,7 @@ from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
 from secateur.models.processes import first_decides, is_first, wait_for_all
+from secateur.models.weight_files import stored_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +89,11 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
 
 
 def size_on_disk(name: str | Path) -> int:
-    """Bytes of a model's weights on disk: its safetensors files, or the `.gguf` file. Raises `ModelError`."""
+    """Bytes of a model's weights on disk: the files it is read from, or the `.gguf` file. Raises `ModelError`."""
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         return path.stat().st_size
-    return sum(file.stat().st_size for file in model_directory(name).glob("*.safetensors"))
+    return stored_bytes(model_directory(name))
 
 
 def _candidates(names: Sequence[str], config: EvaluateConfig) -> list[_Candidate]:

@@ -29,7 +29,8 @@ class Evaluation:
     Attributes:
         name: what tables call it.
         parameters: tied weights count once; an adapter's count as well.
-        sparsity: share of zeros in its projections.
+        sparsity: share of zeros in its projections, of those matrices whose zeros make it sparse; 0 for a dense model,
+            the zeros of quantised weights included.
         perplexity: by the text's name, as are `windows` (how many), `corpora` (descriptions) and `sources`.
         seqlen: tokens per window.
         stride: tokens from one window to the next, None for no overlap.

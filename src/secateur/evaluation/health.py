@@ -16,6 +16,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
+from secateur.models.masks import describe_zeros, share_of_zeros
 
 RANDOM_TOKENS = 32
 ROUNDING = 1.001
@@ -45,12 +46,23 @@ class TensorHealth:
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What `diagnose` found. Losses are in nats; `uniform_loss` is that of guessing every token alike."""
+    """What `diagnose` found.
+
+    Attributes:
+        problems: what is wrong or odd.
+        tensors: what each weight holds.
+        loss: of the text, in nats; None where none was run.
+        uniform_loss: that of guessing every token alike.
+        sparsity: share of zeros in the projections, 0 for a dense model, as in an `Evaluation`.
+        zeros: whether the model counts as sparse, and why, in a sentence.
+    """
 
     problems: list[Problem]
     tensors: list[TensorHealth]
     loss: float | None
     uniform_loss: float
+    sparsity: float
+    zeros: str
 
     @property
     def healthy(self) -> bool:
@@ -104,7 +116,9 @@ def diagnose(
         windows = _windows(text, config)
         found, loss = _forward_problems(model, windows)
         problems += found
-    return HealthReport(problems, tensors, loss, math.log(model.config.vocab_size))
+    return HealthReport(
+        problems, tensors, loss, math.log(model.config.vocab_size), share_of_zeros(model), describe_zeros(model)
+    )
 
 
 @torch.no_grad()

@@ -10,18 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.models.lora import underlying
+from secateur.models.modes import eval_mode
 
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
     """Without gradients and with dropout off; the model's own mode is restored after."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.no_grad():
+        yield
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -8,6 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from secateur.evaluation.modes import input_device, measuring
 from secateur.models.lora import underlying
+from secateur.models.modes import own_settings_aside
 
 
 def generate_samples(
@@ -31,11 +32,11 @@ def generate_samples(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
     )
     generator: Any = underlying(model)
     texts = []
-    with measuring(model):
+    with measuring(model), own_settings_aside(generator):
         for prompt in prompts:
             encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
             encoded = encoded.to(input_device(model))

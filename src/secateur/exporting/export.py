@@ -98,7 +98,7 @@ def export(
     with new_file(path, ".gguf", overwrite) as file:
         writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
         try:
-            writer.add_name(Path(path).stem)
+            writer.add_name(_name_of(path))
             writer.add_file_type(FILE_TYPES[FORMATS[config.dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, model, layout, rows)
@@ -118,6 +118,12 @@ def require_exportable(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerB
     """
     require_carried(config)
     read_vocabulary(tokenizer).resized(config.vocab_size)
+
+
+def _name_of(path: str | Path) -> str:
+    """The file's name. Transformers takes a model of the name `mistral` for one of that architecture, and fails."""
+    stem = Path(path).stem
+    return "Mistral" if stem == "mistral" else stem
 
 
 def _add_shape(writer: gguf.GGUFWriter, model: PreTrainedModel, layout: Layout, rows: int) -> None:
@@ -143,10 +149,7 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Rope, head_dim: int) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
     writer.add_rope_scaling_factor(rope.factor)
     if rope.original_length:
-        fast, slow = rope.betas
         writer.add_rope_scaling_orig_ctx_len(rope.original_length)
-        writer.add_rope_scaling_yarn_beta_fast(fast)
-        writer.add_rope_scaling_yarn_beta_slow(slow)
 
 
 def _context_length(config: Any) -> int:

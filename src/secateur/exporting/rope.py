@@ -25,7 +25,6 @@ class Rope:
         scaling: `linear`, `yarn` or none.
         factor: positions are divided by this.
         original_length: positions before they were stretched (yarn).
-        betas: rotations within `original_length` between which yarn goes from stretched to unstretched.
         factors: what each frequency is divided by, (head_dim / 2,): Llama 3's scaling, as a tensor of the file.
     """
 
@@ -33,7 +32,6 @@ class Rope:
     scaling: str | None = None
     factor: float = 1.0
     original_length: int = 0
-    betas: tuple[float, float] = (BETA_FAST, BETA_SLOW)
     factors: Tensor | None = None
 
 
@@ -73,9 +71,12 @@ def _yarn(base: float, settings: dict[str, Any], longest: int) -> Rope:
         )
     if settings.get("truncate", True) is False:
         raise ModelError("llama.cpp has yarn with truncated bounds only, and this model has truncate: false")
-    betas = (float(settings.get("beta_fast") or BETA_FAST), float(settings.get("beta_slow") or BETA_SLOW))
+    if (settings.get("beta_fast") or BETA_FAST, settings.get("beta_slow") or BETA_SLOW) != (BETA_FAST, BETA_SLOW):
+        raise ModelError(
+            f"llama.cpp has yarn with beta_fast {BETA_FAST:g} and beta_slow {BETA_SLOW:g} only; it cannot be exported"
+        )
     original = int(settings.get("original_max_position_embeddings") or longest)
-    return Rope(base, "yarn", factor, original, betas)
+    return Rope(base, "yarn", factor, original)
 
 
 def _factors(config: PreTrainedConfig, base: float) -> Tensor:

@@ -14,9 +14,10 @@ from secateur.files.checks import (
     require_writable,
 )
 from secateur.files.claims import claimed
-from secateur.files.directories import new_directory, partial_of, working_directory
+from secateur.files.directories import new_directory, working_directory
 from secateur.files.failures import reported
 from secateur.files.marks import add_to_mark, clear_own, is_empty, is_marked, is_own, remove_own, require_only_own
+from secateur.files.names import dropped, partial_of
 from secateur.files.writing import new_file, write_bytes, write_extra, write_json, write_text
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "cache_directory",
     "claimed",
     "clear_own",
+    "dropped",
     "input_path",
     "is_empty",
     "is_marked",

@@ -11,7 +11,7 @@ from filelock import lock_descriptor
 from secateur.errors import OutputError
 from secateur.files.failures import reported
 from secateur.files.marks import discard
-from secateur.files.names import NEW, OLD, beside
+from secateur.files.names import NEW, OLD, beside, dropped
 
 logger = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ def _put_right(target: Path, place: Path) -> None:
     if old.exists() and not target.exists():
         old.rename(target)
         logger.info("A command that was stopped had moved %s away: it is back", target)
-    if old.exists():
-        discard(old)
+    for left in (old, dropped(target)):
+        if left.exists():
+            discard(left)
     if place.is_dir() and any(place.iterdir()):
         logger.info("Removed %s, which a command that was stopped had left half written", place)
         for entry in place.iterdir():

@@ -22,7 +22,7 @@ from secateur.files.marks import (
     remove_own,
     require_only_own,
 )
-from secateur.files.names import OLD, beside
+from secateur.files.names import OLD, beside, partial_of
 
 REPLACED = ".replaced"
 
@@ -87,11 +87,6 @@ def working_directory(
         yield place
         if place != target:
             _replace(place, target)
-
-
-def partial_of(target: Path) -> Path:
-    """Where the work stands that is to become `target`."""
-    return target.with_name(f"{target.name}.partial")
 
 
 def _require_kind(directory: Path, own: Sequence[str], what: str) -> None:

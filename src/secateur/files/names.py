@@ -13,6 +13,16 @@ def beside(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.secateur-{kind}")
 
 
+def partial_of(target: Path) -> Path:
+    """Where the work stands that is to become `target`."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def dropped(target: Path) -> Path:
+    """What that work is called while it is deleted."""
+    return beside(partial_of(target), OLD)
+
+
 def is_beside(path: Path) -> bool:
     """Whether a path is named like that, of whatever target."""
     return _LEFT.fullmatch(path.name) is not None

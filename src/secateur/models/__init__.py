@@ -2,12 +2,13 @@
 
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
 from secateur.models.fingerprint import weights_fingerprint
-from secateur.models.loading import find_model, load, load_tokenizer, model_directory, model_label
+from secateur.models.loading import find_model, load, model_directory, model_label
 from secateur.models.lora import attach_adapter
 from secateur.models.losses import chunked_loss, token_losses
 from secateur.models.options import LoadOptions, configured
 from secateur.models.own_text import own_text
 from secateur.models.saving import save
+from secateur.models.tokenizers import load_tokenizer
 from secateur.models.widths import (
     LayerWidths,
     count_parameters,

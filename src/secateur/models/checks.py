@@ -1,55 +1,66 @@
 """Looking at a checkpoint before it is loaded: is it a model, whole, safe and of a supported family?"""
 
-import json
+import functools
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.models.adapters import adapter_for
+from secateur.models.config_file import CONFIG, check_generation_config, read_config
+from secateur.models.config_schema import DeclaredConfig
+from secateur.models.quantised import check_quantisation
+from secateur.models.weight_files import WEIGHTS, StoredTensor, stored_tensors, unused_shards
 
 logger = logging.getLogger(__name__)
 
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+ADAPTER = "adapter_config.json"
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def check_directory(directory: Path) -> None:
-    """Check a model directory before any of it is loaded.
+    """Check a model directory before any of it is loaded: its settings, and the headers of its weights.
 
     Raises:
-        ModelError: it holds no model, only pickled weights, a damaged or missing safetensors file, or a family that
-            is not supported.
+        ModelError: it holds no model, a `config.json` that cannot be or is of a family that is not supported, only
+            pickled weights, a damaged or missing safetensors file, quantised weights that are not read, or another
+            number of layers than the config says.
     """
-    config_file = directory / "config.json"
-    if not config_file.is_file():
-        raise ModelError(f"{directory} is not a model directory: it has no config.json{_adapter_hint(directory)}")
-    check_config(_read_json(config_file))
-    weights = sorted(directory.glob("*.safetensors"))
-    if not weights:
-        _refuse_pickles(directory)
-        raise ModelError(f"{directory} has a config.json but no *.safetensors file with weights")
-    _check_shards(directory)
-    for file in weights:
-        check_safetensors(file)
+    if not (directory / CONFIG).is_file():
+        raise ModelError(f"{directory} is not a model directory: it has no {CONFIG}{_adapter_hint(directory)}")
+    content, declared = read_config(directory)
+    tensors = stored_tensors(directory)
+    check_quantisation(directory, content, tensors)
+    _check_layers(directory, declared, tensors)
+    check_generation_config(directory)
 
 
-def check_config(config: dict[str, object]) -> None:
-    """Raise `ModelError` for the `config.json` of an unsupported family."""
-    adapter_for(str(config.get("model_type", "unknown")))
+def warn_of_what_is_left_out(directory: Path) -> None:
+    """Log what lies in a model directory and is not used, or cannot be: once for each, however often it is loaded."""
+    if (directory / ADAPTER).is_file():
+        _warn_once(
+            f"{directory} holds an adapter beside the model ({ADAPTER}), which is left out; pass --adapter {directory} "
+            "to have it too"
+        )
+    unused = unused_shards(directory)
+    if unused:
+        _warn_once(
+            f"{directory} holds {WEIGHTS} and an index of other files ({unused[0]}, …); the first is read, as "
+            "Transformers does"
+        )
+    outside = read_config(directory)[1].outside()
+    if outside:
+        _warn_once(
+            f"{directory / CONFIG}: {', '.join(outside)} is outside of the vocabulary, so no text can end with it"
+        )
 
 
-def check_safetensors(file: Path) -> None:
-    """Raise `ModelError` when a safetensors file is cut short or its header cannot be read."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            tensors.keys()
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} is truncated or corrupted ({error}); download it again or restore it from its source"
-        ) from error
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def require_finite(model: PreTrainedModel, what: str) -> None:
@@ -76,38 +87,18 @@ def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:
         )
 
 
-def _check_shards(directory: Path) -> None:
-    index_file = directory / "model.safetensors.index.json"
-    if not index_file.is_file():
-        return
-    weight_map = _read_json(index_file).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise ModelError(f"{index_file} has no weight_map; restore it from its source")
-    missing = sorted({name for name in weight_map.values() if not (directory / str(name)).is_file()})
-    if missing:
-        raise ModelError(f"{directory} lacks {', '.join(missing)}, which its index names; copy the missing files")
-
-
-def _refuse_pickles(directory: Path) -> None:
-    pickles = sorted(file.name for pattern in PICKLES for file in directory.glob(pattern))
-    if pickles:
+def _check_layers(directory: Path, declared: DeclaredConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """The layers that are stored must be those of the config: a layer too many would be dropped without a word."""
+    stored = {int(found[1]) for name in tensors if (found := LAYER.search(name)) and len(found[1]) < 10}
+    count = max(stored, default=-1) + 1
+    if declared.num_hidden_layers != count:
         raise ModelError(
-            f"{directory} holds its weights as a pickle ({pickles[0]}), which can run any code when it is opened; "
-            "convert it to safetensors on a machine that trusts it (save_pretrained writes them) and use that"
+            f"{directory / CONFIG} says num_hidden_layers {declared.num_hidden_layers}, and the weights beside it have "
+            f"{count} layers; one of the two is of another model"
         )
 
 
 def _adapter_hint(directory: Path) -> str:
-    if (directory / "adapter_config.json").is_file():
+    if (directory / ADAPTER).is_file():
         return "; it is a LoRA adapter: merge it first (secateur merge MODEL --adapter DIR), or pass it as --adapter"
     return ""
-
-
-def _read_json(file: Path) -> dict[str, object]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON ({error}); restore it from its source") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is not a JSON object; restore it from its source")
-    return content

@@ -1,11 +1,8 @@
 """Loading a model and its tokenizer from the hub, a directory, a GGUF file, or the embedded default."""
 
-import contextlib
 import importlib.util
 import logging
 import re
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,30 +10,26 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
 from secateur.models import embedded
-from secateur.models.adapters import adapter_of
-from secateur.models.checks import check_directory
+from secateur.models.checkpoint import checkpoint_dtype, read_model
+from secateur.models.checks import check_directory, warn_of_what_is_left_out
+from secateur.models.config_file import load_config
+from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
 from secateur.models.processes import local_number, process_count
+from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
+from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# llama.cpp's architectures for models that Transformers reads from a directory only.
-UNEVEN_GGUF = ("deci", "openelm")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+# The same weights under other programs' names, and adapters, which are named apart.
+NOT_OF_THE_HUB = ["consolidated*", "*/*.safetensors", "adapter_model*"]
 
 
 def load(
@@ -79,12 +72,15 @@ def load(
     if path.is_file():
         model, tokenizer = read_gguf(path, **arguments)
     else:
-        model = _read_model(path, trust_remote_code=trust_remote_code, **arguments)
-        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        warn_of_what_is_left_out(path)
+        model = read_model(path, trust_remote_code=trust_remote_code, **arguments)
+        tokenizer = load_tokenizer(path, model.config, trust_remote_code=trust_remote_code)
+        load_zeros(model, path)
+    guard_embeddings(model, tokenizer, path)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
-        remember_checkpoint_dtype(model, path if path.is_dir() else None)
+        remember_checkpoint_dtype(model, path)
     return model.eval(), tokenizer
 
 
@@ -132,23 +128,21 @@ def model_directory(name: str | Path) -> Path:
     return directory
 
 
-def remember_checkpoint_dtype(model: PreTrainedModel, directory: Path | None) -> None:
+def remember_checkpoint_dtype(model: PreTrainedModel, source: Path) -> None:
     """Note on the model the number format it is stored in, so that saving it does not double its size.
 
     Args:
         model: a model that computes in a format chosen for the machine.
-        directory: where it came from; None for a GGUF file, whose weights are best kept in bfloat16.
+        source: the directory or the GGUF file that it came from.
     """
-    config: Any = AutoConfig.from_pretrained(directory) if directory is not None else None
-    stated = config.dtype if config is not None else torch.bfloat16
-    cast(Any, model).checkpoint_dtype = stated or model.dtype
+    cast(Any, model).checkpoint_dtype = checkpoint_dtype(source) if source.is_dir() else stored_dtype(source)
 
 
 def _from_hub(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist; give a hub id, a model directory, a .gguf file or {embedded.NAME}")
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, etag_timeout=10))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=NOT_OF_THE_HUB, etag_timeout=10))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{name} is neither a directory here nor in the hub's cache, and the hub cannot be reached; "
@@ -159,109 +153,18 @@ def _from_hub(name: str) -> Path:
         raise ModelError(f"{name} is no directory here and the hub does not give it: {reason}") from error
 
 
-def _read_model(directory: Path, **arguments: Any) -> PreTrainedModel:
-    try:
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory,
-                output_loading_info=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # so that they can be named below
-                **arguments,
-            )
-    except (SafetensorError, RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{directory} could not be loaded: {reason}") from error
-    model, loading = loaded
-    if loading["mismatched_keys"]:
-        name, stored, expected = min(loading["mismatched_keys"])
-        raise ModelError(
-            f"{directory} holds {name} of shape {tuple(stored)} where its config.json asks for {tuple(expected)}; "
-            "one of the two is of another model"
-        )
-    if loading["missing_keys"]:
-        missing = sorted(loading["missing_keys"])
-        raise ModelError(
-            f"{directory} lacks {len(missing)} weights of its architecture, {missing[0]} first; its files are not "
-            "complete or its config.json is of another model"
-        )
-    adapter_of(model)
-    return model
-
-
-def read_gguf(file: Path, **arguments: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a GGUF file as an ordinary model whose weights are no longer quantised.
-
-    Args:
-        file: the `.gguf` file.
-        arguments: passed to `from_pretrained`; `dtype` is bfloat16 unless given.
-
-    Raises:
-        ModelError: the file is damaged or of an unsupported architecture.
-    """
-    # Newer versions of Transformers can leave the weights packed; a model to be cut needs plain ones.
-    plain = (
-        {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
-    )
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, gguf_file=file.name, **{"dtype": torch.bfloat16, **plain, **arguments}
-            )
-    except (ValueError, RuntimeError, OSError, KeyError, struct.error) as error:
-        raise ModelError(f"{file} could not be loaded: {_why(file, error)}") from error
-    model.hf_quantizer = None
-    model.is_quantized = False
-    model.config.__dict__.pop("quantization_config", None)
-    adapter_of(model)
-    return model, with_pad_token(tokenizer)
-
-
-def _why(file: Path, error: Exception) -> str:
-    """Why a GGUF file could not be loaded, in plain words where it is one that `secateur export` wrote."""
-    reason = str(error).strip().splitlines()[0]
-    if not any(name in reason for name in UNEVEN_GGUF):
-        return reason
-    return (
-        "its layers have widths of their own, or its heads do not add up to the hidden size, which llama.cpp reads and "
-        "Transformers does not; name the model directory that it was exported from"
-    )
-
-
 def load_settings(
     name: str | Path, *, trust_remote_code: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """A model's config and tokenizer, without its weights. Arguments and errors as `load`."""
     path = find_model(name)
     if path.is_dir():
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-        return config, load_tokenizer(path, trust_remote_code=trust_remote_code)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise ModelError(f"{path} could not be loaded: {_why(path, error)}") from error
-    return config, with_pad_token(tokenizer)
-
-
-def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model. Raises `ModelError` where there is none."""
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{directory} has no tokenizer that can be loaded: {reason}") from error
-    return with_pad_token(tokenizer)
-
-
-def with_pad_token(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding with its end token where it names no pad token."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        warn_of_what_is_left_out(path)
+        config = load_config(path, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(path, config, trust_remote_code=trust_remote_code)
+        require_fit(tokenizer, config.vocab_size, path)
+        return config, tokenizer
+    return read_gguf_settings(path)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -313,18 +216,3 @@ def cpu_multiplies_bfloat16() -> bool:
 def model_label(name: str | Path) -> str:
     """A short name for tables: the last part of a path or hub id, without `.gguf`."""
     return Path(str(name).rstrip("/")).name.removesuffix(".gguf")
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Transformers' loading bars and warnings."""
-    verbosity = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.logging.enable_progress_bar()

@@ -5,6 +5,7 @@ for Language Model Quantization and Pruning".
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -47,7 +48,10 @@ def own_text(
         def write() -> dict[str, Tensor]:
             return {"input_ids": _write(model, tokenizer, length, (number << 32) + seed).int()}
 
-        return cached_tokens(tokenizer, kind, content, write)["input_ids"]
+        def fits(tensors: Mapping[str, Tensor]) -> bool:
+            return tensors.keys() == {"input_ids"} and tensors["input_ids"].shape == (PIECES, length)
+
+        return cached_tokens(tokenizer, kind, content, write, fits)["input_ids"]
 
     blocks = math.ceil(count * seqlen / (PIECES * length))
     tokens = torch.zeros(blocks, PIECES, length, dtype=torch.int32)

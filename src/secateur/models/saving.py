@@ -10,9 +10,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import files
 from secateur.models import modeling_secateur
-from secateur.models.loading import quiet
 from secateur.models.processes import is_first
+from secateur.models.quiet import quiet
+from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.widths import is_uneven
+from secateur.models.zeros_record import zeros_file
 
 
 def save(
@@ -26,6 +28,8 @@ def save(
     """Write a model directory: safetensors, config, tokenizer. It appears whole or not at all.
 
     With several processes only the first writes; the others go on at once.
+
+    A model whose zeros secateur has made gets their record, `sparsity.json`, by which they are known when it is loaded.
 
     A model with uneven layers gets its modelling file beside the weights, so that it also loads where secateur is
     not installed (`trust_remote_code=True`).
@@ -48,9 +52,10 @@ def save(
             _add_modeling_file(model, staging)
         with quiet():
             _save_weights(model, staging)
+            add_older_rope_keys(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
-        for name, content in (extras or {}).items():
+        for name, content in {**zeros_file(model), **(extras or {})}.items():
             files.write_extra(staging / name, content)
     return Path(directory)
 

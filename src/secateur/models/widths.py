@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -97,7 +98,11 @@ def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
 
 def declared_widths(model: PreTrainedModel) -> list[LayerWidths]:
     """The widths that the config states, layer by layer, for checking them against the weights."""
-    config = model.config
+    return widths_in(model.config)
+
+
+def widths_in(config: Any) -> list[LayerWidths]:
+    """The widths that a config states, layer by layer."""
     count = config.num_hidden_layers
     per_layer = [getattr(config, field, None) for field in PER_LAYER_FIELDS]
     even = (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)

@@ -1,63 +1,19 @@
 """A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from huggingface_hub.errors import StrictDataclassError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing import Any
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for
+from secateur.models.config_file import check_config, reading
+from secateur.models.config_schema import DeclaredConfig
+from secateur.models.json_file import read_object
+from secateur.models.quantised import refuse_quantised
 from secateur.models.widths import LayerWidths
 
-LARGEST = 10**7
-Width = Annotated[int, Field(ge=1, le=LARGEST, strict=True)]
-Widths = Annotated[list[Width], Field(min_length=1)]
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-
-
-class Declared(BaseModel):
-    """What a `config.json` has to say. Other keys are not read."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model_type: str
-    vocab_size: Width
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Annotated[int, Field(ge=1, le=10_000, strict=True)]
-    num_attention_heads: Width
-    num_key_value_heads: Width | None = None
-    head_dim: Width | None = None
-    tie_word_embeddings: bool | None = None
-    attention_bias: bool | None = None
-    mlp_bias: bool | None = None
-    dtype: str | None = None
-    torch_dtype: str | None = None
-    num_attention_heads_per_layer: Widths | None = None
-    num_key_value_heads_per_layer: Widths | None = None
-    intermediate_size_per_layer: Widths | None = None
-
-    @model_validator(mode="after")
-    def _hangs_together(self) -> "Declared":
-        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} does not divide hidden_size {self.hidden_size}, and "
-                "there is no head_dim"
-            )
-        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_key_value_heads {self.num_key_value_heads} does not divide num_attention_heads "
-                f"{self.num_attention_heads}"
-            )
-        for name in type(self).model_fields:
-            values = getattr(self, name)
-            if name.endswith("_per_layer") and values is not None and len(values) != self.num_hidden_layers:
-                raise ValueError(f"{name} has {len(values)} numbers for {self.num_hidden_layers} layers")
-        return self
 
 
 @dataclass(frozen=True)
@@ -155,14 +111,7 @@ def read_shape(file: Path) -> ModelShape:
     Raises:
         ModelError: it cannot be read, is of another family, lacks a number or holds one that cannot be.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON ({error}); restore it from its source") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} is not a JSON object; restore it from its source")
+    content = read_object(file)
     return shape_of(content, str(file))
 
 
@@ -172,15 +121,11 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
     Raises:
         ModelError: as `read_shape`.
     """
-    adapter = adapter_for(str(content.get("model_type", "unknown")))
-    try:
-        declared = Declared.model_validate(content)
+    declared = check_config(content, source)
+    refuse_quantised(content, source)
+    adapter = adapter_for(declared.model_type)
+    with reading(source):
         stock = _with_defaults(adapter, declared)
-    except ValidationError as error:
-        raise ModelError(f"{source} cannot be planned with: {_complaint(error)}") from error
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise ModelError(f"{source} cannot be planned with: {reason}") from error
     heads = declared.num_attention_heads
     # The stock classes leave the head size to the widths, or have one of their own.
     head_dim = declared.head_dim or getattr(stock, "head_dim", None) or declared.hidden_size // heads
@@ -201,7 +146,7 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
     )
 
 
-def _with_defaults(adapter: Adapter, declared: Declared) -> Any:
+def _with_defaults(adapter: Adapter, declared: DeclaredConfig) -> Any:
     """The family's own config with what is declared, for what a `config.json` leaves to defaults."""
     told = {"head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_key_value_heads"}
     given = {name: value for name, value in declared.model_dump(include=told).items() if value is not None}
@@ -211,7 +156,7 @@ def _with_defaults(adapter: Adapter, declared: Declared) -> Any:
     return kind(hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra)
 
 
-def _layers(declared: Declared, heads: int, groups: int, source: str) -> tuple[LayerWidths, ...]:
+def _layers(declared: DeclaredConfig, heads: int, groups: int, source: str) -> tuple[LayerWidths, ...]:
     def column(values: Sequence[int] | None, number: int) -> Sequence[int]:
         return values or [number] * declared.num_hidden_layers
 
@@ -231,16 +176,6 @@ def _layers(declared: Declared, heads: int, groups: int, source: str) -> tuple[L
     return layers
 
 
-def _number_format(declared: Declared) -> str:
-    stated = (declared.dtype or declared.torch_dtype or "float32").removeprefix("torch.")
+def _number_format(declared: DeclaredConfig) -> str:
+    stated = declared.stated_dtype or "float32"
     return stated if stated in BYTES else "bfloat16"
-
-
-def _complaint(error: ValidationError) -> str:
-    missing = [str(problem["loc"][0]) for problem in error.errors() if problem["type"] == "missing"]
-    if missing:
-        return f"it lacks {', '.join(missing)}"
-    problem = error.errors()[0]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    where = ".".join(map(str, problem["loc"]))
-    return f"{where} is {str(problem['input'])[:40]}: {message[0].lower()}{message[1:]}" if where else message

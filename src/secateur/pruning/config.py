@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from secateur.errors import InputError
 from secateur.flags import flag
 from secateur.models.calibration import CalibratedConfig
+from secateur.models.masks import ZEROS_HELP, Zeros
 
 Target = Literal["both", "attention", "mlp"]
 UnitImportance = Literal["obs", "fisher", "taylor", "activation", "magnitude"]
@@ -23,6 +24,7 @@ class CutLimits(CalibratedConfig):
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
+    zeros: Zeros = Field(default="auto", description=f"{ZEROS_HELP}, no re-fit is made, which would fill them.")
     damping: float = Field(
         default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )

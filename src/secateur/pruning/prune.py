@@ -14,11 +14,13 @@ from secateur.models.adapters import adapter_of
 from secateur.models.calibration import calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
-from secateur.models.masks import zero_masks
+from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
+from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate, units_removed
 from secateur.pruning.config import LayerImportanceMethod, PruneConfig
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
@@ -61,6 +63,7 @@ class PruneResult:
         return files
 
 
+@in_eval_mode
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -88,10 +91,10 @@ def prune(
         options["layer_importance"], layer_importance = layer_importance, None
     config = configured(PruneConfig, config, options)
     require_finite(model, "the model")
-    if config.compensate and zero_masks(model):
+    if zeros_to_keep(model, config.zeros) and config.compensate:
         raise InputError(
             "the model has zeros, which the re-fit would fill; prune first and run sparsify on the result, or pass "
-            "--no-compensate"
+            "--no-compensate, or --zeros fill"
         )
     warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
@@ -117,6 +120,10 @@ def prune(
                 removed = cut_units(model, scores, counts)
     check_group_ratios(model)
     declare_widths(model)
+    if config.zeros == "fill":
+        forget_zeros(model)
+    else:
+        renew_zeros(model)
     after = count_parameters(model)
     if planned:
         cut_layers = [layer for layer in cut_layers if layer not in planned.frozen]
@@ -136,6 +143,7 @@ def prune(
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 
+@in_eval_mode
 def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:
     """The layers' importance as the configuration wants it: read from a file, or measured.
 
@@ -152,6 +160,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
 
 
+@in_eval_mode
 def unit_scores(
     model: PreTrainedModel, windows: Tensor, config: PruneConfig, metrics: Metrics | None = None
 ) -> list[LayerScores]:

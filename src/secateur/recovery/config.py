@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from secateur.errors import InputError
+from secateur.models.masks import ZEROS_HELP, Zeros
 from secateur.models.options import LARGEST_SEED, LoadOptions
 
 Method = Literal["auto", "lora", "masked-lora", "masked", "full"]
@@ -43,6 +44,7 @@ class RecoverConfig(LoadOptions):
         "zero, a masked low-rank update (masked-lora) or the other weights (masked). auto: lora, or masked-lora where "
         "there are zeros.",
     )
+    zeros: Zeros = Field("auto", description=f"{ZEROS_HELP}. fill: train as in a dense model; keep: all of them stay.")
     data: str = Field(
         "pydocs", description="Text or instruction data to train on: a named corpus (train part) or a file."
     )
@@ -131,6 +133,12 @@ class RecoverConfig(LoadOptions):
             raise ValueError(f"val_size {self.val_size} is neither a share below 1 nor a whole number of windows")
         return self
 
+    @model_validator(mode="after")
+    def _masks_keep_zeros(self) -> Self:
+        if self.method.startswith("masked") and self.zeros == "fill":
+            raise ValueError(f"method {self.method} keeps zeros; leave out zeros fill")
+        return self
+
     @property
     def learning_rate(self) -> float:
         return LEARNING_RATES[self.method] if self.lr is None else self.lr
@@ -161,16 +169,18 @@ class RecoverConfig(LoadOptions):
             raise InputError(f"merge is for method lora; method {self.method} writes a whole model in any case")
         if self.method.startswith("masked") and not sparse:
             raise InputError(
-                f"method {self.method} is for a model with zeros, and this one has none; run sparsify first"
+                f"method {self.method} is for a model with zeros, and this one has none that count; run sparsify "
+                "first, or pass --zeros keep"
             )
         if self.method == "full" and sparse:
             raise InputError(
-                "method full would fill the model's zeros; use method masked, which trains the other weights"
+                "method full would fill the model's zeros; use method masked, which trains the other weights, or "
+                "--zeros fill"
             )
         if self.method == "lora" and self.merge and sparse:
             raise InputError(
                 "merging a plain adapter would fill the model's zeros; use method masked-lora, or leave out merge and "
-                "see secateur merge --help"
+                "see secateur merge --help, or pass --zeros fill"
             )
         if self.method == "masked-lora" and self.lora_dropout:
             raise InputError("lora_dropout is for method lora: a masked update is part of the weights")
@@ -182,16 +192,32 @@ class MergeConfig(LoadOptions):
     """Which adapter is added to the weights, and what becomes of zeros there."""
 
     adapter: str = Field(description="Directory of the LoRA adapter.")
-    keep_zeros: bool = Field(
-        False,
-        description="In a sparse model, add the adapter only where weights are not zero, and tell what that costs.",
+    zeros: Zeros = Field(
+        "auto",
+        description=f"{ZEROS_HELP}; choose one of the others there. keep: add the adapter only where weights are not "
+        "zero, and tell what that costs; fill: let it fill them.",
     )
-    allow_dense: bool = Field(False, description="In a sparse model, let the adapter fill the zeros.")
+    keep_zeros: bool = Field(False, description="The same as --zeros keep.")
+    allow_dense: bool = Field(False, description="The same as --zeros fill.")
     data: str = Field("pydocs", description="Text for the cost of --keep-zeros: a named corpus (test part) or a file.")
     windows: int = Field(16, ge=1, description="How many windows of 512 tokens of it.")
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Self:
-        if self.keep_zeros and self.allow_dense:
-            raise ValueError("keep_zeros and allow_dense exclude each other")
+        said_zeros(self.zeros, self.keep_zeros, self.allow_dense)
         return self
+
+    @property
+    def said_zeros(self) -> Zeros:
+        """What becomes of zeros, said by either option."""
+        return said_zeros(self.zeros, self.keep_zeros, self.allow_dense)
+
+
+def said_zeros(zeros: Zeros, keep_zeros: bool, allow_dense: bool) -> Zeros:
+    """`zeros`, which the two others are short for. Raises `ValueError` where they contradict each other."""
+    if keep_zeros and allow_dense:
+        raise ValueError("keep_zeros and allow_dense exclude each other")
+    short: Zeros = "keep" if keep_zeros else "fill" if allow_dense else zeros
+    if zeros not in ("auto", short):
+        raise ValueError(f"zeros {zeros} and {'keep_zeros' if keep_zeros else 'allow_dense'} exclude each other")
+    return short

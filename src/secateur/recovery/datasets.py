@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from secateur.data import IGNORED, Corpus, load_corpus, token_windows, tokenize_examples
+from secateur.data import IGNORED, Corpus, load_corpus, pack_examples, token_windows
 from secateur.errors import InputError
 from secateur.models.processes import process_count, share
 from secateur.recovery.config import RecoverConfig
@@ -20,22 +20,27 @@ Batch = dict[str, Tensor]
 class Sequences(Dataset[Batch]):
     """Token sequences with their labels; each item knows its own number."""
 
-    def __init__(self, input_ids: Sequence[Tensor], labels: Sequence[Tensor]) -> None:
+    def __init__(
+        self, input_ids: Sequence[Tensor] | Tensor, labels: Sequence[Tensor] | Tensor, chosen: Tensor | None = None
+    ) -> None:
         self.input_ids = input_ids
         self.labels = labels
+        self._chosen = torch.arange(len(input_ids)) if chosen is None else chosen  # places in both
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self._chosen)
 
     def __getitem__(self, index: int) -> Batch:
+        place = int(self._chosen[index])
         return {
-            "input_ids": self.input_ids[index],
-            "labels": self.labels[index],
+            "input_ids": self.input_ids[place],
+            "labels": self.labels[place],
             "index": torch.tensor(index),
         }
 
-    def subset(self, numbers: Sequence[int]) -> "Sequences":
-        return Sequences([self.input_ids[i] for i in numbers], [self.labels[i] for i in numbers])
+    def subset(self, numbers: Tensor) -> "Sequences":
+        """The sequences with these numbers, of the same memory."""
+        return Sequences(self.input_ids, self.labels, self._chosen[numbers])
 
 
 @dataclass(frozen=True)
@@ -116,13 +121,10 @@ def training_sequences(
         InputError: validation would take all there is, or early stopping has nothing to look at.
     """
     if corpus.examples:
-        rows = tokenize_examples(tokenizer, corpus.examples, config.seqlen, config.samples, config.seed)
-        sequences = Sequences(
-            [torch.tensor(row["input_ids"]) for row in rows], [torch.tensor(row["labels"]) for row in rows]
-        )
+        sequences = Sequences(*pack_examples(tokenizer, corpus.examples, config.seqlen, config.samples, config.seed))
     else:
         windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
-        sequences = Sequences(list(windows), list(windows))
+        sequences = Sequences(windows, windows)
     return _split(sequences, corpus.name, config)
 
 
@@ -141,8 +143,8 @@ def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequ
                 "none; raise val_size"
             )
         return sequences, None
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed)).tolist()
-    return sequences.subset(sorted(order[apart:])), sequences.subset(sorted(order[:apart]))
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed))
+    return sequences.subset(order[apart:].sort().values), sequences.subset(order[:apart].sort().values)
 
 
 def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> dict[str, Sequences]:
@@ -151,5 +153,5 @@ def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> 
     for name in config.extra_eval:
         corpus = load_corpus(name, "test")
         windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.extra_eval_windows)
-        found[name] = Sequences(list(windows), list(windows))
+        found[name] = Sequences(windows, windows)
     return found

@@ -1,41 +1,56 @@
-"""Adding a LoRA adapter to the weights of its model."""
+"""Adding an adapter to the weights of its model."""
 
 from pathlib import Path
-from typing import cast
 
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
 from secateur.models import attach_adapter
-from secateur.models.masks import sparsity_of, zero_again, zero_masks
+from secateur.models.lora import merged
+from secateur.models.masks import Zeros, sparsity_of, zero_again, zeros_to_keep
+from secateur.models.zeros_record import forget_zeros
+from secateur.recovery.config import said_zeros
 
 
 def merge_adapter(
-    model: PreTrainedModel, adapter: str | Path, *, keep_zeros: bool = False, allow_dense: bool = False
+    model: PreTrainedModel,
+    adapter: str | Path,
+    *,
+    zeros: Zeros = "auto",
+    keep_zeros: bool = False,
+    allow_dense: bool = False,
 ) -> PreTrainedModel:
-    """Add the adapter's product B·A, scaled, to the weights of the projections it stands beside.
+    """Make what an adapter adds part of the weights: B·A, scaled, for LoRA.
 
     Args:
         model: the model the adapter was trained on; changed in place.
         adapter: a directory with `adapter_config.json` and `adapter_model.safetensors`.
-        keep_zeros: in a model with zeros, add it only to the weights that are not zero.
-        allow_dense: in a model with zeros, fill them.
+        zeros: what becomes of zeros: `keep` adds it only to the weights that are not zero, `fill` to all; `auto` does
+            that in a dense model and refuses a sparse one.
+        keep_zeros: short for `zeros="keep"`.
+        allow_dense: short for `zeros="fill"`.
 
     Returns:
-        The model, without adapter layers.
+        The model, without adapter layers. Embeddings that the adapter has made two are no longer tied.
 
     Raises:
-        InputError: the model has zeros, and what is to become of them is not said.
-        ModelError: the directory holds no adapter, a damaged or pickled one, or one of another model, which is then
-            left as it was.
+        InputError: the model is sparse, and what is to become of its zeros is not said.
+        ModelError: the directory holds no adapter, a damaged or pickled one, one of a kind that cannot be merged, or
+            one of another model, which is then left as it was.
     """
-    masks = zero_masks(model)
-    if masks and not (keep_zeros or allow_dense):
+    try:
+        zeros = said_zeros(zeros, keep_zeros, allow_dense)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    masks = zeros_to_keep(model, zeros)
+    if masks and zeros == "auto":
         raise InputError(
             f"the model's projections are {sparsity_of(masks):.0%} zeros, which a merged adapter would fill; keep the "
-            "zeros with --keep-zeros, or fill them with --allow-dense"
+            "zeros with --zeros keep, or fill them with --zeros fill"
         )
-    merged = cast(PreTrainedModel, attach_adapter(model, adapter).merge_and_unload())
-    if keep_zeros:
-        zero_again(merged, masks)
-    return merged
+    result = merged(attach_adapter(model, adapter, to_merge=True))
+    if masks:
+        zero_again(result, masks)
+    if zeros == "fill":
+        forget_zeros(result)
+    return result

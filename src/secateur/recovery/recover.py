@@ -19,8 +19,9 @@ from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.lora import underlying
-from secateur.models.masks import Masks, sparsity_of, zero_masks
+from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
 from secateur.models.processes import is_first, process_count, process_number, wait_for_all
+from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
 from secateur.recovery.callbacks import training_bar
@@ -121,7 +122,9 @@ def recover(
     free = overwrite or Workplace(Path(output).expanduser()).is_finished
     target = files.require_free(output, free)
     require_finite(model, "the model")
-    masks = zero_masks(model)
+    masks = zeros_to_keep(model, config.zeros)
+    if config.zeros == "fill":
+        forget_zeros(model)
     config = config.settled(sparse=bool(masks))
     warn_of_long_windows(model, config.seqlen)
     _check_settings(model, config, masks)

@@ -11,10 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.processes import share
 from secateur.models.streaming import LayerStream
+from secateur.models.zeros_record import remember_zeros
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
 from secateur.sparsity.fisher import fisher_shares
@@ -86,6 +88,7 @@ class SparsifyResult:
         return {**own, "zeros": self.zeros, "reached": self.reached}
 
 
+@in_eval_mode
 def sparsify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -121,7 +124,7 @@ def sparsify(
                 planned = _allocated(model, matrices, calibration, config)
         with timed(seconds, "cut"), solvable(config.ridge):
             _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
-    return SparsifyResult(
+    result = SparsifyResult(
         matrices=[_described(matrix, config.pattern) for matrix in matrices],
         asked=config.share,
         calibration=calibration.description if calibration else "",
@@ -131,6 +134,8 @@ def sparsify(
         seconds=seconds,
         peak_memory_bytes=memory.bytes,
     )
+    remember_zeros(model, result.to_dict())
+    return result
 
 
 def _cut(

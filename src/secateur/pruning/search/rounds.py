@@ -19,8 +19,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.errors import InputError
 from secateur.models.calibration import Calibration, calibrate
 from secateur.models.checks import require_finite, warn_of_long_windows
-from secateur.models.masks import zero_masks
+from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
+from secateur.models.modes import in_eval_mode
 from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
@@ -105,6 +106,7 @@ class SearchResult:
         }
 
 
+@in_eval_mode
 def search(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -133,8 +135,11 @@ def search(
     """
     config = configured(SearchConfig, config, options)
     require_finite(model, "the model")
-    if zero_masks(model):
-        raise InputError("the model has zeros, which the re-fit would fill; search and prune first, then run sparsify")
+    if zeros_to_keep(model, config.zeros):
+        raise InputError(
+            "the model has zeros, which the re-fit would fill; search and prune first, then run sparsify, or pass "
+            "--zeros fill"
+        )
     warn_of_long_windows(model, config.seqlen)
     config.cut_layers(len(part_shapes(model)))
     rounds, seconds = list(done), dict[str, float]()

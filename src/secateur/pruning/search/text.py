@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from secateur.data import token_windows
+from secateur.data import Corpus, token_windows
 from secateur.models.calibration import Calibration
 from secateur.models.processes import process_count
 from secateur.pruning.cutting import spread
@@ -61,12 +61,24 @@ def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config:
     Where the corpus has none beside those of the calibration, every other one of them is held out.
     """
     text = calibration.windows[: len(calibration.windows) - calibration.own]
-    others = _without(token_windows(tokenizer, calibration.corpus, config.seqlen), text)
+    others = _others(tokenizer, calibration.corpus, text, config)
     if len(others) >= min(LEAST_MEASURED, len(text)):
         return calibration.windows[::2], others
     if len(text) == 1:
         return calibration.windows, text
     return torch.cat([text[::2], calibration.windows[len(text) :]]), text[1::2]
+
+
+def _others(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, text: Tensor, config: SearchConfig) -> Tensor:
+    """The windows of a corpus beside those of the calibration; of a large one as many as the rounds can use."""
+    if not corpus.large:
+        return _without(token_windows(tokenizer, corpus, config.seqlen), text)
+    count = len(text) + config.measured * (config.rounds + 1)
+    found = token_windows(tokenizer, corpus, config.seqlen, limit=count, seed=config.seed)
+    others = _without(found, text)
+    # The same seed draws the calibration's windows again. Where it does not, for want of text, windows that begin
+    # elsewhere would hold some of what is fitted to.
+    return others if len(others) == len(found) - len(text) else others[:0]
 
 
 def _without(windows: Tensor, taken: Tensor) -> Tensor:

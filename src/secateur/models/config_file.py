@@ -1,0 +1,164 @@
+"""Reading a model's `config.json`: checked first, then made into Transformers' config of its family."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+from secateur.errors import ModelError, SecateurError
+from secateur.models.adapters import Adapter, adapter_for
+from secateur.models.config_schema import DeclaredConfig, complaint
+from secateur.models.generation_schema import GenerationSettings
+from secateur.models.json_file import one_line, read_object, shown
+from secateur.models.quantised import with_plain_weights
+from secateur.models.quiet import quiet
+
+logger = logging.getLogger(__name__)
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+# How a model is run is no property of its checkpoint; some of these would make Transformers load other code.
+OF_THE_MACHINE = (
+    "attn_implementation",
+    "_attn_implementation",
+    "_attn_implementation_autoset",
+    "_attn_implementation_internal",
+    "experts_implementation",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+    "use_return_dict",
+    "fusion_config",
+    "kernel_config",
+    "distributed_config",
+    "name_or_path",
+    "_name_or_path",
+)
+# What makes Transformers read other files, or other widths than those that stand here.
+REFUSED = {
+    "configuration_files": "names another file to read the settings from",
+    "transformers_weights": "names another file to read the weights from",
+    "per_layer_config": "gives layers settings of their own, which this family's code does not read",
+}
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file into a `ModelError` of one line that names it."""
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what} could not be loaded: {one_line(error)}") from error
+
+
+def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredConfig:
+    """What a `config.json` says, once it is sure that it can be.
+
+    Args:
+        content: the parsed file.
+        source: what messages call it.
+
+    Raises:
+        ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
+            other.
+    """
+    adapter = adapter_for(shown(content.get("model_type", "unknown")))
+    try:
+        declared = DeclaredConfig.model_validate(dict(content))
+    except ValidationError as error:
+        raise ModelError(f"{source} is wrong: {complaint(error)}") from error
+    for name, why in REFUSED.items():
+        if content.get(name) not in (None, {}, [], ""):
+            raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
+    if is_uneven_type(adapter, declared.model_type):
+        absent = [name for name in DeclaredConfig.model_fields if name.endswith("_per_layer")]
+        absent = [name for name in absent if getattr(declared, name) is None]
+        if absent:
+            raise ModelError(f"{source} is wrong: it lacks {', '.join(absent)}, which a {declared.model_type} has")
+    _check_names(content, family_config(adapter, declared.model_type), source)
+    return declared
+
+
+def read_config(directory: Path) -> tuple[dict[str, Any], DeclaredConfig]:
+    """The content of a directory's `config.json`, and what it says. Errors as `check_config`."""
+    content = read_object(directory / CONFIG)
+    return content, check_config(content, str(directory / CONFIG))
+
+
+def load_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Transformers' config of a model directory.
+
+    Args:
+        directory: holds `config.json`.
+        trust_remote_code: let code beside the weights make the config, where the file names some.
+
+    Raises:
+        ModelError: the file, or `generation_config.json` beside it, is wrong.
+    """
+    content, declared = read_config(directory)
+    source = str(directory / CONFIG)
+    with quiet(), reading(source):
+        if trust_remote_code and "AutoConfig" in (declared.auto_map or {}):
+            return AutoConfig.from_pretrained(directory, trust_remote_code=True)
+        config = build_config(content)
+    config.name_or_path = str(directory)
+    return config
+
+
+def build_config(content: Mapping[str, Any]) -> PreTrainedConfig:
+    """Transformers' config of a family, from a content that `check_config` has passed.
+
+    Raises:
+        Exception: what Transformers' own checks raise.
+    """
+    kind = family_config(adapter_for(content["model_type"]), content["model_type"])
+    settings = {name: value for name, value in with_plain_weights(content).items() if name not in OF_THE_MACHINE}
+    if settings.get("pad_token_id") == -1:
+        settings["pad_token_id"] = None
+    for name in ("rope_parameters", "rope_scaling"):
+        if isinstance(settings.get(name), dict):
+            # Transformers takes a null for a number.
+            settings[name] = {part: value for part, value in settings[name].items() if value is not None}
+    return kind.from_dict(settings)
+
+
+def check_generation_config(directory: Path) -> None:
+    """Check `generation_config.json`, where there is one. Raises `ModelError`."""
+    file = directory / GENERATION
+    if not file.is_file():
+        return
+    content = read_object(file)
+    try:
+        GenerationSettings.model_validate(content)
+    except ValidationError as error:
+        raise ModelError(f"{file} is wrong: {complaint(error)}") from error
+    with quiet(), reading(str(file)):
+        GenerationConfig.from_dict(content)
+
+
+def family_config(adapter: Adapter, model_type: str) -> type[PreTrainedConfig]:
+    """The config class of a family, for layers of one width or of several."""
+    return adapter.uneven_config if is_uneven_type(adapter, model_type) else adapter.stock_config
+
+
+def is_uneven_type(adapter: Adapter, model_type: str) -> bool:
+    return model_type == adapter.uneven_config.model_type
+
+
+def _check_names(content: Mapping[str, Any], kind: type[PreTrainedConfig], source: str) -> None:
+    """Refuse keys that would replace a part of the config class itself."""
+    known = {*(field.name for field in fields(kind)), "model_type"}
+    for name in content:
+        if name in known or name in OF_THE_MACHINE or name.endswith("_plan"):
+            continue
+        part = getattr(kind, name, None) if not name.startswith("__") else kind
+        if part is not None and not (isinstance(part, property) and part.fset is not None):
+            raise ModelError(f"{source} is wrong: {shown(name)!r} is no setting of a model; take it out")

@@ -1,0 +1,253 @@
+"""What the `config.json` of a supported family may say: types, ranges, and what has to fit what."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from secateur.models.json_file import shown
+
+LARGEST = 10**7
+MOST_LAYERS = 10_000
+ROPE_KINDS = ("default", *ROPE_INIT_FUNCTIONS)
+UNION_BRANCH = re.compile(r"int|list\[.*|constrained-int|function-.*")
+
+Width = Annotated[int, Field(ge=1, le=LARGEST)]
+Widths = Annotated[list[Width], Field(min_length=1, max_length=MOST_LAYERS)]
+Frequency = Annotated[float, Field(ge=1e-9, le=1e15)]
+Length = Annotated[int, Field(ge=1, le=10**12)]
+TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
+NumberFormat = Literal["float64", "float32", "bfloat16", "float16"]
+
+
+class _Strict(BaseModel):
+    # Other keys are not read here: a bool is no number, a number in quotes is none, NaN is none.
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class Rope(_Strict):
+    """`rope_parameters`, or `rope_scaling` of older files."""
+
+    rope_type: str | None = None
+    type: str | None = None
+    rope_theta: Frequency | None = None
+    factor: Frequency | None = None
+    original_max_position_embeddings: Length | None = None
+    attention_factor: Frequency | None = None
+    beta_fast: Frequency | None = None
+    beta_slow: Frequency | None = None
+    mscale: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    mscale_all_dim: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    low_freq_factor: Frequency | None = None
+    high_freq_factor: Frequency | None = None
+    short_factor: list[Frequency] | None = None
+    long_factor: list[Frequency] | None = None
+    truncate: bool | None = None
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None  # the families rotate whole heads
+
+    @property
+    def kind(self) -> str:
+        return next((name for name in (self.rope_type, self.type) if name is not None), "default")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all_layers(cls, value: object) -> object:
+        nested = [name for name, part in value.items() if isinstance(part, dict)] if isinstance(value, dict) else []
+        if nested:
+            raise ValueError(f"settings by kind of layer ({nested[0]}) are not read by this family's code")
+        return value
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Rope":
+        if self.kind not in ("default", *ROPE_INIT_FUNCTIONS):
+            raise ValueError(
+                f"rope_type {self.kind!r} is unknown; known are {', '.join(('default', *ROPE_INIT_FUNCTIONS))}"
+            )
+        needed = {
+            "linear": ("factor",),
+            "dynamic": ("factor",),
+            "yarn": ("factor",),
+            "longrope": ("short_factor", "long_factor"),
+            "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        }
+        absent = [name for name in needed.get(self.kind, ()) if getattr(self, name) is None]
+        if absent:
+            raise ValueError(f"rope_type {self.kind} needs {', '.join(absent)}")
+        if self.low_freq_factor and self.high_freq_factor and self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(f"high_freq_factor {self.high_freq_factor:g} is not above low_freq_factor")
+        return self
+
+
+class DeclaredConfig(_Strict):
+    """What a `config.json` says of a model's shape and of how it computes."""
+
+    model_type: str
+    vocab_size: Width
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    num_attention_heads: Width
+    num_key_value_heads: Width | None = None
+    head_dim: Annotated[int, Field(ge=2, le=LARGEST, multiple_of=2)] | None = None  # halves are rotated
+    hidden_act: str | None = None
+    max_position_embeddings: Length | None = None
+    initializer_range: Annotated[float, Field(ge=0)] | None = None
+    rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] | None = None
+    use_cache: bool | None = None
+    tie_word_embeddings: bool | None = None
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    pretraining_tp: Width | None = None
+    rope_theta: Frequency | None = None
+    rope_parameters: Rope | None = None
+    rope_scaling: Rope | None = None
+    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
+    original_max_position_embeddings: Length | None = None
+    use_sliding_window: bool | None = None
+    sliding_window: Length | None = None
+    max_window_layers: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    pad_token_id: Annotated[int, Field(ge=-1, le=LARGEST)] | None = None  # -1 was written for none
+    bos_token_id: TokenId | list[TokenId] | None = None
+    eos_token_id: TokenId | list[TokenId] | None = None
+    dtype: NumberFormat | None = None
+    torch_dtype: NumberFormat | None = None
+    num_attention_heads_per_layer: Widths | None = None
+    num_key_value_heads_per_layer: Widths | None = None
+    intermediate_size_per_layer: Widths | None = None
+    architectures: list[str] | None = None
+    auto_map: dict[str, Any] | None = None
+    is_encoder_decoder: Literal[False] | None = None
+    output_attentions: bool | None = None
+    output_hidden_states: bool | None = None
+    id2label: dict[Any, Any] | None = None
+    label2id: dict[str, Any] | None = None
+    num_labels: Annotated[int, Field(ge=0, le=100_000)] | None = None
+
+    @field_validator("rope_parameters", "rope_scaling", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == {} else value
+
+    @field_validator("rope_theta", mode="before")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("the rotary base is a number")
+        return value
+
+    @field_validator("id2label")
+    @classmethod
+    def _numbered(cls, value: dict[Any, Any] | None) -> dict[Any, Any] | None:
+        if not all(str(key).isdecimal() for key in value or ()):
+            raise ValueError("its keys are numbers")
+        return value
+
+    @field_validator("hidden_act")
+    @classmethod
+    def _known_activation(cls, value: str | None) -> str | None:
+        if value is not None and value not in ACT2FN:
+            raise ValueError("no such activation is known")
+        return value
+
+    @property
+    def stated_dtype(self) -> str | None:
+        """The number format that it says its weights have."""
+        return self.dtype or self.torch_dtype
+
+    @property
+    def rope(self) -> Rope | None:
+        """The rotary settings that Transformers takes where both stand there."""
+        return self.rope_scaling or self.rope_parameters
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "DeclaredConfig":
+        for complaint in self._complaints():
+            raise ValueError(complaint)
+        return self
+
+    def _complaints(self) -> Iterator[str]:
+        heads, groups, layers = self.num_attention_heads, self.num_key_value_heads, self.num_hidden_layers
+        if self.head_dim is None and self.hidden_size % heads:
+            hidden = self.hidden_size
+            yield f"num_attention_heads {heads} does not divide hidden_size {hidden}, and there is no head_dim"
+        elif self.model_type.endswith("llama") and self.hidden_size % heads:
+            yield f"num_attention_heads {heads} does not divide hidden_size {self.hidden_size}, as a llama's has to"
+        if groups and heads % groups:
+            yield f"num_key_value_heads {groups} does not divide num_attention_heads {heads}"
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if name.endswith("_per_layer") and values is not None and len(values) != layers:
+                yield f"{name} has {len(values)} numbers for {layers} layers"
+        yield from self._complaints_of_layers()
+        if self.layer_types is not None and len(self.layer_types) != layers:
+            yield f"layer_types has {len(self.layer_types)} entries for num_hidden_layers {layers}"
+        if self.layer_types is not None and "sliding_attention" in self.layer_types and not self.sliding_window:
+            yield "layer_types asks for sliding_attention and there is no sliding_window"
+        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            yield f"pad_token_id {self.pad_token_id} is outside of the vocabulary of vocab_size {self.vocab_size}"
+        for name, rope in (("rope_parameters", self.rope_parameters), ("rope_scaling", self.rope_scaling)):
+            yield from self._complaints_of_rope(name, rope)
+        yield from self._complaints_of_base()
+
+    def _complaints_of_layers(self) -> Iterator[str]:
+        """What is wrong with heads that are listed layer by layer."""
+        queries, keys = self.num_attention_heads_per_layer, self.num_key_value_heads_per_layer
+        if queries is None or keys is None or len(queries) != len(keys):
+            return
+        for index, (query, key) in enumerate(zip(queries, keys, strict=True)):
+            if query % key:
+                yield f"layer {index} has {query} query heads for {key} key/value heads"
+
+    def _complaints_of_rope(self, name: str, rope: Rope | None) -> Iterator[str]:
+        if rope is None or rope.kind != "longrope":
+            return
+        half = (self.head_dim or self.hidden_size // self.num_attention_heads) // 2
+        for field in ("short_factor", "long_factor"):
+            factors = getattr(rope, field)
+            if factors is not None and len(factors) != half:
+                yield f"{name}.{field} has {len(factors)} numbers for heads of {2 * half}"
+
+    def _complaints_of_base(self) -> Iterator[str]:
+        """The rotary base may stand in three places, of which programs read different ones."""
+        places = {
+            "rope_theta": self.rope_theta,
+            "rope_parameters.rope_theta": self.rope_parameters and self.rope_parameters.rope_theta,
+            "rope_scaling.rope_theta": self.rope_scaling and self.rope_scaling.rope_theta,
+        }
+        (first, base), *others = [place for place in places.items() if place[1] is not None] or [("", None)]
+        for name, other in others:
+            if other != base:
+                yield f"{first} {base:g} and {name} {other:g} are two rotary bases"
+        if self.rope_scaling and first == "rope_parameters.rope_theta" and not others:
+            yield f"rope_scaling has no rope_theta, and would be read without that of {first}"
+
+    def outside(self) -> list[str]:
+        """Token ids of generation that no row of the embeddings belongs to, as `name id`."""
+        found = []
+        for name in ("bos_token_id", "eos_token_id"):
+            value = getattr(self, name)
+            ids = value if isinstance(value, list) else [] if value is None else [value]
+            found += [f"{name} {token}" for token in ids if token >= self.vocab_size]
+        return found
+
+
+def complaint(error: ValidationError) -> str:
+    """The first thing that is wrong, with its field's name, on one line."""
+    problems = error.errors()
+    missing = [".".join(map(str, problem["loc"])) for problem in problems if problem["type"] == "missing"]
+    if missing:
+        return f"it lacks {', '.join(missing)}"
+    problem = problems[0]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    # Of a field that may be one thing or another, pydantic adds which it tried.
+    path = [
+        str(part) for part in problem["loc"] if not str(part).startswith(("int", "list[", "constrained-", "function-"))
+    ]
+    if not path:
+        return message
+    return f"{'.'.join(path)} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"

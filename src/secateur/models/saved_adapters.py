@@ -1,0 +1,199 @@
+"""A saved adapter's two files, read and checked before PEFT acts on them."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from secateur.errors import ModelError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+# The kinds that PEFT merges and whose merged models a test holds against the unmerged ones.
+KINDS = (
+    "LORA",
+    "ADALORA",
+    "ADAMSS",
+    "C3A",
+    "DEFT",
+    "DELORA",
+    "FOURIERFT",
+    "FROD",
+    "GLORA",
+    "GRALORA",
+    "HIRA",
+    "HRA",
+    "IA3",
+    "LN_TUNING",
+    "LOHA",
+    "LOKR",
+    "MISS",
+    "OFT",
+    "OSF",
+    "PEANUT",
+    "PSOFT",
+    "PVERA",
+    "RANDLORA",
+    "ROAD",
+    "SHIRA",
+    "SUPERTUNING",
+    "TINYLORA",
+    "TRAINABLE_TOKENS",
+    "UNILORA",
+    "VBLORA",
+    "VERA",
+    "WAVEFT",
+)
+# Those that look at the values of the model's weights when they are put on it.
+NEED_VALUES = ("ADALORA", "ADAMSS", "HIRA", "PEANUT", "SHIRA", "WAVEFT", "FROD", "TINYLORA", "VBLORA")
+# What a LoRA's config may say. The rest imports modules, reads other files, changes the number of layers, or depends on
+# the prompt, so that no weights stand for it.
+LORA_FIELDS = frozenset(
+    {
+        "r",
+        "lora_alpha",
+        "lora_dropout",
+        "target_modules",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "bias",
+        "use_rslora",
+        "modules_to_save",
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "trainable_token_indices",
+        "use_dora",
+        "lora_bias",
+        "ensure_weight_tying",
+        # Of how it was trained only.
+        "init_lora_weights",
+        "eva_config",
+    }
+)
+# pissa and olora take the start out of the model's weights, which PEFT does again in the same way when it loads one.
+INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva", "pissa", "olora")
+COMMON_FIELDS = frozenset(field.name for field in dataclasses.fields(PeftConfig))
+TASKS = (None, "CAUSAL_LM")
+# What PEFT and the standard library raise where a config's values are of a wrong type or do not fit together.
+WRONG_CONFIG = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, ImportError)
+
+MERGE_ELSEWHERE = "merge it with PEFT and name the merged model's directory instead"
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """What the files hold."""
+
+    directory: Path
+    config: PeftConfig
+    weights: Mapping[str, Tensor]
+
+
+def read_adapter(directory: Path) -> SavedAdapter:
+    """Read `adapter_config.json` and `adapter_model.safetensors`.
+
+    Raises:
+        ModelError: one of them is not there, damaged or pickled, or the adapter is of a kind that is not supported.
+    """
+    config = _read_config(directory)
+    return SavedAdapter(directory, config, _read_weights(directory))
+
+
+def first_line(error: Exception) -> str:
+    """An exception's message in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _read_config(directory: Path) -> PeftConfig:
+    file = directory / CONFIG
+    if not file.is_file():
+        raise ModelError(f"{directory} is not a LoRA adapter: it has no {CONFIG}")
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise ModelError(f"{file} cannot be read: it does not say which kind of adapter it is (peft_type)")
+    _check_kind(settings, directory)
+    try:
+        config = PeftConfig.from_pretrained(str(directory))
+    except WRONG_CONFIG as error:
+        raise ModelError(f"{file} cannot be read: {first_line(error)}") from error
+    config.inference_mode = True
+    return config
+
+
+def _check_kind(settings: Mapping[str, Any], directory: Path) -> None:
+    """Raise `ModelError` where an adapter's config asks for what is not supported, before PEFT reads it."""
+    kind, task = settings["peft_type"], settings.get("task_type")
+    if kind not in KINDS:
+        raise ModelError(
+            f"{directory} is an adapter of kind {kind}, which is not supported; train a LoRA instead, or, where PEFT "
+            f"can, {MERGE_ELSEWHERE}"
+        )
+    if task not in TASKS:
+        raise ModelError(f"{directory} is an adapter for task {task}, not for a language model (CAUSAL_LM)")
+    fields = {field.name: field for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
+    for name in _set_to_something(settings, fields):
+        if name not in fields or (kind == "LORA" and name not in LORA_FIELDS | COMMON_FIELDS):
+            raise ModelError(f"the {kind} adapter {directory} uses {name}, which is not supported; {MERGE_ELSEWHERE}")
+    start = settings.get("init_lora_weights", True)
+    if kind == "LORA" and start not in INITIALISATIONS:
+        raise ModelError(
+            f"the LORA adapter {directory} was started by init_lora_weights {start}, which changes the model's own "
+            f"weights and is not supported; {MERGE_ELSEWHERE}"
+        )
+    for name, value in settings.items():
+        if any(isinstance(number, float) and not math.isfinite(number) for number in _numbers(value)):
+            raise ModelError(f"{directory / CONFIG} says {name} {value}, which is not finite")
+
+
+def _set_to_something(settings: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
+    """The settings that switch something on: not those with PEFT's default, nor numbers and names of unknown fields."""
+    for name, value in settings.items():
+        field = fields.get(name)
+        if name == "runtime_config" or not value:
+            continue
+        if field is None:
+            if value is True or isinstance(value, dict | list):
+                yield name
+        elif value != field.default:
+            yield name
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
+    else:
+        yield value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    file = directory / WEIGHTS
+    if not file.is_file():
+        pickled = "; pickled weights (*.bin) are not opened" if any(directory.glob("*.bin")) else ""
+        raise ModelError(f"{directory} is not a LoRA adapter: it has no {WEIGHTS}{pickled}")
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{file} is truncated or corrupted: {first_line(error)}") from error
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise ModelError(f"{file} holds NaN or infinite values in {name}; train the adapter anew")
+    return weights
