@@ -80,10 +80,9 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, rows: int, source: object) -
     Raises:
         ModelError: part of the vocabulary itself is beyond them, so that any text can hold it.
     """
-    if len(tokenizer) <= rows:
-        return []
-    added = set(tokenizer.added_tokens_decoder)
+    # Not the number of tokens: a few with large ids would have the tokenizers package count up to them.
     beyond = sorted(token for token in tokenizer.get_vocab().values() if token >= rows)
+    added = set(tokenizer.added_tokens_decoder)
     ordinary = [token for token in beyond if token not in added]
     if ordinary:
         raise ModelError(
