@@ -100,7 +100,7 @@ def guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         ModelError: as `require_fit`.
     """
     embeddings: nn.Module = model.get_input_embeddings()
-    rows = int(embeddings.weight.shape[0])  # type: ignore[union-attr, index]
+    rows = int(embeddings.weight.shape[0])  # type: ignore[index]
     beyond = require_fit(tokenizer, rows, source)
     if not beyond:
         return
