@@ -94,7 +94,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             }
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise ModelError(
-            f"{file} is truncated or corrupted ({error}); download it again or restore it from its source"
+            f"{file} is truncated or corrupted ({shown(error, 200)}); download it again or restore it from its source"
         ) from error
 
 
