@@ -83,6 +83,10 @@ def test_the_teacher_may_be_the_original() -> None:
         ("model: m\nname: ..\n", "r.yaml, line 2: name: "),
         ("model: 2020-13-45\n", "r.yaml: not valid YAML, "),
         ("model: \x01\n", "r.yaml: not valid YAML, "),
+        (
+            "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9) if n else 'x'}]\n" for n in range(6)),
+            "r.yaml, line 6: not valid YAML, it stands for more than 20,000 values",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_that_says_where(text: str, message: str) -> None:

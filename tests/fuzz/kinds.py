@@ -12,7 +12,7 @@ from fuzz.mutations import (
     mutated_text,
     mutated_yaml,
 )
-from fuzz.samples import CUT, LONG_RANGE_RUN, ON_CPU
+from fuzz.samples import CUT, LONG_RANGE_RUN, ON_CPU, PREPARED
 
 EVALUATE = ("--data", "text.txt", "--windows", "1", "--seqlen", "32", "--no-speed", *ON_CPU)
 PROFILED = ("--data", "text.txt", "--windows", "1", "--seqlen", "64", "--repeats", "1", *ON_CPU)
@@ -134,7 +134,13 @@ KINDS = (
         (("prune", "model", "-o", "pruned", "--overwrite", "--ratio", "0.2", *CUT),),
         ("model", "pruned", "text.txt"),
     ),
-    Kind("stages.json", "run/stages.json", mutated_json, (("run", "small.yaml", "-o", "run"),), ("run", "small.yaml")),
+    Kind(
+        "stages.json",
+        "run/stages.json",
+        mutated_json,
+        (("run", "small.yaml", "-o", "run"),),
+        ("run", "small.yaml", "model", "text.txt"),
+    ),
     *(
         Kind(f"{file} of a run", f"run/{file}", mutated_json, (("report", "run"),), ("run",))
         for file in ("pruning_plan.json", "layer_importance.json", "sparsity.json")
@@ -207,7 +213,7 @@ KINDS = (
         "longrange options.json",
         "data/options.json",
         mutated_json,
-        (("longrange", "prepare", "listops", "-o", "data", "--max-length", "64", "--train", "16"),),
+        (("longrange", "prepare", "listops", "-o", "data", *PREPARED),),
         ("data",),
     ),
 )

@@ -48,6 +48,7 @@ dataset: {test: 8}
 model: {embedding_dim: 16, transformer_dim: 16, transformer_hidden_dim: 16, head_dim: 8, max_seq_len: 64, block_size: 8}
 training: {batch_size: 4, warmup: 1, eval_frequency: 2, num_train_steps: 4, num_init_steps: 1, num_dense_train_steps: 2}
 """
+PREPARED = ("--max-length", "64", "--train", "16", "--dev", "8", "--test", "8")
 LONG_RANGE_RUN = ("--task", "listops", "-o", "long", "--data", "data", "--device", "cpu")
 
 
@@ -67,7 +68,6 @@ def make_samples(root: Path) -> None:
     _adapter(Path("adapter"))
     small = ("--data", "text.txt", "--windows", "1", "--seqlen", "32", "--no-speed", *ON_CPU)
     tuned = ("--data", "text.txt", "--samples", "1", "--seqlen", "256", "--query-block", "16", "--key-block", "16")
-    prepared = ("--max-length", "64", "--train", "16", "--dev", "8", "--test", "8")
     for command in (
         ("export", "model", "-o", "tiny.gguf"),
         ("attention", "tune", "model", "-o", "profile.safetensors", *tuned, *ON_CPU),
@@ -77,7 +77,7 @@ def make_samples(root: Path) -> None:
         ("evaluate", "pruned", *small, "--json", "second.json"),
         ("run", "small.yaml", "-o", "run"),
         ("sweep", "small.yaml", "-o", "sweep", "--set", "prune.ratio=0.2,0.3"),
-        ("longrange", "prepare", "listops", "-o", "data", *prepared),
+        ("longrange", "prepare", "listops", "-o", "data", *PREPARED),
         ("longrange", "train", *LONG_RANGE_RUN, "--config", "long.yaml"),
     ):
         outcome = run_command(command)

@@ -12,7 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from fuzz.samples import make_samples
 
 LIMIT = 10.0  # seconds
 MEMORY = 6 * 2**30  # bytes beyond what the process has when it begins
+PANIC = "panicked at"  # Rust's report of it, which a compiled library writes past Python
 VERDICTS = ("accepted", "refused", "unexpected", "hang", "crash")
 # What the commands import when they run; once here, instead of in every process.
 IMPORTED = (
@@ -140,12 +141,18 @@ def _work(mutation: Mutation, samples: Path, place: Path) -> None:
         faulthandler.dump_traceback_later(0.9 * LIMIT, file=_stacks(place))
         command = damage(mutation, samples, place / "files")
         os.chdir(place / "files")
+        with (place / "errors").open("wb") as errors:
+            os.dup2(errors.fileno(), 2)
         for stop in mutation.kind.stops:
             _replace(stop)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         outcome = run_command(command)
+        panic = next(
+            (line for line in (place / "errors").read_text(errors="replace").splitlines() if PANIC in line), ""
+        )
+        outcome = replace(outcome, error=outcome.error or panic)
         told: dict[str, Any] = {"verdict": outcome.verdict, "reason": outcome.error or " ".join(outcome.messages)}
         (place / "outcome.json").write_text(json.dumps(told))
     finally:

@@ -1,6 +1,7 @@
 """A tokenizer is what its files say; damaged files are one line, and so is a token without an embedding."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from secateur.errors import DataError, ModelError
 from secateur.evaluation import EvaluateConfig, load_tasks, measure_tasks
 from secateur.models import load, load_tokenizer, save
 from secateur.models.loading import load_settings
+from secateur.models.quiet import natively_silent
 
 VOCABULARY, SETTINGS = "tokenizer.json", "tokenizer_config.json"
 TinyModel = Callable[..., PreTrainedModel]
@@ -104,6 +106,13 @@ def test_a_chat_template_that_does_not_work(llama: Path, template: str) -> None:
         generate(model, tokenizer, GenerateConfig(prompt="Hello", chat=True, topk=0.5, max_new_tokens=1))
 
 
+def test_what_a_library_reports_past_python_is_not_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    with natively_silent():
+        os.write(2, b"thread panicked\n")
+    os.write(2, b"after it\n")
+    assert capfd.readouterr().err == "after it\n"
+
+
 class TestTokensWithoutAnEmbedding:
     @pytest.fixture
     def larger(self, llama: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
@@ -133,6 +142,17 @@ class TestTokensWithoutAnEmbedding:
             load(tmp_path / "both")
         with pytest.raises(ModelError, match="another model"):
             load_settings(tmp_path / "both")
+
+    @pytest.mark.parametrize(("token", "number"), [("a", 400), ("<pad>", 2_000_000)])
+    def test_few_tokens_with_large_numbers_are_refused(self, llama: Path, token: str, number: int) -> None:
+        content = json.loads((llama / VOCABULARY).read_text())
+        vocabulary = content["model"]["vocab"]
+        for other in list(vocabulary)[:5]:
+            del vocabulary[other]
+        vocabulary[token] = number
+        (llama / VOCABULARY).write_text(json.dumps(content))
+        with pytest.raises(ModelError, match=f"tokens up to {number} and the model's embeddings 259 rows"):
+            load(llama)
 
     def test_fewer_tokens_than_rows_are_usual(
         self,

@@ -117,9 +117,9 @@ def test_perplexity_of_several_texts(figures):
 
 @pytest.mark.parametrize("plot", [perplexity_plot, stage_plot])
 def test_what_is_not_finite_is_said(figures, plot):
-    plot(rows({"a": 10.0}, {"a": None}, {"a": 3000.0}, {"a": math.inf}))
+    plot(rows({"a": 10.0}, {"a": None}, {"a": 3000.0}, {"a": math.inf}, {"a": 1e304}))
     axes = figures[0].axes[0]
-    assert sum(text.get_text() == "not finite" for text in axes.texts) == 2
+    assert sum(text.get_text() == "not finite" for text in axes.texts) == 3
     assert axes.get_yscale() == "log" and axes.get_ylabel() == "perplexity on a (log scale)"
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from secateur.errors import ModelError
+from secateur.input_text import shortened
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -122,14 +123,14 @@ def _read_config(directory: Path) -> PeftConfig:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{file} cannot be read: {shortened(first_line(error), 200)}") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise ModelError(f"{file} cannot be read: it does not say which kind of adapter it is (peft_type)")
     _check_kind(settings, directory)
     try:
         config = PeftConfig.from_pretrained(str(directory))
     except WRONG_CONFIG as error:
-        raise ModelError(f"{file} cannot be read: {first_line(error)}") from error
+        raise ModelError(f"{file} cannot be read: {shortened(first_line(error), 200)}") from error
     config.inference_mode = True
     return config
 
@@ -192,7 +193,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{file} is truncated or corrupted: {first_line(error)}") from error
+        raise ModelError(f"{file} is truncated or corrupted: {shortened(first_line(error), 200)}") from error
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise ModelError(f"{file} holds NaN or infinite values in {name}; train the adapter anew")

@@ -19,13 +19,14 @@ from transformers import (
 
 from secateur.errors import DataError, ModelError, SecateurError
 from secateur.models.json_file import one_line, read_object, shown
-from secateur.models.quiet import quiet
+from secateur.models.quiet import natively_silent, quiet
 
 logger = logging.getLogger(__name__)
 
 VOCABULARY, WORDS = "tokenizer.json", "vocab.json"
 ADDED = "added_tokens.json"
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
+MOST_ADDED = 2**20
 SAMPLE = "Two words, 3 numbers."
 
 
@@ -80,12 +81,11 @@ def require_fit(tokenizer: PreTrainedTokenizerBase, rows: int, source: object) -
     Raises:
         ModelError: part of the vocabulary itself is beyond them, so that any text can hold it.
     """
-    if len(tokenizer) <= rows:
-        return []
-    added = set(tokenizer.added_tokens_decoder)
+    # Not the number of tokens: a few with large ids would have the tokenizers package count up to them.
     beyond = sorted(token for token in tokenizer.get_vocab().values() if token >= rows)
+    added = set(tokenizer.added_tokens_decoder)
     ordinary = [token for token in beyond if token not in added]
-    if ordinary:
+    if ordinary or (beyond and beyond[-1] > rows + MOST_ADDED):
         raise ModelError(
             f"{source}: the tokenizer has tokens up to {beyond[-1]} and the model's embeddings {rows} rows "
             "(vocab_size); it is the tokenizer of another model"
@@ -136,7 +136,8 @@ class _RowCheck:
 def _reading_tokenizer(directory: Path) -> Iterator[None]:
     """Turn whatever reading tokenizer files raises into a `ModelError` of one line."""
     try:
-        yield
+        with natively_silent():
+            yield
     except SecateurError:
         raise
     except BaseException as error:
@@ -158,7 +159,8 @@ def _name_culprit(directory: Path) -> None:
     if not file.is_file():
         return
     try:
-        Tokenizer.from_file(str(file))
+        with natively_silent():
+            Tokenizer.from_file(str(file))
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise

@@ -94,7 +94,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             }
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise ModelError(
-            f"{file} is truncated or corrupted ({error}); download it again or restore it from its source"
+            f"{file} is truncated or corrupted ({shown(error, 200)}); download it again or restore it from its source"
         ) from error
 
 
@@ -133,7 +133,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
             )
     missing = sorted({shard for shard in found.values() if not (directory / shard).is_file()})
     if missing:
-        raise ModelError(f"{directory} lacks {', '.join(missing[:5])}, which its index names; copy the missing files")
+        listed = ", ".join(shown(name, 80) for name in missing[:5])
+        raise ModelError(f"{directory} lacks {listed}, which its index names; copy the missing files")
     if not isinstance(metadata, dict):
         raise ModelError(f"{file} has no metadata; restore it from its source")
     return found
@@ -148,17 +149,19 @@ def _compare_with_index(directory: Path, weight_map: Mapping[str, str], tensors:
     for name, shard in weight_map.items():
         if name not in tensors:
             raise ModelError(
-                f"{directory} lacks {name}: its index says {shard} holds it, and it does not; restore the files from "
-                "their source"
+                f"{directory} lacks {shown(name, 80)}: its index says {shown(shard, 80)} holds it, and it does not; "
+                "restore the files from their source"
             )
         if tensors[name].file.name != shard:
             raise ModelError(
-                f"{directory / INDEX} is wrong: it says {name} is in {shard}, and it is in {tensors[name].file.name}"
+                f"{directory / INDEX} is wrong: it says {shown(name, 80)} is in {shown(shard, 80)}, and it is in "
+                f"{tensors[name].file.name}"
             )
     unnamed = sorted(set(tensors) - set(weight_map))
     if unnamed:
         raise ModelError(
-            f"{directory / INDEX} is wrong: it does not name {unnamed[0]}, which {tensors[unnamed[0]].file.name} holds"
+            f"{directory / INDEX} is wrong: it does not name {shown(unnamed[0], 80)}, which is in "
+            f"{tensors[unnamed[0]].file.name}"
         )
 
 

@@ -1,5 +1,6 @@
 """Several results side by side: the plot of size against quality, the plot of a sweep, and the page."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 
 from secateur.report.html import Page, Picture
 from secateur.report.page import page_table
-from secateur.report.plots import LABEL_BOX, TEXT_COLOURS, perplexity_scale, plain_label, png
+from secateur.report.plots import LABEL_BOX, TEXT_COLOURS, is_drawable, perplexity_scale, plain_label, png
 from secateur.report.tables import (
     Row,
     accuracy,
@@ -170,7 +171,9 @@ def comparison_page(
 
 def _perplexity_points(rows: Sequence[Row]) -> Points:
     points = {
-        short_text_name(text): [(row, value) for row in rows if (value := perplexities(row).get(text)) is not None]
+        short_text_name(text): [
+            (row, value) for row in rows if is_drawable(value := perplexities(row).get(text) or math.nan)
+        ]
         for text in text_names(rows)
     }
     return {name: measured for name, measured in points.items() if measured}

@@ -28,6 +28,7 @@ DOTS_PER_INCH = 120
 LOG_FROM_RANGE = 20
 LABEL_WIDTH = 26
 LONGEST_LABEL = 48
+LARGEST_DRAWN = 1e100
 
 
 def perplexity_plot(rows: Sequence[Row]) -> bytes:
@@ -292,7 +293,12 @@ def _heat_map(
 
 def _finite(rows: Sequence[Row], text: str) -> list[float | None]:
     values = [perplexities(row).get(text) for row in rows]
-    return [value if value is not None and math.isfinite(value) else None for value in values]
+    return [value if value is not None and is_drawable(value) else None for value in values]
+
+
+def is_drawable(value: float) -> bool:
+    """Whether an axis can hold a value and the margin beyond it."""
+    return math.isfinite(value) and abs(value) <= LARGEST_DRAWN
 
 
 def _mark_missing(axes: Axes, rows: Sequence[Row], texts: Sequence[str]) -> None:
