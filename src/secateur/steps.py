@@ -110,7 +110,9 @@ def recover_model(
     A training that was stopped goes on where it stopped. `base_name` is what an adapter calls its model; by default
     its path.
     """
-    free = overwrite or Workplace(output.expanduser()).is_finished
+    workplace = Workplace(output.expanduser())
+    free = overwrite or workplace.is_finished
+    overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
     output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)

@@ -72,8 +72,13 @@ class Unfinished(ABC):
     @property
     def is_finished(self) -> bool:
         """Whether the output is this work's result, and the work was stopped before it was dropped: it may go on."""
-        finished = files.dropped(self.output).exists() or files.is_marked(self.path, FINISHED)
-        return finished and files.is_marked(self.output, self.result)
+        finished = files.is_marked(self.path, FINISHED) and files.is_marked(self.output, self.result)
+        return finished or self.is_dropped
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the output is this work's result, and the work was stopped while it was dropped."""
+        return files.dropped(self.output).exists() and files.is_marked(self.output, self.result)
 
     def remove(self) -> None:
         """Drop everything that the work has kept."""
