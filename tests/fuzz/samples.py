@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from conftest import make_tiny_model, make_tiny_tokenizer
 from fuzz.commands import run_command
 
 WORDS = "The quick brown fox jumps over the lazy dog and runs on through 3 woods, 2 fields and a stream. "
@@ -86,33 +85,10 @@ def make_samples(root: Path) -> None:
 
 
 def _model(directory: Path, max_shard_size: str) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=261,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=258,
-        eos_token_id=259,
-        pad_token_id=260,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory, max_shard_size=max_shard_size)
-    vocabulary = {symbol: index for index, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    merges, special = [("t", "h"), ("th", "e")], ["<bos>", "<eos>", "<pad>"]
-    for token in (*map("".join, merges), *special):
-        vocabulary[token] = len(vocabulary)
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    ).save_pretrained(directory)
+    sizes = {"vocab_size": 261, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
+    model = make_tiny_model("llama", num_attention_heads=4, num_key_value_heads=2, **sizes)
+    model.save_pretrained(directory, max_shard_size=max_shard_size)
+    make_tiny_tokenizer([("t", "h"), ("th", "e")]).save_pretrained(directory)
 
 
 def _adapter(directory: Path) -> None:
