@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import OutputError
-from secateur.files import claimed, new_directory, partial_of, require_free, working_directory, write_bytes
+from secateur.files import claimed, directories, new_directory, partial_of, require_free, working_directory, write_bytes
 
 OWN = ["state.json", "stage/"]
 
@@ -134,3 +134,24 @@ def test_what_a_killed_one_had_moved_away_comes_back(tmp_path: Path) -> None:
         require_free(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "model.txt").read_text() == "old"
+
+
+def test_where_two_directories_cannot_change_names_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    result(out)
+    monkeypatch.setattr(directories, "_exchange", lambda *_: False)
+    result(out, "new", overwrite=True)
+    assert (out / "model.txt").read_text() == "new"
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path.name == ".out.secateur-new":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        with pytest.raises(OutputError, match="Input/output error"):
+            result(out, "newer", overwrite=True)
+    assert (out / "model.txt").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

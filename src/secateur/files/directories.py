@@ -137,11 +137,11 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Let two directories change names at once. Returns whether the system can, on this file system."""
-    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform not in ("linux", "darwin"):
+        return False
     sys.audit("os.rename", one, other, -1, -1)
-    if sys.platform == "linux":
+    library, names = ctypes.CDLL(None), (os.fsencode(one), os.fsencode(other))
+    if hasattr(library, "renameat2"):
         here = -100  # AT_FDCWD
-        return ctypes.CDLL(None).renameat2(here, names[0], here, names[1], 2) == 0  # RENAME_EXCHANGE
-    if sys.platform == "darwin":
-        return ctypes.CDLL(None).renamex_np(*names, 2) == 0  # RENAME_SWAP
-    return False
+        return library.renameat2(here, names[0], here, names[1], 2) == 0  # RENAME_EXCHANGE
+    return hasattr(library, "renamex_np") and library.renamex_np(*names, 2) == 0  # RENAME_SWAP
