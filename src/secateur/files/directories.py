@@ -19,6 +19,7 @@ from secateur.files.marks import (
     files_below,
     is_empty,
     is_marked,
+    is_unfilled,
     remove_own,
     require_only_own,
 )
@@ -84,7 +85,12 @@ def working_directory(
         elif not is_empty(partial_of(target)):
             logger.info("%s is left as it is; --overwrite would go on with it", partial_of(target))
         add_to_mark(place, own)
-        yield place
+        try:
+            yield place
+        except BaseException:
+            if is_unfilled(place):
+                discard(place)
+            raise
         if place != target:
             _replace(place, target)
 

@@ -37,6 +37,11 @@ def is_empty(directory: Path) -> bool:
     return not directory.exists() or all(is_beside(entry) for entry in directory.iterdir())
 
 
+def is_unfilled(directory: Path) -> bool:
+    """Whether a directory holds its mark and no result yet."""
+    return directory.is_dir() and all(entry.name == MARK or is_beside(entry) for entry in directory.iterdir())
+
+
 def is_own(directory: Path) -> bool:
     """Whether all that a directory holds is secateur's."""
     return next(foreign(directory), None) is None
