@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from secateur.errors import InputError, OutputError
 from secateur.files import (
+    accept_changes,
     claimed,
     input_path,
     is_marked,
@@ -182,6 +183,7 @@ class Run:
             other = Run(path, _read_state(path / STATE))
             if not other._is_done(name, fingerprint):
                 continue
+            accept_changes(self.path / name)
             with new_directory(self.path / name, overwrite=True) as staging:
                 shutil.copytree(path / name, staging, dirs_exist_ok=True)
             self.progress[name] = other.progress[name]
@@ -194,6 +196,7 @@ class Run:
         directory = self.path / stage.name
         logger.info("%-18s …", stage.name)
         start = time.perf_counter()
+        accept_changes(directory)  # that the stage is not as it was is why it is done again
         with claimed(directory):
             wait_for_all()  # the others find the place free
             stage.work(directory)
