@@ -19,6 +19,7 @@ from secateur.errors import InputError, OutputError
 from secateur.files import (
     accept_changes,
     claimed,
+    expanded,
     input_path,
     is_marked,
     is_own,
@@ -117,9 +118,7 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        with shared_directory(
-            Path(directory).expanduser(), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs
-        ) as path:
+        with shared_directory(expanded(directory), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs) as path:
             run = cls(path)
             if not is_first():
                 wait_for_all()

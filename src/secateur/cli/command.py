@@ -107,7 +107,6 @@ class Command:
                 complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
             except KeyboardInterrupt as error:
-                complain("interrupted")
                 raise typer.Exit(INTERRUPTED) from error
 
         callback.__signature__ = _signature([*own, *from_config])  # type: ignore[attr-defined]

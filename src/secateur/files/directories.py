@@ -87,9 +87,11 @@ def working_directory(
         add_to_mark(place, own)
         try:
             yield place
-        except BaseException:
+        except BaseException as problem:
             if is_unfilled(place):
                 discard(place)
+            elif isinstance(problem, KeyboardInterrupt):
+                logger.info("What is done is kept in %s: the same command goes on with it", place)
             raise
         if place != target:
             _replace(place, target)
