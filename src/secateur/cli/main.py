@@ -91,10 +91,19 @@ def main() -> None:
     # Before PyTorch is imported: its profiler warns of memory that was there before, which is no news to a user.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = _unexpected
-    for interruption in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(interruption, signal.default_int_handler)  # so that what is half written is removed
+    interruptions: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        interruptions.append(number)
+        raise KeyboardInterrupt  # so that what is half written is removed
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         get_command(app).main(prog_name="secateur")
-    except KeyboardInterrupt:  # outside of a command's own work
+    except (KeyboardInterrupt, Exception):
+        # Libraries that are being imported make another error of an interruption.
+        if not interruptions:
+            raise
         complain("interrupted")
         sys.exit(INTERRUPTED)
