@@ -302,6 +302,7 @@ def test_a_template_does_not_reach_python(tiny_model, tiny_tokenizer, task_direc
         (("generation_kwargs: {tempretaure: 1}",), "generation_kwargs.tempretaure: Extra inputs are not permitted"),
         (("dataset_kwargs: {}",), "dataset_path json needs dataset_kwargs with data_files"),
         (("dataset_kwargs: [x]",), "dataset_kwargs is not a mapping"),
+        (("doc_to_text: '{{ question * 100001 }}'",), "doc_to_text: it multiplies by more than 100,000"),
         (("output_type: guess",), "the task odd cannot be built: ValueError, Got invalid output_type 'guess'"),
         (("doc_to_text: '{{ nothing }}'",), "the task odd cannot be built: UndefinedError, 'nothing' is undefined"),
         (("test_split: train",), "the task odd cannot be built: KeyError"),

@@ -18,7 +18,6 @@ import lm_eval.api.metrics
 import lm_eval.utils
 import tqdm
 from jinja2 import StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -42,6 +41,7 @@ from secateur.evaluation.task_files import (
     with_data,
 )
 from secateur.evaluation.task_index import declared_names, entries_of, is_mentioned, members_of
+from secateur.evaluation.templates import BoundedSandbox
 
 PLAIN_FILTER = "none"
 BOOTSTRAPS = 1000
@@ -122,7 +122,7 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
             lambda self, *values, **options: plain_bar(self, *values, **{**options, "disable": True})
         )
     if not trusted:
-        sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        sandbox = BoundedSandbox(undefined=StrictUndefined, keep_trailing_newline=True)
         sandbox.filters |= plain_environment.filters
         lm_eval.utils.env = sandbox
     try:
