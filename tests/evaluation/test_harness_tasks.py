@@ -337,6 +337,32 @@ def test_a_file_of_ones_own_is_refused_for_its_own_fault(task_directory: Path, c
     load_tasks(config(task_directory, "sums"))  # does not mind what is not asked for
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("[g]", "[sums]", "the group g holds itself"),
+        ("[sums, {task: g}]", "[sums]", "the group g holds itself"),
+        ("[{group: inner, task: [g]}]", "[sums]", "the group g holds itself"),
+        ("[{group: g, task: [sums]}]", "[sums]", "the group g holds itself"),
+        ("[h]", "[sums, g]", "the group g holds itself through h"),
+        ("[h]", "[h]", "the group h holds itself"),
+    ],
+)
+def test_a_group_that_holds_itself_is_named(task_directory: Path, first: str, second: str, message: str) -> None:
+    (task_directory / "g.yaml").write_text(f"group: g\ntask: {first}\n")
+    (task_directory / "h.yaml").write_text(f"group: h\ntask: {second}\n")
+    found = refused(task_directory, "g")
+    assert found == f"{task_directory / message.split()[2]}.yaml: {message}"
+
+
+def test_a_task_in_a_group_inside_a_group_is_checked_as_any(task_directory: Path, add_task: Add) -> None:
+    add_task("odd", "process_docs: !function odd.change")
+    (task_directory / "g.yaml").write_text("group: g\ntask: [{group: inner, task: [sums, odd]}]\n")
+    assert "would run the Python function" in refused(task_directory, "g")
+    (task_directory / "g.yaml").write_text("group: g\ntask: [{group: inner, task: [sums]}]\n")
+    assert load_tasks(config(task_directory, "g")).loaded
+
+
 def test_what_is_included_is_read_once(task_directory: Path) -> None:
     """Files that include the next one many times would be read more often than anything ends."""
     for number in range(15):
