@@ -38,6 +38,13 @@ def test_yaml_that_would_not_end_or_is_not_plain_is_refused(text: str, message: 
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("line", ["k{}: 1\n", "k{}: &a{} 1\n"])
+def test_yaml_of_too_many_values_is_not_read_to_its_end(line: str) -> None:
+    text = "".join(line.format(number, number) for number in range(MOST_NODES)) + "twice: 1\ntwice: [\n"
+    with pytest.raises(InputError, match=f"line {MOST_NODES // 2}: .*more than {MOST_NODES:,} values"):
+        read_yaml(text, "r.yaml", "a recipe")
+
+
 def test_aliases_and_merges_that_people_write_are_read() -> None:
     values, lines = read_yaml(
         "base: &b {x: 1, y: [2, 3]}\nmine: {<<: *b, x: 4}\nlist: [*b, *b]\n", "r.yaml", "a recipe"

@@ -96,6 +96,35 @@ def test_a_mistake_is_one_line_that_says_where(text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: m\nseed: true\n", "r.yaml, line 2: seed: Input should be a number, not True"),
+        ("model: m\nprune:\n  ratio: off\n", "r.yaml, line 3: prune.ratio: Input should be a number, not False"),
+        ("model: m\nprune:\n  freeze: [0, yes]\n", "r.yaml, line 3: prune.freeze.1: Input should be a number"),
+        ("model: m\nsearch:\n  samples: true\n", "r.yaml, line 3: search.samples: Input should be a number"),
+        ("model: m\nsparsify: {seed: true}\n", "r.yaml, line 2: sparsify.seed: Input should be a number"),
+        ("model: m\nrecover:\n  lr: true\n", "r.yaml, line 3: recover.lr: Input should be a number"),
+        ("model: m\nevaluate: {limit: true}\n", "r.yaml, line 2: evaluate.limit: Input should be a number"),
+        ("model: m\nsamples: {max_new_tokens: true}\n", "samples.max_new_tokens: Input should be a number"),
+        ("longrange: {task: listops, prepare: {train: true}}\n", "longrange.prepare.train: Input should be a number"),
+        (
+            "longrange:\n  task: listops\n  options:\n    training: {batch_size: true}\n",
+            "r.yaml, line 4: longrange.options.training.batch_size: Input should be a number",
+        ),
+        (
+            "longrange:\n  task: listops\n  train:\n    seed: true\n",
+            "r.yaml, line 4: longrange.train.seed: Input should be a number",
+        ),
+    ],
+)
+def test_true_and_false_are_no_numbers(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe(text, "r.yaml")
+    assert str(caught.value).startswith("r.yaml") and message in str(caught.value)
+    parse_recipe("model: m\ntrust_remote_code: true\nevaluate: {speed: false}\n")
+
+
 def test_all_refused_values_are_named() -> None:
     with pytest.raises(InputError, match=r"prune.ratio.*; .*recover.lr"):
         parse_recipe("model: m\nprune: {ratio: 2}\nrecover: {lr: -1}\n")

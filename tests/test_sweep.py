@@ -209,6 +209,7 @@ def test_settings_that_are_refused(settings: list[str], message: str) -> None:
     [
         (["prune.ratoi=0.1"], "small.yaml with prune.ratoi=0.1: prune.ratoi: unknown key; did you mean ratio?"),
         (["prune.ratio=0.1,1.5"], "with prune.ratio=1.5: prune.ratio: Input should be less than 1, not 1.5"),
+        (["seed=1,true"], "with seed=true: seed: Input should be a number, not True"),
         (["prune.alpha=1,1.0"], "the cells prune.alpha=1 and prune.alpha=1.0 are the same"),
         (["model.x=1"], "model.x is below model, which is a value and no section"),
         (["longrange.task=listops"], "unknown key"),

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.console import logging_to
-from secateur.data import load_corpus
-from secateur.data.hub import HUB_CORPORA
-from secateur.data.slices import split_name
+from secateur.data import check_texts
 from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
@@ -122,9 +120,7 @@ def run_recipe(
 def _check_inputs(recipe: Recipe) -> None:
     """Find a mistyped name before any work is done, or undone: what is no hub's is loaded or checked."""
     find_model(recipe.model)
-    for name in recipe.texts:
-        if split_name(name)[0] not in HUB_CORPORA:
-            load_corpus(name)
+    check_texts(*recipe.texts)
     load_tasks(recipe.evaluate)
     if recipe.export is not None:
         check_export(recipe.model, recipe.export)

@@ -2,8 +2,6 @@
 
 import difflib
 import re
-import types
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +12,11 @@ from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
 from secateur.input_text import read_input_text, shortened
+from secateur.longrange.config import LongRangeConfig
+from secateur.longrange.options import TrainConfig
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
+from secateur.option_kinds import booleans_for_numbers, model_of
 from secateur.pruning import PruneConfig
 from secateur.pruning.config import PLANNED
 from secateur.pruning.search import SearchConfig
@@ -90,7 +91,7 @@ class Recipe(LoadOptions):
             fitted = {name: given[name] for name in FITTED if name in given}
             values = {**values, "prune": fitted | values.get("prune", {})}
         for name, section in {"evaluate": {}, **values}.items():
-            kind = _model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
+            kind = model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
             if kind is not None and isinstance(section, dict):
                 handed[name] = {key: shared[key] for key in shared if _same_option(cls, kind, key)} | section
         return handed
@@ -211,7 +212,9 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
     kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
     for place, known in _unknown_keys(values, kind):
         raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
-    sections = {key for key, field in kind.model_fields.items() if _model_of(field.annotation)}
+    for place, given in _booleans_for_numbers(values, kind):
+        raise InputError(f"{_at(source, place, lines)}: Input should be a number, not {given}")
+    sections = {key for key, field in kind.model_fields.items() if model_of(field.annotation)}
     filled = {key: {} if value is None and key in sections else value for key, value in values.items()}
     try:
         return kind(**filled)
@@ -231,22 +234,22 @@ def _unknown_keys(
         if key not in kind.model_fields:
             yield here, list(kind.model_fields)
             continue
-        section = _model_of(kind.model_fields[key].annotation)
+        section = model_of(kind.model_fields[key].annotation)
         if section is not None and isinstance(value, dict):
             yield from _unknown_keys(value, section, here)
+
+
+def _booleans_for_numbers(values: Mapping[str, Any], kind: type[BaseModel]) -> Iterator[tuple[Place, bool]]:
+    yield from booleans_for_numbers(values, kind)
+    section = values.get("longrange")
+    if isinstance(section, dict):  # these become the models only later, over the task's own values
+        yield from booleans_for_numbers(section.get("options"), LongRangeConfig, ("longrange", "options"))
+        yield from booleans_for_numbers(section.get("train"), TrainConfig, ("longrange", "train"))
 
 
 def _suggestion(key: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else f"; known are {', '.join(known)}"
-
-
-def _model_of(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model in an annotation such as `PruneConfig | None`."""
-    if typing.get_origin(annotation) in (types.UnionType, typing.Union):
-        found = [_model_of(kind) for kind in typing.get_args(annotation)]
-        return next((kind for kind in found if kind is not None), None)
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _same_option(recipe: type[BaseModel], section: type[BaseModel], key: str) -> bool:

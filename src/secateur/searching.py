@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from transformers import PreTrainedModel
 
 from secateur import files
-from secateur.data import load_corpus
+from secateur.data import check_texts, load_corpus
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free, write_json
 from secateur.models import load
@@ -68,6 +68,7 @@ def search_model(
     """
     free = overwrite or UnfinishedSearch(expanded(output)).is_finished
     target = require_free(output, free, [name, config.calibration])
+    check_texts(config.calibration)
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         unfinished = UnfinishedSearch(target)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import load_corpus, token_windows
+from secateur.data import check_texts, load_corpus, token_windows
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
@@ -63,6 +63,7 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     output = require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
+    check_texts(config.calibration)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         result = prune(model, tokenizer, config, layer_importance=layer_importance)
@@ -83,6 +84,8 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     output = require_free(output, overwrite, [name, config.calibration])
+    if config.needs_text:
+        check_texts(config.calibration)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         result = sparsify(model, tokenizer, config)
@@ -114,6 +117,7 @@ def recover_model(
     free = overwrite or workplace.is_finished
     overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
     output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
+    check_texts(config.data, *config.extra_eval)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         if base_name is not None:

@@ -25,13 +25,17 @@ class Loader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._depth = 0
+        self._begun = 0
         self._sizes: dict[int, int] = {}  # nodes that a node stands for, by its id
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._depth += 1
+        self._begun += 1
         mark = self.peek_event().start_mark
         if self._depth > DEEPEST:
             raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", mark)
+        if self._begun > MOST_NODES:  # said here, not once all of a long mapping is read
+            raise _too_many(mark)
         alias = self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -42,9 +46,7 @@ class Loader(yaml.SafeLoader):
         if not alias:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
         if self._sizes[id(node)] > MOST_NODES:
-            raise yaml.composer.ComposerError(
-                None, None, f"it stands for more than {MOST_NODES:,} values, with its aliases written out", mark
-            )
+            raise _too_many(mark)
         return node
 
     def construct_scalar(self, node: yaml.Node) -> Any:
@@ -104,6 +106,11 @@ def _read(text: str, source: str, kind: type[Loader]) -> tuple[Any, dict[Place, 
     finally:
         loader.dispose()
     return values, lines
+
+
+def _too_many(mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    problem = f"it stands for more than {MOST_NODES:,} values, with its aliases written out"
+    return yaml.composer.ComposerError(None, None, problem, mark)
 
 
 def _parts(node: yaml.Node) -> Iterator[yaml.Node]:

@@ -6,7 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from secateur.data import Example
+from secateur.data import Example, reading
 from secateur.data.lazy import open_file
 from secateur.errors import DataError
 
@@ -107,6 +107,18 @@ def test_json_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("[" * 200_000)
     assert "nested too deeply" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "long.json"])
+def test_a_number_of_too_many_digits_is_refused_with_its_row(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "long.json":
+        monkeypatch.setattr(reading, "_JSON_AT_ONCE", 0)
+    rows = ['{"text": "a"}', f'{{"text": "b", "n": 1{"0" * 5000}}}']
+    (tmp_path / name).write_text("\n".join(rows) if name == "rows.jsonl" else f"[{rows[0]},\n{rows[1]}]")
+    message = refusal(tmp_path / name)
+    assert "line 2" in message and "no valid JSON (a number of too many digits)" in message
 
 
 def test_a_row_that_is_no_object_is_named(tmp_path: Path) -> None:

@@ -302,6 +302,7 @@ def test_a_template_does_not_reach_python(tiny_model, tiny_tokenizer, task_direc
         (("generation_kwargs: {tempretaure: 1}",), "generation_kwargs.tempretaure: Extra inputs are not permitted"),
         (("dataset_kwargs: {}",), "dataset_path json needs dataset_kwargs with data_files"),
         (("dataset_kwargs: [x]",), "dataset_kwargs is not a mapping"),
+        (("doc_to_text: '{{ question * 100001 }}'",), "doc_to_text: it multiplies by more than 100,000"),
         (("output_type: guess",), "the task odd cannot be built: ValueError, Got invalid output_type 'guess'"),
         (("doc_to_text: '{{ nothing }}'",), "the task odd cannot be built: UndefinedError, 'nothing' is undefined"),
         (("test_split: train",), "the task odd cannot be built: KeyError"),
@@ -334,6 +335,32 @@ def test_a_file_of_ones_own_is_refused_for_its_own_fault(task_directory: Path, c
     found = refused(task_directory, "odd")
     assert message in found and found.count("there is no task") == 0
     load_tasks(config(task_directory, "sums"))  # does not mind what is not asked for
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("[g]", "[sums]", "the group g holds itself"),
+        ("[sums, {task: g}]", "[sums]", "the group g holds itself"),
+        ("[{group: inner, task: [g]}]", "[sums]", "the group g holds itself"),
+        ("[{group: g, task: [sums]}]", "[sums]", "the group g holds itself"),
+        ("[h]", "[sums, g]", "the group g holds itself through h"),
+        ("[h]", "[h]", "the group h holds itself"),
+    ],
+)
+def test_a_group_that_holds_itself_is_named(task_directory: Path, first: str, second: str, message: str) -> None:
+    (task_directory / "g.yaml").write_text(f"group: g\ntask: {first}\n")
+    (task_directory / "h.yaml").write_text(f"group: h\ntask: {second}\n")
+    found = refused(task_directory, "g")
+    assert found == f"{task_directory / message.split()[2]}.yaml: {message}"
+
+
+def test_a_task_in_a_group_inside_a_group_is_checked_as_any(task_directory: Path, add_task: Add) -> None:
+    add_task("odd", "process_docs: !function odd.change")
+    (task_directory / "g.yaml").write_text("group: g\ntask: [{group: inner, task: [sums, odd]}]\n")
+    assert "would run the Python function" in refused(task_directory, "g")
+    (task_directory / "g.yaml").write_text("group: g\ntask: [{group: inner, task: [sums]}]\n")
+    assert load_tasks(config(task_directory, "g")).loaded
 
 
 def test_what_is_included_is_read_once(task_directory: Path) -> None:

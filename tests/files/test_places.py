@@ -1,5 +1,6 @@
 """What a result may replace: what secateur wrote there, and nothing else."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import OutputError
-from secateur.files import claimed, directories, new_directory, partial_of, require_free, working_directory, write_bytes
+from secateur.files import (
+    claimed,
+    directories,
+    new_directory,
+    partial_of,
+    require_free,
+    require_writable,
+    working_directory,
+    write_bytes,
+)
 
 OWN = ["state.json", "stage/"]
 
@@ -155,3 +165,94 @@ def test_where_two_directories_cannot_change_names_at_once(tmp_path: Path, monke
             result(out, "newer", overwrite=True)
     assert (out / "model.txt").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["new", "old"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_link_where_a_result_is_filled_is_not_followed(tmp_path: Path, kind: str, whole: bool) -> None:
+    victim = tmp_path / "victim"
+    if whole:
+        victim.mkdir()
+        (victim / "thesis.txt").write_text("mine")
+    else:
+        victim.write_text("mine")
+    (tmp_path / f".out.secateur-{kind}").symlink_to(victim)
+    with pytest.raises(OutputError, match="not secateur's|already holds something"):
+        result(tmp_path / "out")
+    assert (victim / "thesis.txt" if whole else victim).read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_are_not_written_through_a_link_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / ".figures.json.secateur-new").symlink_to(tmp_path / "thesis.txt")
+    with pytest.raises(OutputError, match="could not be written"):
+        write_bytes(tmp_path / "figures.json", b"{}")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_bytes(tmp_path / "link.json", b"{}")
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "real.json").read_bytes() == b"{}"
+
+
+def test_a_file_that_was_changed_is_the_users(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result(out, "x" * 3_000_000)
+    result(out, "y" * 3_000_000, overwrite=True)
+    (out / "model.txt").write_text("z" * 3_000_000)
+    with pytest.raises(OutputError, match=r"holds model\.txt, which secateur did not write, or not as it is"):
+        result(out, "new", overwrite=True)
+    assert (out / "model.txt").read_text()[0] == "z"
+
+
+@pytest.mark.parametrize(
+    "names", [["*"], {"*": None}, {"../out/*": None}, {"/tmp/*": None}, {"?": None}, {"a/../*": None}]
+)
+def test_a_mark_that_lists_too_much_is_none(tmp_path: Path, names: object) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a").write_text("mine")
+    (tmp_path / "mine" / ".secateur.json").write_text(json.dumps({"written by": "secateur", "files": names}))
+    with pytest.raises(OutputError, match="was not written by secateur"):
+        result(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "a").read_text() == "mine"
+
+
+def test_a_copied_mark_makes_nothing_secateurs(tmp_path: Path) -> None:
+    result(tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".secateur.json").write_bytes((tmp_path / "out" / ".secateur.json").read_bytes())
+    (tmp_path / "mine" / "model.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds model\.txt"):
+        result(tmp_path / "mine", "new", overwrite=True)
+    assert (tmp_path / "mine" / "model.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, "File name too long"),
+        ("x\udcff", "not named in UTF-8"),
+        ("/dev/out", "no ordinary"),
+        ("loop", "link"),
+    ],
+)
+def test_names_that_cannot_be_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=message):
+        require_free(name, overwrite=True)
+    assert require_free("~nosuchuser/out") == Path("~nosuchuser/out")
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1"])
+def test_figures_never_replace_a_device(name: str) -> None:
+    with pytest.raises(OutputError, match="no ordinary file"):
+        require_writable(Path(name))
+
+
+def test_figures_stay_out_of_results(tmp_path: Path) -> None:
+    result(tmp_path / "out")
+    for name in ("figures.json", ".secateur.json", "more/figures.json"):
+        with pytest.raises(OutputError, match="lies in a result of secateur's"):
+            require_writable(tmp_path / "out" / name)
+    with pytest.raises(OutputError, match="lies in a result of secateur's"):
+        require_writable(tmp_path / "new" / "figures.json", output=tmp_path / "new")

@@ -79,6 +79,7 @@ def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
         ({"model": {"density": float("nan")}}, "model.density: "),
         ({"model": {"block_size": 4}}, "model.block_size: Input should be greater than or equal to 8, not 4"),
         ({"model": {"num_head": "two"}}, "model.num_head: Input should be a valid integer"),
+        ({"model": {"num_head": True}}, "model.num_head: Input should be a number, not True"),
         ({"model": {"pooling_mode": "mean"}}, "model.pooling_mode: Input should be 'MEAN' or 'CLS', not 'mean'"),
         ({"model": {"dropout_prob": 1}}, "model.dropout_prob: Input should be less than 1, not 1"),
         ({"training": {"lr_decay": "step"}}, "training.lr_decay: Input should be 'linear', 'cosine' or 'none'"),

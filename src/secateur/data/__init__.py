@@ -1,6 +1,6 @@
 """Named corpora and files in, token windows and training sequences out."""
 
-from secateur.data.corpora import corpus_names, load_corpus
+from secateur.data.corpora import check_texts, corpus_names, load_corpus
 from secateur.data.corpus import IGNORED, Corpus, Example, alpaca_prompt
 from secateur.data.instruction import pack_examples, tokenize_examples
 from secateur.data.windows import token_windows
@@ -10,6 +10,7 @@ __all__ = [
     "Corpus",
     "Example",
     "alpaca_prompt",
+    "check_texts",
     "corpus_names",
     "load_corpus",
     "pack_examples",

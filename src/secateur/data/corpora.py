@@ -53,6 +53,17 @@ def load_corpus(name: str, split: Split = "train") -> Corpus:
     return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "")
 
 
+def check_texts(*names: str) -> None:
+    """Find a mistyped or damaged text before a model is loaded. What is the hub's is not fetched for that.
+
+    Raises:
+        DataError: as `load_corpus`.
+    """
+    for name in names:
+        if split_name(name)[0] not in HUB_CORPORA:
+            load_corpus(name)
+
+
 @dataclass(frozen=True)
 class _Whole:
     documents: Collection[str]

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +19,7 @@ _INSTRUCTION = ("instruction", "output")
 _BLOCK = 1 << 20  # bytes read at once
 _JSON_AT_ONCE = 16 << 20  # bytes of a `.json` file that is parsed as a whole
 _LONGEST_JSON_ROW = 256 << 20  # characters of a row of a larger one
+_LONG_NUMBER = "a number of too many digits"  # for Python's int(), whose error names its own settings
 
 
 class RawRow(NamedTuple):
@@ -294,6 +296,8 @@ class _JsonText:
                     raise self.refusal(error.msg, error.pos) from error
             except RecursionError as error:
                 raise self.refusal("nested too deeply to be rows of text", self.place) from error
+            except ValueError as error:
+                raise self.refusal(_LONG_NUMBER, self.place) from error
             else:
                 size, self.place = end - self.place, end
                 return size, value
@@ -329,6 +333,10 @@ def _parse(text: str, path: Path, line: int | None = None) -> Any:
         raise DataError(f"{path}, {place}: no valid JSON ({error.msg}){hint if line is None else ''}") from error
     except RecursionError as error:
         raise DataError(f"{path}, line {line or 1:,}: the JSON is nested too deeply to be rows of text") from error
+    except ValueError as error:
+        if line is None:
+            deque(_json_rows(path), maxlen=0)  # which refuses it with the line of its row
+        raise DataError(f"{path}, line {line or 1:,}: no valid JSON ({_LONG_NUMBER})") from error
 
 
 def _parquet_columns(path: Path) -> list[str]:

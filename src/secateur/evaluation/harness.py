@@ -18,7 +18,6 @@ import lm_eval.api.metrics
 import lm_eval.utils
 import tqdm
 from jinja2 import StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.registry import AGGREGATION_REGISTRY, METRIC_REGISTRY
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
@@ -42,6 +41,7 @@ from secateur.evaluation.task_files import (
     with_data,
 )
 from secateur.evaluation.task_index import declared_names, entries_of, is_mentioned, members_of
+from secateur.evaluation.templates import BoundedSandbox
 
 PLAIN_FILTER = "none"
 BOOTSTRAPS = 1000
@@ -122,7 +122,7 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
             lambda self, *values, **options: plain_bar(self, *values, **{**options, "disable": True})
         )
     if not trusted:
-        sandbox = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        sandbox = BoundedSandbox(undefined=StrictUndefined, keep_trailing_newline=True)
         sandbox.filters |= plain_environment.filters
         lm_eval.utils.env = sandbox
     try:
@@ -154,6 +154,7 @@ def load(names: Iterable[str], files: TaskFiles, trusted: bool) -> dict[str, Loa
     index = _index(wanted, files)
     known = index.task_index
     reached = list(_reached(wanted, known))
+    _require_no_circle(reached, known, files)
     for name in reached:
         if name in files.tasks:
             known[name].cfg = _content(files.tasks[name], trusted)
@@ -246,9 +247,37 @@ def _reached(names: Iterable[str], index: Mapping[str, Entry]) -> list[str]:
         if entry is None or name in found:
             continue
         found[name] = None
-        waiting += members_of(entry.cfg or {}) if entry.kind is Kind.GROUP else []
-        waiting += sorted(entry.tags) if entry.kind is Kind.TAG else []
+        waiting += _held(entry)
     return list(found)
+
+
+def _held(entry: Entry) -> list[str]:
+    """The names that a group or a tag holds, also those in groups that are written out inside a group."""
+    if entry.kind is Kind.TAG:
+        return sorted(entry.tags)
+    return members_of(entry.cfg or {}, with_written_out=True) if entry.kind is Kind.GROUP else []
+
+
+def _require_no_circle(names: Iterable[str], index: Mapping[str, Entry], files: TaskFiles) -> None:
+    """Raise `InputError` where a group holds itself: lm-eval would build it without end."""
+    held = {name: [member for member in _held(index[name]) if member in index] for name in names}
+    for name in held:
+        if name in _below(name, held):
+            place = f"{files.tasks[name].path}: " if name in files.tasks else ""
+            others = [other for other in held[name] if other != name and name in _below(other, held)]
+            way = f" through {others[0]}" if others and name not in held[name] else ""
+            raise InputError(f"{place}the group {name} holds itself{way}")
+
+
+def _below(name: str, held: Mapping[str, list[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(held[name])
+    while waiting:
+        member = waiting.pop()
+        if member not in found:
+            found.add(member)
+            waiting += held[member]
+    return found
 
 
 def _repositories(names: Iterable[str], index: Mapping[str, Entry]) -> list[tuple[str, str]]:

@@ -16,7 +16,12 @@ import yaml
 from secateur.errors import DataError, InputError
 from secateur.evaluation.questions import require_questions
 from secateur.evaluation.task_values import GENERATE_CODE, Generation, TaskValues, complaint
+<<<<<<< HEAD
 from secateur.files import cache_directory, expanded
+=======
+from secateur.evaluation.templates import template_complaint
+from secateur.files import cache_directory
+>>>>>>> inputs
 from secateur.input_text import read_input_text, shortened
 from secateur.yaml_text import LONGEST, Loader, read_yaml
 
@@ -213,7 +218,7 @@ def _check_values(task: TaskFile) -> None:
 
 def _check_content(path: Path, config: Mapping[str, Any]) -> None:
     written = {key: value for key, value in config.items() if not isinstance(value, PythonFunction)}
-    wrong = complaint(TaskValues, written)
+    wrong = complaint(TaskValues, written) or template_complaint(written)
     if wrong is not None:
         raise InputError(f"{path}: {wrong}")
     generation = written.get("generation_kwargs") or {}

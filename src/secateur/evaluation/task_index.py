@@ -60,11 +60,23 @@ def all_entries() -> dict[str, Entry]:
     return dict(TaskManager().task_index)
 
 
-def members_of(config: dict[str, Any]) -> list[str]:
-    """The names of what a group holds."""
+def members_of(config: dict[str, Any], with_written_out: bool = False) -> list[str]:
+    """The names of what a group holds, itself or in groups that are written out inside it.
+
+    Args:
+        config: of the group.
+        with_written_out: also the names of those groups; lm-eval takes a group of its index for one of that name.
+    """
     members = config.get("task")
-    listed = members if isinstance(members, list) else [members] if isinstance(members, str) else []
-    names = [member if isinstance(member, str) else member.get("task") or member.get("group") for member in listed]
+    names: list[Any] = []
+    for member in members if isinstance(members, list) else [members]:
+        if not isinstance(member, dict):
+            names.append(member)
+        elif isinstance(member.get("task"), list):
+            names += [member.get("group")] if with_written_out else []
+            names += members_of(member, with_written_out)
+        else:
+            names.append(member.get("task") or member.get("group"))
     return [name for name in names if isinstance(name, str)]
 
 

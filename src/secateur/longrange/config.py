@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from secateur.errors import InputError
 from secateur.input_text import read_input_text, shortened
-from secateur.yaml_text import read_yaml
+from secateur.option_kinds import booleans_for_numbers
+from secateur.yaml_text import dotted, read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 
@@ -185,6 +186,8 @@ def _laid_over(base: LongRangeConfig | None, values: Mapping[str, Any], source: 
 
 
 def _checked(values: Mapping[str, Any], source: str) -> LongRangeConfig:
+    for place, given in booleans_for_numbers(values, LongRangeConfig):
+        raise InputError(f"{source}: {dotted(place)}: Input should be a number, not {given}")
     try:
         return LongRangeConfig.model_validate(values)
     except ValidationError as error:
