@@ -177,7 +177,7 @@ def test_a_link_where_a_result_is_filled_is_not_followed(tmp_path: Path, kind: s
     else:
         victim.write_text("mine")
     (tmp_path / f".out.secateur-{kind}").symlink_to(victim)
-    with pytest.raises(OutputError, match="not secateur's|already holds something"):
+    with pytest.raises(OutputError, match=r"not secateur's|already holds something"):
         result(tmp_path / "out")
     assert (victim / "thesis.txt" if whole else victim).read_text() == "mine"
     assert not (tmp_path / "out").exists()
