@@ -139,9 +139,10 @@ def _read_config(directory: Path) -> PeftConfig:
 def _absence(directory: Path) -> str:
     if directory.exists():
         return f"{directory} is not a LoRA adapter: it has no {CONFIG}"
-    if partial_of(directory).is_dir():
+    unfinished = partial_of(directory)
+    if unfinished.is_dir():
         return (
-            f"{directory} does not exist; {partial_of(directory)} is an unfinished training: the same recover command goes on "
+            f"{directory} does not exist; {unfinished} is an unfinished training: the same recover command goes on "
             "with it"
         )
     return f"{directory} does not exist"
