@@ -1,5 +1,5 @@
 """`python -m secateur`: the command line."""
 
-from secateur.cli.main import main
+from secateur.cli.start import main
 
 main()

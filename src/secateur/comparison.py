@@ -9,6 +9,7 @@ from secateur.errors import OutputError
 from secateur.files import (
     add_to_mark,
     claimed,
+    expanded,
     is_empty,
     is_marked,
     require_directory,
@@ -94,7 +95,7 @@ def require_place(directory: Path, overwrite: bool, inputs: Sequence[Path] = ())
     if not is_empty(target) and not overwrite:
         raise OutputError(f"{target} already holds something; name another directory or pass --overwrite")
     for path in inputs:
-        if path.expanduser().resolve() in {(target / name).resolve() for name in OWN_FILES}:
+        if expanded(path).resolve() in {(target / name).resolve() for name in OWN_FILES}:
             raise OutputError(f"{path} is read by this very command and would be replaced; name another directory")
     require_own_files(target, OWN_FILES)
     return target

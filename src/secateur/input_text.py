@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, SecateurError
+from secateur.files import expanded
 
 LARGEST_TEXT = 64 * 2**20
 DEEPEST = 64
@@ -24,7 +25,7 @@ def read_input_text(
     Raises:
         SecateurError: of the given kind: it cannot be read, is no ordinary file, is larger, or is not UTF-8.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         if file.exists() and not file.is_file() and not file.is_dir():
             raise kind(f"{file} is no ordinary file{advice}")

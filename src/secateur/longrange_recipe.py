@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from secateur.console import logging_to
 from secateur.errors import InputError
-from secateur.files import clear_own, working_directory, write_json, write_text
+from secateur.files import clear_own, expanded, working_directory, write_json, write_text
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import prepare
 from secateur.longrange.data.config import PrepareConfig
@@ -97,7 +97,7 @@ def run_longrange(
         SecateurError: what preparing and training raise. What is done stays done.
     """
     section = recipe.longrange
-    home = Path(directory).expanduser()
+    home = expanded(directory)
     own = (STATE, RECIPE, METRICS, COMMAND, LOG, "data/*/", *(f"{mode}/" for mode in get_args(Mode)))
     with working_directory(home, own, "a run of longrange", overwrite=overwrite) as path:
         state = {"task": section.task, "section": section.model_dump(mode="json")}

@@ -11,7 +11,7 @@ from secateur.data.slices import split_name
 from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
-from secateur.files import new_directory, write_json, write_text
+from secateur.files import expanded, new_directory, write_json, write_text
 from secateur.flags import command_text
 from secateur.input_text import read_input_text
 from secateur.measuring import measure, measure_speeds
@@ -102,7 +102,7 @@ def run_recipe(
         SecateurError: what the stages raise. What is done stays done.
     """
     _check_inputs(recipe)
-    home = Path(directory).expanduser()
+    home = expanded(directory)
     with Run.open(home, OWN, overwrite=overwrite, inputs=recipe.inputs) as run:
         pipeline = Pipeline(recipe, run.path, home)
         if not is_first():

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
+from secateur.files import expanded
 from secateur.input_text import shortened
 from secateur.json_text import read_json
 
@@ -99,7 +100,7 @@ def read_result(path: Path) -> Result:
     Raises:
         InputError: it is none of these, or is damaged.
     """
-    place = path.expanduser()
+    place = expanded(path)
     if not place.exists():
         raise InputError(f"{path} does not exist; give a --json file of evaluate, a run or a sweep")
     if place.is_dir():

@@ -17,7 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from secateur.errors import InputError, OutputError
 from secateur.files import (
+    accept_changes,
     claimed,
+    expanded,
     input_path,
     is_marked,
     is_own,
@@ -116,9 +118,7 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        with shared_directory(
-            Path(directory).expanduser(), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs
-        ) as path:
+        with shared_directory(expanded(directory), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs) as path:
             run = cls(path)
             if not is_first():
                 wait_for_all()
@@ -182,6 +182,7 @@ class Run:
             other = Run(path, _read_state(path / STATE))
             if not other._is_done(name, fingerprint):
                 continue
+            accept_changes(self.path / name)
             with new_directory(self.path / name, overwrite=True) as staging:
                 shutil.copytree(path / name, staging, dirs_exist_ok=True)
             self.progress[name] = other.progress[name]
@@ -194,6 +195,7 @@ class Run:
         directory = self.path / stage.name
         logger.info("%-18s …", stage.name)
         start = time.perf_counter()
+        accept_changes(directory)  # that the stage is not as it was is why it is done again
         with claimed(directory):
             wait_for_all()  # the others find the place free
             stage.work(directory)

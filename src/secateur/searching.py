@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from secateur import files
 from secateur.data import load_corpus
 from secateur.errors import SecateurError
-from secateur.files import require_free, write_json
+from secateur.files import expanded, require_free, write_json
 from secateur.models import load
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.processes import is_first, wait_for_all
@@ -66,7 +66,7 @@ def search_model(
     Raises:
         SecateurError: what `load` and `search` raise; another search was stopped there.
     """
-    free = overwrite or UnfinishedSearch(output.expanduser()).is_finished
+    free = overwrite or UnfinishedSearch(expanded(output)).is_finished
     target = require_free(output, free, [name, config.calibration])
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
@@ -79,6 +79,9 @@ def search_model(
             logger.info("Going on after round %d", len(rounds))
         try:
             result = search(model, tokenizer, config, done=rounds, keep=unfinished.keep)
+        except KeyboardInterrupt:
+            unfinished.tell()
+            raise
         except SecateurError:
             if is_first() and not unfinished.begun:
                 unfinished.remove()

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
-from secateur.files import claimed, require_free, require_new_file
+from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
@@ -110,7 +110,7 @@ def recover_model(
     A training that was stopped goes on where it stopped. `base_name` is what an adapter calls its model; by default
     its path.
     """
-    workplace = Workplace(output.expanduser())
+    workplace = Workplace(expanded(output))
     free = overwrite or workplace.is_finished
     overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
     output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])

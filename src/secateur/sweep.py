@@ -17,8 +17,9 @@ import yaml
 
 from secateur.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
 from secateur.errors import InputError, SecateurError
-from secateur.files import working_directory, write_json
+from secateur.files import require_only_own, working_directory, write_json
 from secateur.flags import command_text
+from secateur.json_text import read_json
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pipeline import RECIPE, run_recipe
 from secateur.recipe import Recipe, checked_recipe, read_recipe, recipe_text
@@ -95,13 +96,17 @@ def sweep_recipe(
     own = [SWEEP, *OWN_FILES, *(f"{cell.directory}{rest}/" for cell in cells for rest in ("", ".partial"))]
     # Not overwritten as a whole: each cell stays until its new run is finished.
     with working_directory(place, [*map(glob.escape, own)], "a sweep") as target:
+        if overwrite:
+            for cell in cells:
+                require_only_own(target / cell.directory)
         return _run_cells(cells, source, target, command_line, overwrite)
 
 
 def _run_cells(cells: Sequence[Cell], source: str, target: Path, command_line: str, overwrite: bool) -> SweepResult:
     first = cells[0].recipe
     failed: dict[str, str] = {}
-    _write_state(target, first.name, source, cells, failed)
+    earlier = _cells_before(target, source, cells)
+    _write_state(target, first.name, source, earlier, cells, failed)
     finished: list[Path] = []
     for number, cell in enumerate(cells, start=1):
         place = target / cell.directory
@@ -114,7 +119,7 @@ def _run_cells(cells: Sequence[Cell], source: str, target: Path, command_line: s
             failed[cell.directory] = _one_line(error)
             logger.error("Cell %s failed: %s", cell.directory, failed[cell.directory])
             logger.debug("The traceback:", exc_info=True)
-        _write_state(target, first.name, source, cells, failed)
+        _write_state(target, first.name, source, earlier, cells, failed)
     if not finished:
         return SweepResult(None, None, failed, len(cells))
     comparison = compared([read_sweep(target, [place.name for place in finished])])
@@ -242,12 +247,40 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _write_state(target: Path, name: str, source: str, cells: Sequence[Cell], failed: Mapping[str, str]) -> None:
+def _write_state(
+    target: Path,
+    name: str,
+    source: str,
+    earlier: Sequence[Mapping[str, Any]],
+    cells: Sequence[Cell],
+    failed: Mapping[str, str],
+) -> None:
     """Note which cells the sweep has: their figures are in their own directories."""
     listed = [
         {"directory": cell.directory, "values": cell.values, "error": failed.get(cell.directory)} for cell in cells
     ]
-    write_json(target / SWEEP, {"name": name, "recipe": source, "cells": listed})
+    write_json(target / SWEEP, {"name": name, "recipe": source, "cells": [*earlier, *listed]})
+
+
+def _cells_before(target: Path, source: str, cells: Sequence[Cell]) -> list[Any]:
+    """The cells of the same recipe and keys that earlier commands have finished there, but for those of this one."""
+    file = target / SWEEP
+    try:
+        state = read_json(file) if file.is_file() else {}
+    except InputError:
+        return []
+    if not isinstance(state, dict) or state.get("recipe") != source or not isinstance(state.get("cells"), list):
+        return []
+    own, keys = {cell.directory for cell in cells}, set(cells[0].values)
+    return [
+        cell
+        for cell in state["cells"]
+        if isinstance(cell, dict)
+        and cell.get("directory") not in own
+        and isinstance(cell.get("values"), dict)
+        and set(cell["values"]) == keys
+        and cell.get("error") is None
+    ]
 
 
 def _one_line(error: Exception) -> str:

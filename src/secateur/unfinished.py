@@ -50,7 +50,7 @@ class Unfinished(ABC):
             OutputError: something else does.
             SecateurError: it is damaged.
         """
-        if not files.is_empty(self.path) and not files.is_marked(self.path, SETTINGS):
+        if self.path.is_symlink() or not (files.is_empty(self.path) or files.is_marked(self.path, SETTINGS)):
             raise OutputError(f"{self.path} is in the way of what this {self.what} keeps; move it elsewhere")
         if not files.is_empty(self.path):
             changed = _differences(self._settings(), settings)
@@ -64,6 +64,11 @@ class Unfinished(ABC):
             self.remove()
         files.add_to_mark(self.path, [SETTINGS, *self.own])
         files.write_json(self.path / SETTINGS, settings)
+
+    def tell(self) -> None:
+        """Log what is kept of work that is interrupted."""
+        if self.begun:
+            logger.info("What is done is kept in %s: the same command goes on with it", self.path)
 
     def finish(self) -> None:
         """Note that what is written to the output from now on is this work's: see `is_finished`."""

@@ -16,6 +16,7 @@ from secateur.attention.hook import Applied, apply, remove
 from secateur.attention.profile import AttentionProfile
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
+from secateur.files import expanded
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.losses import CHUNK_TOKENS
@@ -75,7 +76,7 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: 
         DataError: the text is shorter than one window.
         ModelError: the family is not supported.
     """
-    profile = AttentionProfile.load(config.profile.expanduser()) if config.profile else None
+    profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     corpus = load_corpus(config.data, "test")

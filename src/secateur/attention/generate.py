@@ -13,6 +13,7 @@ from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import DataError, InputError, ModelError
+from secateur.files import expanded
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.json_file import one_line
 from secateur.models.modes import in_eval_mode, own_settings_aside
@@ -72,7 +73,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)
     warn_of_long_windows(model, prompt.shape[1] + config.max_new_tokens)
-    profile = AttentionProfile.load(config.profile.expanduser()) if config.profile else None
+    profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     applied = apply(model, profile, backend=config.backend, **config.rule())
     generator: Any = model
     settings = GenerationConfig(
@@ -115,7 +116,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torc
         text = config.prompt
     else:
         try:
-            text = config.prompt_file.expanduser().read_text(encoding="utf-8")  # type: ignore[union-attr]
+            text = expanded(config.prompt_file or "").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{config.prompt_file} cannot be read as text ({error}); give a UTF-8 text file") from error
     if not text.strip():

@@ -11,7 +11,7 @@ from secateur.cli.options import Json, Model
 from secateur.cli.output import say
 from secateur.console import stdout
 from secateur.errors import InputError
-from secateur.files import write_bytes, write_figures
+from secateur.files import expanded, write_bytes, write_figures
 
 if TYPE_CHECKING:
     from secateur.attention.config import CompareConfig, GenerateConfig, TuneConfig
@@ -54,7 +54,7 @@ def tune(
     from secateur.models.processes import is_first
     from secateur.report import attention_map
 
-    output = output.expanduser()
+    output = expanded(output)
     require_new(output, overwrite)
     files = [path.absolute() for path in (output, json, plot) if path]
     if len(set(files)) < len(files):

@@ -7,6 +7,7 @@ import shlex
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -98,7 +99,7 @@ class Command:
                         values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
                     for name in FILES & values.keys():
                         if values[name] is not None:
-                            require_writable(values[name], _names_in(values))
+                            require_writable(values[name], _names_in(values), _output_of(values))
                             values[name] = values[name] if first else None
                     quiet_libraries(verbose)
                     self.function(**values)
@@ -106,7 +107,6 @@ class Command:
                 complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
             except KeyboardInterrupt as error:
-                complain("interrupted")
                 raise typer.Exit(INTERRUPTED) from error
 
         callback.__signature__ = _signature([*own, *from_config])  # type: ignore[attr-defined]
@@ -146,6 +146,12 @@ def _names_in(values: Mapping[str, Any]) -> list[str]:
     ]
     lists = [value if isinstance(value, list) else [value] for value in given]
     return [str(item) for items in lists for item in items if isinstance(item, str | os.PathLike)]
+
+
+def _output_of(values: Mapping[str, Any]) -> Path | None:
+    """The directory that a command makes."""
+    output = values.get("output")
+    return output if isinstance(output, Path) else None
 
 
 def _is_argument(parameter: Any) -> bool:

@@ -8,7 +8,7 @@ import typer
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model
 from secateur.cli.output import say
-from secateur.files import write_figures
+from secateur.files import expanded, write_figures
 
 if TYPE_CHECKING:
     from secateur.exporting import ExportConfig
@@ -27,7 +27,7 @@ def export(
     """
     from secateur.steps import export_model
 
-    output = output.expanduser()
+    output = expanded(output)
     result = export_model(model, output, config, overwrite=overwrite)
     if json is not None:
         write_figures(json, result.to_dict())

@@ -10,7 +10,7 @@ from secateur.cli.group import Group
 from secateur.cli.options import Json, Output, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_figures
+from secateur.files import expanded, write_figures
 
 if TYPE_CHECKING:
     from secateur.longrange.data.config import PrepareConfig
@@ -32,7 +32,7 @@ def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: 
     from secateur.longrange.data import prepare
     from secateur.report import prepared_table
 
-    meta = prepare(task, output.expanduser(), config, overwrite=overwrite)
+    meta = prepare(task, expanded(output), config, overwrite=overwrite)
     stdout.print(prepared_table(meta.to_dict()))
     say(str(output))
 
@@ -56,7 +56,7 @@ def train(
     from secateur.longrange_run import train_run
     from secateur.report import longrange_table
 
-    results = train_run(config, output.expanduser(), command_line=command_line, overwrite=overwrite)
+    results = train_run(config, expanded(output), command_line=command_line, overwrite=overwrite)
     if results is None:
         return
     if json is not None:
@@ -70,7 +70,7 @@ def evaluate(config: "EvaluateConfig", output: Above, json: Json = None) -> None
     """Accuracy of a run's best model."""
     from secateur.longrange.evaluate import evaluate
 
-    figures = evaluate(config, output.expanduser())
+    figures = evaluate(config, expanded(output))
     if json is not None:
         write_figures(json, figures)
     say(f"accuracy {figures['accuracy']:.2%} on {figures['examples']:,} examples of {config.split}")

@@ -47,6 +47,8 @@ class CommandGroup(LazyGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         try:
             status = super().main(*arguments, **{**options, "standalone_mode": False})
+            if status == INTERRUPTED:  # by a command, or by Typer where it comes before its work
+                complain("interrupted")
         except typer.TyperException as error:
             complain(error.format_message())
             status = error.exit_code
@@ -89,7 +91,8 @@ def main() -> None:
     # Before PyTorch is imported: its profiler warns of memory that was there before, which is no news to a user.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = _unexpected
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
+    for interruption in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(interruption, signal.default_int_handler)  # so that what is half written is removed
     try:
         get_command(app).main(prog_name="secateur")
     except KeyboardInterrupt:  # outside of a command's own work

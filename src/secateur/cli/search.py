@@ -7,6 +7,7 @@ from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
 from secateur.files import write_figures
+from secateur.flags import command_text
 
 if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig
@@ -32,6 +33,8 @@ def search(
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
     """
+    from secateur.pruning import PruneConfig
+    from secateur.recipe import FITTED
     from secateur.report import search_table
     from secateur.searching import PLAN, search_model
 
@@ -41,4 +44,5 @@ def search(
     stdout.print(search_table(result.to_dict()))
     say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
     say(f"Calibrated on {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")
-    say(f"secateur prune {model} -o DIR --plan {output / PLAN}")
+    fitted = PruneConfig(plan=str(output / PLAN), **config.model_dump(include=set(FITTED)))
+    say(command_text("secateur", "prune", model, "-o", "DIR", config=fitted))

@@ -25,6 +25,7 @@ from secateur.evaluation.modes import input_device, weight_bytes
 from secateur.evaluation.semi_structured import require_sparse_cores, use_semi_structured
 from secateur.evaluation.speed import measure_speeds
 from secateur.evaluation.tasks import Tasks, load_tasks, measure_tasks
+from secateur.files import expanded
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
@@ -90,7 +91,7 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
 
 def size_on_disk(name: str | Path) -> int:
     """Bytes of a model's weights on disk: the files it is read from, or the `.gguf` file. Raises `ModelError`."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix == ".gguf":
         return path.stat().st_size
     return stored_bytes(model_directory(name))

@@ -16,7 +16,7 @@ import yaml
 from secateur.errors import DataError, InputError
 from secateur.evaluation.questions import require_questions
 from secateur.evaluation.task_values import GENERATE_CODE, Generation, TaskValues, complaint
-from secateur.files import cache_directory
+from secateur.files import cache_directory, expanded
 from secateur.input_text import read_input_text, shortened
 from secateur.yaml_text import LONGEST, Loader, read_yaml
 
@@ -127,7 +127,7 @@ def read_task_files(directory: str | Path) -> TaskFiles:
     Raises:
         InputError: there is no such directory, no YAML in it, or two files name the same task.
     """
-    root = Path(directory).expanduser()
+    root = expanded(directory)
     if not root.is_dir():
         raise InputError(f"include_path {root} is not a directory")
     paths = sorted(path for path in root.rglob("*") if path.suffix in (".yaml", ".yml") and path.is_file())
@@ -299,7 +299,7 @@ def _check_data_set(task: TaskFile, name: str, options: Any) -> None:
     if name in BUILDERS:
         if not {"data_files", "data_dir"} & options.keys():
             raise InputError(f"{task.path}: dataset_path {name} needs dataset_kwargs with data_files")
-    elif Path(name).expanduser().exists() or not HUB_DATA_SET.fullmatch(name):
+    elif expanded(name).exists() or not HUB_DATA_SET.fullmatch(name):
         raise InputError(
             f"{task.path}: dataset_path {shortened(name)} is neither a data set of the hub nor {_listed(BUILDERS)} "
             f"with data_files; another one could bring a program along; {ASK}"
@@ -335,7 +335,7 @@ def _found(path: Path, files: Any) -> Any:
     if "://" in name:
         return name
     for base in (path.parent, Path.cwd()):
-        place = (base / Path(name).expanduser()).resolve()
+        place = (base / expanded(name)).resolve()
         if place.is_file() and not _has_content(place):
             raise DataError(f"{path}: the data file {place} is empty")
         if place.exists() or any(base.glob(name) if not Path(name).is_absolute() else ()):

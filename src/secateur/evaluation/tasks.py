@@ -4,7 +4,6 @@ import hashlib
 import importlib.util
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import measuring
 from secateur.evaluation.task_files import TaskFiles, read_task_files
+from secateur.files import expanded
 from secateur.models.processes import is_first
 
 
@@ -74,7 +74,7 @@ def load_tasks(config: EvaluateConfig) -> Tasks:
 
 def task_files(config: EvaluateConfig) -> list[str]:
     """The files that a config's own tasks are made of, as far as they lie in `include_path`."""
-    root = Path(config.include_path).expanduser() if config.include_path is not None else None
+    root = expanded(config.include_path) if config.include_path is not None else None
     return sorted(str(path) for path in root.rglob("*") if path.is_file()) if root is not None else []
 
 

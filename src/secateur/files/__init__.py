@@ -16,16 +16,27 @@ from secateur.files.checks import (
 from secateur.files.claims import claimed
 from secateur.files.directories import new_directory, working_directory
 from secateur.files.failures import reported
-from secateur.files.marks import add_to_mark, clear_own, is_empty, is_marked, is_own, remove_own, require_only_own
-from secateur.files.names import dropped, partial_of
+from secateur.files.marks import (
+    accept_changes,
+    add_to_mark,
+    clear_own,
+    is_empty,
+    is_marked,
+    is_own,
+    remove_own,
+    require_only_own,
+)
+from secateur.files.names import dropped, expanded, partial_of
 from secateur.files.writing import new_file, write_bytes, write_extra, write_figures, write_json, write_text
 
 __all__ = [
+    "accept_changes",
     "add_to_mark",
     "cache_directory",
     "claimed",
     "clear_own",
     "dropped",
+    "expanded",
     "input_path",
     "is_empty",
     "is_marked",

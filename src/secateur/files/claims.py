@@ -11,7 +11,8 @@ from filelock import lock_descriptor
 from secateur.errors import OutputError
 from secateur.files.failures import reported
 from secateur.files.marks import discard
-from secateur.files.names import NEW, OLD, beside, dropped
+from secateur.files.names import NEW, OLD, beside, dropped, followed
+from secateur.files.replacing import is_opened
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def claimed(output: Path, *, file: bool = False) -> Iterator[Path]:
     Raises:
         OutputError: another process holds it, or nothing can be written beside it.
     """
-    target = output.parent.resolve() / output.name
+    target = followed(output.parent) / output.name
     place = beside(target, NEW)
     if _is_held(place):
         yield place
@@ -67,7 +68,7 @@ def claimed(output: Path, *, file: bool = False) -> Iterator[Path]:
 
 def _is_held(place: Path) -> bool:
     """Whether this process holds what lies there now."""
-    return place in _held and place.exists() and os.path.samestat(place.stat(), os.fstat(_held[place]))
+    return place in _held and is_opened(place, _held[place])
 
 
 def _make_parents(target: Path) -> list[Path]:
@@ -79,29 +80,37 @@ def _make_parents(target: Path) -> list[Path]:
 
 def _hold(place: Path, target: Path, file: bool) -> int:
     while True:
+        left = os.path.lexists(place)
+        if place.is_symlink() or (left and place.is_dir() == file):
+            raise OutputError(f"{place} stands where {target.name} is filled, and is not secateur's; remove it")
         if not file:
             place.mkdir(exist_ok=True)
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT if file else os.O_RDONLY, 0o644)
+        flags = os.O_RDWR | os.O_CREAT if file else os.O_RDONLY
+        descriptor = os.open(place, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
         if not lock_descriptor(descriptor, blocking=False):
             os.close(descriptor)
             raise OutputError(f"{target} is being written by another secateur; wait for it, or name another")
         # Whoever held it before may have renamed or removed it meanwhile.
-        if place.exists() and os.path.samestat(place.stat(), os.fstat(descriptor)):
+        if is_opened(place, descriptor):
+            if left:
+                logger.info("Removed %s, which a command that was stopped had left", place)
             return descriptor
         os.close(descriptor)
 
 
 def _put_right(target: Path, place: Path) -> None:
     old = beside(target, OLD)
+    for left in (old, dropped(target)):
+        if left.is_symlink():
+            raise OutputError(f"{left} is a link, and not secateur's; remove it")
     if old.exists() and not target.exists():
         old.rename(target)
         logger.info("A command that was stopped had moved %s away: it is back", target)
     for left in (old, dropped(target)):
         if left.exists():
             discard(left)
-    if place.is_dir() and any(place.iterdir()):
-        logger.info("Removed %s, which a command that was stopped had left half written", place)
+    if place.is_dir():
         for entry in place.iterdir():
             discard(entry)
-    elif place.is_file():
+    elif place.stat().st_size:
         os.truncate(place, 0)

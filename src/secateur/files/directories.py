@@ -16,10 +16,10 @@ from secateur.files.marks import (
     add_to_mark,
     discard,
     drop_from_mark,
-    files_below,
     is_empty,
     is_marked,
     is_unfilled,
+    mark_all,
     remove_own,
     require_only_own,
 )
@@ -43,7 +43,7 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
     target = require_free(directory, overwrite)
     with claimed(target) as staging, reported(target):
         yield staging
-        add_to_mark(staging, files_below(staging))
+        mark_all(staging)
         if target.exists():
             require_only_own(target)  # what came there meanwhile is not lost either
         _put_in_place(staging, target)
@@ -80,25 +80,28 @@ def working_directory(
         if overwrite and not (is_empty(target) and is_empty(partial_of(target))):
             place = partial_of(target)
             _require_kind(place, own, what)
-            if not is_empty(target):
-                require_only_own(target)
+            for there in (target, place):
+                require_only_own(there)
         elif not is_empty(partial_of(target)):
             logger.info("%s is left as it is; --overwrite would go on with it", partial_of(target))
         add_to_mark(place, own)
         try:
             yield place
-        except BaseException:
+        except BaseException as problem:
             if is_unfilled(place):
                 discard(place)
+            elif isinstance(problem, KeyboardInterrupt):
+                logger.info("What is done is kept in %s: the same command goes on with it", place)
             raise
         if place != target:
             _replace(place, target)
 
 
 def _require_kind(directory: Path, own: Sequence[str], what: str) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file; name a directory for the output")
-    if not is_empty(directory) and not is_marked(directory, own[0]):
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise OutputError(f"{directory} is no directory; move it elsewhere, or name another output")
+    begun = is_marked(directory, own[0]) and (is_unfilled(directory) or any(directory.glob(own[0])))
+    if not is_empty(directory) and not begun:
         raise OutputError(f"{directory} already holds something that is not {what}; name another directory")
 
 

@@ -1,20 +1,27 @@
 """The mark of a directory that secateur wrote: the list of its files, so that nothing else is ever deleted."""
 
 import glob
+import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from secateur.errors import OutputError
 from secateur.files.failures import reported
-from secateur.files.names import NEW, beside, is_beside
+from secateur.files.names import is_beside
+from secateur.files.replacing import replace_bytes
 
 MARK = ".secateur.json"
 # What stands near the beginning of a single file that secateur wrote, by its suffix.
 FILE_MARKS = {".json": b'"written by": "secateur', ".png": b"Software\0secateur", ".gguf": b"secateur.version"}
+# Bytes at either end of a file that its checksum is of.
+SAMPLED = 2**20
+
+Names = Mapping[str, str | None]
 
 
 def is_marked(directory: Path, file: str | None = None) -> bool:
@@ -34,7 +41,9 @@ def is_own_file(file: Path) -> bool:
 
 def is_empty(directory: Path) -> bool:
     """Whether a directory is not there, or holds nothing but what a killed process left of its first file."""
-    return not directory.exists() or all(is_beside(entry) for entry in directory.iterdir())
+    if not os.path.lexists(directory):
+        return True
+    return directory.is_dir() and all(is_beside(entry) for entry in directory.iterdir())
 
 
 def is_unfilled(directory: Path) -> bool:
@@ -59,14 +68,14 @@ def require_only_own(directory: Path) -> None:
     entry = next(foreign(directory), None)
     if entry is not None:
         raise OutputError(
-            f"{directory} holds {entry.relative_to(directory)}, which secateur did not write; move it elsewhere, or "
-            "name another directory"
+            f"{directory} holds {entry.relative_to(directory)}, which secateur did not write, or not as it is; move it "
+            "elsewhere, or name another directory"
         )
 
 
 def foreign(directory: Path) -> Iterator[Path]:
     """Everything in a directory that its mark does not list: files, links, and directories as wholes."""
-    yield from _foreign(directory, directory, _marked(directory) or [])
+    yield from _foreign(directory, directory, _marked(directory) or {})
 
 
 def add_to_mark(directory: Path, names: Iterable[str]) -> None:
@@ -81,26 +90,46 @@ def add_to_mark(directory: Path, names: Iterable[str]) -> None:
         OutputError: the mark cannot be written.
     """
     before = _marked(directory)
-    wanted = sorted({*(before or []), *names})
-    if before is not None and wanted == sorted(before):
-        return
-    _write_mark(directory, wanted)
+    wanted = {**(before or {}), **dict.fromkeys(names)}
+    if before != wanted:
+        _write_mark(directory, wanted)
 
 
 def drop_from_mark(directory: Path, name: str) -> None:
     """Take a name out of a directory's mark. Raises `OutputError`."""
-    left = [other for other in _marked(directory) or [] if other != name]
-    _write_mark(directory, left)
+    _write_mark(directory, {other: told for other, told in (_marked(directory) or {}).items() if other != name})
 
 
-def files_below(directory: Path) -> list[str]:
-    """All files below a directory, as `add_to_mark` takes them."""
-    return [
-        glob.escape((Path(place) / name).relative_to(directory).as_posix())
-        for place, _, names in os.walk(directory)
-        for name in names
-        if name != MARK
-    ]
+def mark_all(directory: Path) -> None:
+    """Write down all files of a directory as they are: one that is changed later is no longer secateur's."""
+    files = [Path(place) / name for place, _, names in os.walk(directory) for name in names]
+    _write_mark(
+        directory,
+        {
+            glob.escape(file.relative_to(directory).as_posix()): _digest(file)
+            for file in files
+            if file != directory / MARK
+        },
+    )
+
+
+def accept_changes(directory: Path) -> None:
+    """Take the files that a directory's mark lists for secateur's as they are now, damaged or not."""
+    names = _marked(directory)
+    if names is None:
+        return
+    files = {name: directory / re.sub(r"\[(.)\]", r"\1", name) for name, digest in names.items() if digest}
+    _write_mark(directory, {**names, **{name: _digest(file) for name, file in files.items() if file.is_file()}})
+
+
+def _digest(file: Path) -> str:
+    """Size and checksum of the beginning and the end: cheap for weights too, of which others differ everywhere."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        checksum = hashlib.blake2b(content.read(SAMPLED), digest_size=16)
+        content.seek(max(SAMPLED, size - SAMPLED))
+        checksum.update(content.read(SAMPLED))
+    return f"{size} {checksum.hexdigest()}"
 
 
 def remove_own(directory: Path) -> list[Path]:
@@ -147,13 +176,13 @@ def _remove_all_but(directory: Path, spared: set[Path]) -> None:
             discard(entry)
 
 
-def _foreign(root: Path, directory: Path, names: Sequence[str]) -> Iterator[Path]:
+def _foreign(root: Path, directory: Path, names: Names) -> Iterator[Path]:
     for entry in sorted(directory.iterdir()):
         name = entry.relative_to(root).as_posix()
         if entry == root / MARK or is_beside(entry):
             continue
         if entry.is_symlink() or not entry.is_dir():
-            if not _matches(name, names):
+            if entry.is_symlink() or not entry.is_file() or not _is_as_written(entry, name, names):
                 yield entry
         elif _matches(f"{name}/", names):
             yield from foreign(entry)
@@ -163,24 +192,36 @@ def _foreign(root: Path, directory: Path, names: Sequence[str]) -> Iterator[Path
             yield entry
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
+def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _marked(directory: Path) -> list[str] | None:
-    """What the mark lists; None where there is none, or it is damaged."""
-    try:
-        content = json.loads((directory / MARK).read_text(encoding="utf-8"))
-        names = content["files"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+def _is_as_written(file: Path, name: str, names: Names) -> bool:
+    told = [digest for pattern, digest in names.items() if fnmatchcase(name, pattern)]
+    return None in told or (bool(told) and _digest(file) in told)
+
+
+def _marked(directory: Path) -> dict[str, str | None] | None:
+    """What the mark lists; None where there is none, or it is damaged, or names more than a directory's own files."""
+    file = directory / MARK
+    if file.is_symlink() or not file.is_file():
         return None
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))["files"]
+        sound = all(isinstance(digest, str | None) and _is_own_name(name) for name, digest in names.items())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return names if sound else None
 
 
-def _write_mark(directory: Path, names: list[str]) -> None:
-    # Beside and renamed, as `write_bytes` does, which stands on this module.
-    temporary = beside(directory / MARK, NEW)
+def _is_own_name(pattern: str) -> bool:
+    """Whether a name or pattern says something, and stays within its directory."""
+    parts = pattern.removesuffix("/").split("/")
+    return parts[0] not in ("", "~") and ".." not in parts and re.search(r"\w", parts[0]) is not None
+
+
+def _write_mark(directory: Path, names: Names) -> None:
+    content = json.dumps({"written by": "secateur", "files": dict(sorted(names.items()))}, indent=1) + "\n"
     with reported(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"written by": "secateur", "files": names}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(directory / MARK)
+        replace_bytes(directory / MARK, content.encode())

@@ -1,11 +1,25 @@
 """The names of what stands beside a result while it is written: a later start recognises what a killed one left."""
 
+import os
 import re
 from pathlib import Path
 
 NEW, OLD = "new", "old"
 
-_LEFT = re.compile(r"\..+\.secateur-(new|old)")
+_LEFT = re.compile(r"\..+\.secateur-(new|old)", re.DOTALL)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with `~` as the home directory; one of a user that is not there is left as it is, the name of a file."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def followed(path: Path) -> Path:
+    """Where a path leads to through links, whether anything is there or not; a loop of links leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def beside(target: Path, kind: str) -> Path:

@@ -2,54 +2,30 @@
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
 from secateur.files.checks import require_new_file
 from secateur.files.claims import claimed
 from secateur.files.failures import reported
-from secateur.files.names import NEW, beside
+from secateur.files.names import expanded, followed
+from secateur.files.replacing import replace_bytes
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write `content` beside `path` and rename it into place.
+    """Write `content` beside `path`, or what a link leads to, and rename it into place.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    target = Path(path).expanduser()
-    temporary = beside(target, NEW)
+    target = expanded(path)
+    if target.is_symlink():
+        target = followed(target)
     with reported(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(_held(temporary), "wb") as file:
-            try:
-                file.write(content)
-                file.flush()
-                temporary.replace(target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-
-
-def _held(path: Path) -> int:
-    """Open a file to write, empty, that no other process writes meanwhile. What a killed one left is used again."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            lock_descriptor(descriptor)
-            # Whoever held it before may have renamed or removed it.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
-                os.ftruncate(descriptor, 0)
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        replace_bytes(target, content)
 
 
 def write_text(path: str | Path, text: str) -> None:

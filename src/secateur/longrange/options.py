@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from secateur.files import expanded
 from secateur.longrange.config import LongRangeConfig
 from secateur.models.options import LARGEST_SEED
 
@@ -33,7 +34,7 @@ class RunOptions(BaseModel):
 
     def data_directory(self, output: Path) -> Path:
         """Where the examples are."""
-        return self.data.expanduser() if self.data else output / "data" / self.task
+        return expanded(self.data) if self.data else output / "data" / self.task
 
 
 class TrainConfig(RunOptions):

@@ -7,6 +7,7 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session
 
 from secateur.errors import ModelError
+from secateur.files import expanded
 from secateur.models import embedded
 from secateur.models.loading import HUB_ID
 from secateur.planning.shape import ModelShape, read_shape, shape_of
@@ -24,7 +25,7 @@ def model_shape(name: str | Path) -> ModelShape:
     Raises:
         ModelError: there is none, the hub does not give it, or it cannot be planned with.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if str(name) == embedded.NAME:
         path = embedded.embedded_directory()
     if path.suffix == ".gguf":

@@ -119,7 +119,7 @@ def recover(
     if isinstance(teacher, str):
         options, teacher = {**options, "teacher": teacher}, None
     config = configured(RecoverConfig, config, options)
-    free = overwrite or Workplace(Path(output).expanduser()).is_finished
+    free = overwrite or Workplace(files.expanded(output)).is_finished
     target = files.require_free(output, free)
     require_finite(model, "the model")
     masks = zeros_to_keep(model, config.zeros)
@@ -158,6 +158,9 @@ def recover(
             with training_bar(progress) as bar, reports_below(workplace.path):
                 trainer.add_callback(bar)
                 trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        except KeyboardInterrupt:
+            workplace.tell()
+            raise
         except Diverged as problem:
             if trainer.good_step:
                 checkpoints.restore_own_weights(trainer.student, trainer.good_weights)

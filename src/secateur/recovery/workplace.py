@@ -30,7 +30,7 @@ class Workplace(Unfinished):
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from."""
         found = [path for path in self.path.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
-        return max(found, key=_step, default=None)
+        return max(filter(files.is_marked, found), key=_step, default=None)
 
     @contextmanager
     def new_checkpoint(self, step: int) -> Iterator[Path]:

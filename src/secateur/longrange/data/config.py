@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from secateur.errors import InputError
+from secateur.files import expanded
 from secateur.longrange.data import listops
 from secateur.longrange.data.rows import BYTE_VOCABULARY, SPLITS, SplitName
 from secateur.models.options import LARGEST_SEED
@@ -146,7 +147,7 @@ class PrepareConfig(BaseModel):
             seed=self.seed,
             counts={split: getattr(self, split) or own.counts.get(split) for split in SPLITS},
             path_length=self.path_length if name == "pathfinder" else None,
-            from_directory=self.from_directory.expanduser() if self.from_directory else None,
+            from_directory=expanded(self.from_directory) if self.from_directory else None,
             shard_rows=SHARD_ROWS,
         )
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from secateur.errors import DataError, InputError
-from secateur.files import write_bytes, write_json
+from secateur.files import expanded, write_bytes, write_json
 from secateur.json_text import read_json
 from secateur.longrange.data.config import TASKS, TaskName
 from secateur.longrange.data.rows import PADDING, SPLITS, Row, SplitName, Tokens
@@ -230,7 +230,7 @@ class LongRangeData:
         Raises:
             DataError: there are no data, or they are unfinished or damaged.
         """
-        root = Path(directory).expanduser()
+        root = expanded(directory)
         meta = read_meta(root)
         splits = {
             split: Split(
