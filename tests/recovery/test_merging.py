@@ -68,6 +68,8 @@ def test_a_config_with_a_wrong_type_is_refused(adapter: Path, tiny_model: TinyMo
 def test_directories_without_a_sound_adapter(adapter: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"it has no adapter_config\.json"):
         merge_adapter(tiny_model(), tmp_path)
+    with pytest.raises(ModelError, match=r"^~nobody-of-that-name/adapter does not exist$"):
+        merge_adapter(tiny_model(), "~nobody-of-that-name/adapter")
     with pytest.raises(ModelError, match=r"nowhere does not exist$"):
         merge_adapter(tiny_model(), tmp_path / "nowhere")
     (tmp_path / "nowhere.partial").mkdir()

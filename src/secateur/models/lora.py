@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
+from secateur.files import expanded
 from secateur.models.saved_adapters import (
     CONFIG,
     MERGE_ELSEWHERE,
@@ -70,7 +71,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
             one of another model; or Accelerate holds weights of the model on the host or on disk. The model is then
             left as it was.
     """
-    saved = read_adapter(Path(adapter).expanduser())
+    saved = read_adapter(expanded(adapter))
     if any(weight.is_meta for weight in model.parameters()):
         raise ModelError(
             "an adapter cannot be put on a model whose weights wait outside the devices (device_map); load it without, "
