@@ -4,7 +4,6 @@ import difflib
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
 from secateur.data.corpus import Corpus, Example, content_fingerprint
