@@ -157,3 +157,8 @@ def test_a_corpus_does_not_change() -> None:
     corpus: Corpus = load_corpus("pydocs")
     with pytest.raises(dataclasses.FrozenInstanceError):
         corpus.name = "another"  # type: ignore[misc]
+
+
+def test_a_home_of_nobody() -> None:
+    with pytest.raises(DataError, match=r"^~nobody-of-that-name/text\.txt does not exist"):
+        load_corpus("~nobody-of-that-name/text.txt")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from exporting_helpers import LlamaCpp, byte_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.data import load_corpus
@@ -81,6 +81,18 @@ def test_special_and_added_tokens(model: Callable[[int], PreTrainedModel], tmp_p
     for text in ("Hello", "a<bos>b", "call <tool> now"):
         assert llama_cpp.tokens(text) == tokenizer(text).input_ids
         assert llama_cpp.tokens(text, special=False)[0] != 0
+
+
+def test_a_file_read_back_has_its_tokens_and_no_more(model: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(WORDS)  # has no <|endoftext|>
+    secateur.export(model(len(tokenizer)), tokenizer, tmp_path / "model.gguf")
+    _, again = secateur.load(tmp_path / "model.gguf")
+    assert again.get_vocab() == tokenizer.get_vocab()
+    assert again.special_tokens_map == tokenizer.special_tokens_map
+    for text in (*TEXTS, "a<bos>b<|endoftext|>"):
+        assert again(text).input_ids == tokenizer(text).input_ids
+    again.save_pretrained(tmp_path / "saved")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "saved")) == len(tokenizer)
 
 
 def pieces_tokenizer(as_metaspace: bool = False, drop: int | None = None) -> PreTrainedTokenizerFast:

@@ -202,6 +202,19 @@ class TestWhichFilesAreRead:
         change_json(saved / INDEX, weight_map=index)
         assert f"does not name {QUERY}" in refusal(saved)
 
+    @pytest.mark.parametrize("file", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"])
+    def test_a_table_that_the_index_does_not_name(self, saved: Path, file: str) -> None:
+        shard(saved)
+        table = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+        save_file({**load_file(saved / file), **table}, saved / file, {"format": "pt"})
+        load(saved)
+
+    def test_a_table_that_the_index_names_and_no_shard_holds(self, saved: Path) -> None:
+        index = shard(saved)
+        table = {"model.layers.0.self_attn.rotary_emb.inv_freq": index[QUERY]}
+        change_json(saved / INDEX, weight_map={**index, **table})
+        load(saved)
+
     @pytest.mark.parametrize("key", ["weight_map", "metadata"])
     def test_an_index_that_lacks_a_part(self, saved: Path, key: str) -> None:
         shard(saved)

@@ -59,7 +59,6 @@ WRONG: list[tuple[str, Any]] = [
     ("max_position_embeddings", -1),
     ("rope_theta", 0),
     ("rope_theta", math.nan),
-    ("rope_theta", None),
     ("rope_theta", 500_000.0),
     ("rope_parameters", {"rope_type": "default", "rope_theta": 0}),
     ("rope_parameters", {"rope_type": "default", "rope_theta": math.inf}),
@@ -86,6 +85,9 @@ WRONG: list[tuple[str, Any]] = [
     ("id2label", {"x": 1}),
     ("auto_map", 3),
     ("to_dict", 3),
+    ("validate", True),
+    ("torch_dtype", "auto"),
+    ("dtype", "torch.float32"),
     ("attribute_map", {"hidden_size": "vocab_size"}),
     ("transformers_weights", "other.safetensors"),
     ("configuration_files", ["config.9.0.0.json"]),
@@ -129,7 +131,13 @@ def test_what_is_no_json(saved: Path, text: str) -> None:
         {"rope_scaling": LLAMA3},
         {"rope_scaling": None, "rope_parameters": None, "rope_theta": 10_000},
         {"rope_scaling": {**LLAMA3, "rope_theta": None}},
+        {"rope_theta": None},
         {"pad_token_id": -1},
+        {"bos_token_id": -1, "eos_token_id": -1},
+        {"eos_token_id": []},
+        {"sliding_window": 0},
+        {"sliding_window": -1},
+        {"update": True},
         {"eos_token_id": [1, 2]},
         {"dtype": None, "torch_dtype": "bfloat16"},
         {"architectures": None, "num_key_value_heads": 4, "attention_dropout": 0, "unsloth_version": "2024.9"},
@@ -144,6 +152,24 @@ def test_what_is_found_in_the_wild_loads(saved: Path, changes: dict[str, Any]) -
     model, tokenizer = load(saved, dtype="float32")
     logits = model(tokenizer("abc", return_tensors="pt").input_ids).logits
     assert logits.isfinite().all()
+
+
+def test_a_null_base_that_stands_nowhere_else(saved: Path) -> None:
+    change_config(saved, rope_theta=None, rope_parameters=None)
+    assert "rope_theta is None: the rotary base is a number" in refusal(load, saved)
+
+
+def test_a_window_of_nothing_in_a_family_that_reads_it(saved: Path) -> None:
+    change_config(saved, model_type="mistral", sliding_window=0)
+    assert "sliding_window" in refusal(load, saved)
+
+
+def test_what_was_written_for_none_is_saved_as_none(saved: Path, tmp_path: Path) -> None:
+    change_config(saved, eos_token_id=-1, sliding_window=0)
+    (saved / GENERATION).unlink(missing_ok=True)
+    save(*load(saved), tmp_path / "again")
+    again = json.loads((tmp_path / "again" / CONFIG).read_text())
+    assert again.get("eos_token_id") is None and not again.get("sliding_window")
 
 
 def test_generation_that_never_ends_is_said(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,6 +197,15 @@ def test_a_wrong_generation_config_is_named(saved: Path, field: str, value: Any)
     (saved / GENERATION).write_text(json.dumps({field: value}))
     message = refusal(load, saved)
     assert GENERATION in message and field in message
+
+
+def test_no_token_that_ends_a_text(saved: Path, tmp_path: Path) -> None:
+    (saved / GENERATION).write_text(json.dumps({"eos_token_id": []}))
+    model, tokenizer = load(saved, dtype="float32")
+    generated = model.generate(**tokenizer("abc", return_tensors="pt"), max_new_tokens=3, do_sample=False)
+    assert generated.shape[1] == len(tokenizer("abc").input_ids) + 3
+    save(model, tokenizer, tmp_path / "again")
+    load(tmp_path / "again")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"num_beams": ' + "9" * 5000 + "}"])

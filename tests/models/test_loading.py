@@ -249,3 +249,9 @@ def test_a_damaged_gguf_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUFxxxx")
     with pytest.raises(ModelError, match=r"bad\.gguf could not be loaded"):
         load(str(tmp_path / "bad.gguf"))
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/model", "~nobody-of-that-name/model.gguf"])
+def test_a_home_of_nobody(name: str) -> None:
+    with pytest.raises(ModelError, match=f"^{name} does not exist"):
+        load(name)

@@ -169,6 +169,14 @@ def test_the_reason_is_one_logged_line(tiny_model: TinyModel, caplog: pytest.Log
         assert len(caplog.records) == 1 and message in caplog.records[0].getMessage()
 
 
+def test_a_zero_here_and_there_is_no_word_worth(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="secateur"):
+        zeros_to_keep(changed(tiny_model(), at_random(0.002)))
+        assert not caplog.records
+        zeros_to_keep(changed(tiny_model(), at_random(0.05)))
+    assert "counts as dense: 5." in caplog.text or "counts as dense: 4." in caplog.text
+
+
 @pytest.fixture
 def four_bits(tiny_model: TinyModel) -> PreTrainedModel:
     return changed(tiny_model(**WIDE), quantised(Quantisation.Q4_0))
@@ -348,6 +356,7 @@ def test_a_record_beside_another_model_is_not_believed(
         b'{"matrices": [{"layer": 0, "name": "q_proj", "shape": [1], "zeros": 0}]}',
         b'{"matrices": [], "asked": NaN}',
         b'{"matrices": [], "asked": 1e999}',
+        b'{"matrices": [], "asked": "\\ud800"}',
     ],
 )
 def test_a_damaged_record_is_said_and_not_used(

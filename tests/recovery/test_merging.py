@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
@@ -66,6 +67,13 @@ def test_a_config_with_a_wrong_type_is_refused(adapter: Path, tiny_model: TinyMo
 
 def test_directories_without_a_sound_adapter(adapter: Path, tiny_model: TinyModel, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"it has no adapter_config\.json"):
+        merge_adapter(tiny_model(), tmp_path)
+    with pytest.raises(ModelError, match=r"^~nobody-of-that-name/adapter does not exist$"):
+        merge_adapter(tiny_model(), "~nobody-of-that-name/adapter")
+    with pytest.raises(ModelError, match=r"nowhere does not exist$"):
+        merge_adapter(tiny_model(), tmp_path / "nowhere")
+    (tmp_path / "nowhere.partial").mkdir()
+    with pytest.raises(ModelError, match=r"nowhere\.partial is an unfinished training: the same recover command"):
         merge_adapter(tiny_model(), tmp_path / "nowhere")
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
@@ -74,3 +82,13 @@ def test_directories_without_a_sound_adapter(adapter: Path, tiny_model: TinyMode
     weights.rename(adapter / "adapter_model.bin")
     with pytest.raises(ModelError, match="not opened"):
         merge_adapter(tiny_model(), adapter)
+
+
+def test_sums_that_are_no_numbers(adapter: Path, tiny_model: TinyModel) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({name: 1e30 * weight for name, weight in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(
+        ModelError, match=f"with the adapter {adapter} merged, .* holds NaN or infinite values"
+    ) as caught:
+        merge_adapter(tiny_model(), adapter)
+    assert "\n" not in str(caught.value)

@@ -4,7 +4,6 @@ import difflib
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
 from secateur.data.corpus import Corpus, Example, content_fingerprint
@@ -14,6 +13,7 @@ from secateur.data.pieces import pieces_of
 from secateur.data.reading import file_kinds, is_file_kind
 from secateur.data.slices import Part, split_name
 from secateur.errors import DataError
+from secateur.files import expanded
 
 Split = Literal["train", "test"]
 
@@ -98,7 +98,7 @@ def _named(name: str, split: Split) -> _Whole:
 
 
 def _file(name: str) -> _Whole:
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         found = is_file_kind(path) or path.exists()
     except OSError as error:

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ from secateur.errors import ModelError
 from secateur.models.adapters import adapter_of
 from secateur.models.config_file import CONFIG, load_config, read_config, reading
 from secateur.models.quiet import quiet
-from secateur.models.weight_files import StoredTensor, stored_dtype, stored_tensors
+from secateur.models.weight_files import DERIVED, StoredTensor, stored_dtype, stored_tensors
 
 logger = logging.getLogger(__name__)
 
 # No adapter stands there: Transformers would put one that lies beside the model on it, without a word.
 NOWHERE = "no-adapter"
 BODY = "model."
-# Tables that older checkpoints hold and that follow from the config. Transformers passes over inv_freq by itself.
-DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 
 
 def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments: Any) -> PreTrainedModel:
@@ -56,6 +53,8 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     model, loading = loaded
     _require_all(directory, loading)
     adapter_of(model)
+    if model.generation_config.eos_token_id == []:  # `generate` would look for the first
+        model.generation_config.eos_token_id = None
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"{directory} holds an adapter that could not be left out; move it to a directory of its own")
     _settle_tying(directory, model)

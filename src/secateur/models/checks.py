@@ -70,9 +70,15 @@ def require_finite(model: PreTrainedModel, what: str) -> None:
         model: the model.
         what: what the message calls it.
     """
-    for name, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise ModelError(f"{what} holds NaN or infinite values in {name}; secateur diagnose lists what is wrong")
+    name = not_finite(model)
+    if name is not None:
+        raise ModelError(f"{what} holds NaN or infinite values in {name}; secateur diagnose lists what is wrong")
+
+
+def not_finite(model: PreTrainedModel) -> str | None:
+    """The name of the first weight that is NaN or infinite somewhere."""
+    weights = ((name, weight) for name, weight in model.named_parameters() if not weight.is_meta)
+    return next((name for name, weight in weights if not bool(torch.isfinite(weight).all())), None)
 
 
 def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:

@@ -40,6 +40,8 @@ OF_THE_MACHINE = (
     "name_or_path",
     "_name_or_path",
 )
+# Settings of other programs that have the name of a method that nothing here calls.
+METHODS = ("update",)
 # What makes Transformers read other files, or other widths than those that stand here.
 REFUSED = {
     "configuration_files": "names another file to read the settings from",
@@ -72,7 +74,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     """
     adapter = adapter_for(shown(content.get("model_type", "unknown")))
     try:
-        declared = DeclaredConfig.model_validate(dict(content))
+        declared = DeclaredConfig.model_validate(_without_nothings(content))
     except ValidationError as error:
         raise ModelError(f"{source} is wrong: {complaint(error)}") from error
     for name, why in REFUSED.items():
@@ -120,9 +122,11 @@ def build_config(content: Mapping[str, Any]) -> PreTrainedConfig:
         Exception: what Transformers' own checks raise.
     """
     kind = family_config(adapter_for(content["model_type"]), content["model_type"])
-    settings = {name: value for name, value in with_plain_weights(content).items() if name not in OF_THE_MACHINE}
-    if settings.get("pad_token_id") == -1:
-        settings["pad_token_id"] = None
+    passed_over = (*OF_THE_MACHINE, *METHODS)
+    settings = _without_nothings(with_plain_weights(content))
+    settings = {name: value for name, value in settings.items() if name not in passed_over}
+    if settings.get("rope_theta", 0) is None:
+        del settings["rope_theta"]
     for name in ("rope_parameters", "rope_scaling"):
         if isinstance(settings.get(name), dict):
             # Transformers takes a null for a number.
@@ -153,11 +157,28 @@ def is_uneven_type(adapter: Adapter, model_type: str) -> bool:
     return model_type == adapter.uneven_config.model_type
 
 
+def _without_nothings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A `config.json` with null for what was written for none: -1 or an empty list of tokens, 0 or -1 for a window.
+
+    A window stays as it is in a family that reads it.
+    """
+    settings = dict(content)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = settings.get(name)
+        if value == [] or (type(value) is int and value == -1):
+            settings[name] = None
+    kind = family_config(adapter_for(content["model_type"]), content["model_type"])
+    window = settings.get("sliding_window")
+    if type(window) is int and window in (0, -1) and "sliding_window" not in {field.name for field in fields(kind)}:
+        settings["sliding_window"] = None
+    return settings
+
+
 def _check_names(content: Mapping[str, Any], kind: type[PreTrainedConfig], source: str) -> None:
     """Refuse keys that would replace a part of the config class itself."""
     known = {*(field.name for field in fields(kind)), "model_type"}
     for name in content:
-        if name in known or name in OF_THE_MACHINE or name.endswith("_plan"):
+        if name in known or name in OF_THE_MACHINE or name in METHODS or name.endswith("_plan"):
             continue
         part = getattr(kind, name, None) if not name.startswith("__") else kind
         if part is not None and not (isinstance(part, property) and part.fset is not None):

@@ -111,7 +111,7 @@ class DeclaredConfig(_Strict):
     sliding_window: Length | None = None
     max_window_layers: Annotated[int, Field(ge=0, le=10**9)] | None = None
     layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
-    pad_token_id: Annotated[int, Field(ge=-1, le=LARGEST)] | None = None  # -1 was written for none
+    pad_token_id: TokenId | None = None
     bos_token_id: TokenId | list[TokenId] | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
     dtype: NumberFormat | None = None
@@ -132,13 +132,6 @@ class DeclaredConfig(_Strict):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == {} else value
-
-    @field_validator("rope_theta", mode="before")
-    @classmethod
-    def _not_null(cls, value: object) -> object:
-        if value is None:
-            raise ValueError("the rotary base is a number")
-        return value
 
     @field_validator("id2label")
     @classmethod
@@ -220,6 +213,8 @@ class DeclaredConfig(_Strict):
             "rope_scaling.rope_theta": self.rope_scaling and self.rope_scaling.rope_theta,
         }
         (first, base), *others = [place for place in places.items() if place[1] is not None] or [("", None)]
+        if base is None and "rope_theta" in self.model_fields_set:
+            yield "rope_theta is None: the rotary base is a number"
         for name, other in others:
             if other != base:
                 yield f"{first} {base:g} and {name} {other:g} are two rotary bases"

@@ -16,6 +16,7 @@ from secateur.cache import distrust, make_private, private_directory
 from secateur.errors import ModelError
 from secateur.files import cache_directory, new_directory, write_json
 from secateur.models.gguf_input import read_gguf
+from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,8 @@ def _convert(gguf: Path, directory: Path) -> None:
     elif directory.exists():
         shutil.rmtree(directory)
     with new_directory(directory) as staging:
-        model.save_pretrained(staging)
+        with quiet():
+            model.save_pretrained(staging)
         add_older_rope_keys(staging)
         tokenizer.save_pretrained(staging)
         add_older_rope_keys(staging)

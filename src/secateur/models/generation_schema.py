@@ -19,7 +19,7 @@ class GenerationSettings(BaseModel):
 
     pad_token_id: Token | None = None
     bos_token_id: Token | Tokens | None = None
-    eos_token_id: Token | Tokens | None = None
+    eos_token_id: Token | list[Token] | None = None
     decoder_start_token_id: Token | Tokens | None = None
     forced_bos_token_id: Token | None = None
     forced_eos_token_id: Token | Tokens | None = None

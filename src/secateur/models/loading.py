@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
+from secateur.files import expanded
 from secateur.models import embedded
 from secateur.models.checkpoint import checkpoint_dtype, read_model
 from secateur.models.checks import check_directory, warn_of_what_is_left_out
@@ -99,7 +100,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         ModelError: there is no such model, or `checks.check_directory` refuses it.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.suffix != ".gguf":
         return model_directory(name)
     if not path.is_file():
@@ -113,7 +114,7 @@ def model_directory(name: str | Path) -> Path:
     Raises:
         ModelError: there is no such model, or `checks.check_directory` refuses it.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if str(name) == embedded.NAME:
         directory = embedded.embedded_directory()
     elif path.is_dir():

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
+from secateur.files import expanded
 from secateur.models.saved_adapters import (
     CONFIG,
     MERGE_ELSEWHERE,
@@ -70,7 +71,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
             one of another model; or Accelerate holds weights of the model on the host or on disk. The model is then
             left as it was.
     """
-    saved = read_adapter(Path(adapter).expanduser())
+    saved = read_adapter(expanded(adapter))
     if any(weight.is_meta for weight in model.parameters()):
         raise ModelError(
             "an adapter cannot be put on a model whose weights wait outside the devices (device_map); load it without, "
@@ -125,6 +126,7 @@ def _try(model: PreTrainedModel, saved: SavedAdapter, to_merge: bool) -> None:
         wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     except (*WRONG_CONFIG, re.error) as error:
         raise ModelError(f"the adapter {saved.directory} does not fit the model: {first_line(error)}") from error
+    _check_scales(adapted, saved)
     _check_weights(model, saved, wanted, _embeddings(adapted))
     if to_merge:
         try:
@@ -166,6 +168,18 @@ def _is_elsewhere(model: PreTrainedModel, name: str) -> bool:
 def _module_path(name: str) -> str:
     """The module that an adapter's weight is of, by its name alone."""
     return re.split(r"\.(?:lora_|base_layer|weight$|bias$)", name.removeprefix(PREFIX))[0]
+
+
+def _check_scales(adapted: PeftModel, saved: SavedAdapter) -> None:
+    """What an adapter adds is multiplied by a number, lora_alpha / r for LoRA, in 32 bits."""
+    for module in adapted.modules():
+        scales = getattr(module, "scaling", None)
+        scale = scales.get(ADAPTER) if isinstance(scales, dict) else None
+        if isinstance(scale, int | float) and not abs(scale) <= torch.finfo(torch.float32).max:
+            raise ModelError(
+                f"{saved.directory / CONFIG} scales the adapter by {scale:g} (lora_alpha, alpha_pattern), which no "
+                "weight can hold; restore it from its source"
+            )
 
 
 def _check_weights(

@@ -21,6 +21,7 @@ from secateur.models.zeros_record import RECORD, believed_zeros, projections_of,
 logger = logging.getLogger(__name__)
 
 SPARSE_FROM = 1 / 3
+MENTIONED_FROM = 0.01
 QUANTISED_SPARSE_FROM = 0.45  # cuts are seldom less than half, and a matrix may get a bit less than others
 # Neighbours that share a scale in GGUF's formats of 4 bits or less, and the most absolute values beside 0 they take.
 BLOCK, MAGNITUDES = 32, 8
@@ -61,8 +62,7 @@ def zeros_to_keep(model: PreTrainedModel, zeros: Zeros = "auto") -> dict[str, Te
         return {}
     if zeros == "auto":
         judgement = _judged(model)
-        # Nothing to decide where there are no zeros.
-        logger.log(logging.INFO if any(judgement.zeros.values()) else logging.DEBUG, "%s", judgement.sentence)
+        logger.log(logging.INFO if judgement.is_worth_a_word else logging.DEBUG, "%s", judgement.sentence)
         return _masks(judgement.sparse)
     masks = masks_of_all_zeros(model)
     logger.info("The zeros in %d of the model's matrices are kept, as --zeros says", len(masks))
@@ -141,6 +141,11 @@ class _Judgement:
         """The zeros in some projections as a share of the weights in some."""
         weights = sum(self.linears[name].weight.numel() for name in weights_of)
         return sum(self.zeros[name] for name in zeros_of) / max(weights, 1)
+
+    @property
+    def is_worth_a_word(self) -> bool:
+        """Whether there is something to decide: rounding to bfloat16 makes a few zeros in every model."""
+        return bool(self.sparse) or self.share(self.linears, self.linears) >= MENTIONED_FROM
 
     @property
     def sentence(self) -> str:

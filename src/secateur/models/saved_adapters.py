@@ -1,12 +1,11 @@
 """A saved adapter's two files, read and checked before PEFT acts on them."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from peft import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -15,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from secateur.errors import ModelError
+from secateur.files import partial_of
 from secateur.input_text import shortened
+from secateur.json_text import parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -119,10 +120,10 @@ def first_line(error: Exception) -> str:
 def _read_config(directory: Path) -> PeftConfig:
     file = directory / CONFIG
     if not file.is_file():
-        raise ModelError(f"{directory} is not a LoRA adapter: it has no {CONFIG}")
+        raise ModelError(_absence(directory))
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError, RecursionError) as error:
+        settings = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{file} cannot be read: {shortened(first_line(error), 200)}") from error
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise ModelError(f"{file} cannot be read: it does not say which kind of adapter it is (peft_type)")
@@ -133,6 +134,18 @@ def _read_config(directory: Path) -> PeftConfig:
         raise ModelError(f"{file} cannot be read: {shortened(first_line(error), 200)}") from error
     config.inference_mode = True
     return config
+
+
+def _absence(directory: Path) -> str:
+    if directory.exists():
+        return f"{directory} is not a LoRA adapter: it has no {CONFIG}"
+    unfinished = partial_of(directory)
+    if unfinished.is_dir():
+        return (
+            f"{directory} does not exist; {unfinished} is an unfinished training: the same recover command goes on "
+            "with it"
+        )
+    return f"{directory} does not exist"
 
 
 def _check_kind(settings: Mapping[str, Any], directory: Path) -> None:
@@ -164,6 +177,9 @@ def _set_to_something(settings: Mapping[str, Any], fields: Mapping[str, Any]) ->
     """The settings that switch something on: not those with PEFT's default, nor numbers and names of unknown fields."""
     for name, value in settings.items():
         field = fields.get(name)
+        # An empty object where PEFT has none by default is a variant with all its defaults.
+        if value == {} and field is not None and field.default is None:
+            yield name
         if name == "runtime_config" or not value:
             continue
         if field is None:
@@ -179,10 +195,6 @@ def _numbers(value: Any) -> Iterator[Any]:
             yield from _numbers(part)
     else:
         yield value
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number")
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 # A directory with such a name in it is read by another loader, which passes over what it does not ask for.
 RANK_LOCAL = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
+# Tables that older checkpoints hold and that follow from the config. Transformers passes over inv_freq by itself.
+DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
 FORMATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -147,6 +149,8 @@ def _is_plain(name: str) -> bool:
 
 def _compare_with_index(directory: Path, weight_map: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
     for name, shard in weight_map.items():
+        if DERIVED.search(name):
+            continue
         if name not in tensors:
             raise ModelError(
                 f"{directory} lacks {shown(name, 80)}: its index says {shown(shard, 80)} holds it, and it does not; "
@@ -157,7 +161,7 @@ def _compare_with_index(directory: Path, weight_map: Mapping[str, str], tensors:
                 f"{directory / INDEX} is wrong: it says {shown(name, 80)} is in {shown(shard, 80)}, and it is in "
                 f"{tensors[name].file.name}"
             )
-    unnamed = sorted(set(tensors) - set(weight_map))
+    unnamed = sorted(name for name in set(tensors) - set(weight_map) if not DERIVED.search(name))
     if unnamed:
         raise ModelError(
             f"{directory / INDEX} is wrong: it does not name {shown(unnamed[0], 80)}, which is in "

@@ -1,6 +1,5 @@
 """What secateur remembers of the zeros it has made: `sparsity.json` beside the weights, the same on a loaded model."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.json_text import parse_json
 from secateur.models.adapters import adapter_of
 
 logger = logging.getLogger(__name__)
@@ -61,10 +61,9 @@ def load_zeros(model: PreTrainedModel, directory: Path) -> None:
     if not file.is_file():
         return
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        json.dumps(content, allow_nan=False)
+        content = parse_json(file.read_text(encoding="utf-8"))
         _note(model, ZerosRecord.model_validate(content))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         logger.warning("%s cannot be used (%s): %s", file, _reason(error), JUDGED)
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from secateur.errors import InputError
+from secateur.errors import InputError, ModelError
 from secateur.models import attach_adapter
+from secateur.models.checks import not_finite
 from secateur.models.lora import merged
 from secateur.models.masks import Zeros, sparsity_of, zero_again, zeros_to_keep
 from secateur.models.zeros_record import forget_zeros
@@ -36,7 +37,7 @@ def merge_adapter(
     Raises:
         InputError: the model is sparse, and what is to become of its zeros is not said.
         ModelError: the directory holds no adapter, a damaged or pickled one, one of a kind that cannot be merged, or
-            one of another model, which is then left as it was.
+            one of another model, which is then left as it was; or weights are NaN or infinite with it.
     """
     try:
         zeros = said_zeros(zeros, keep_zeros, allow_dense)
@@ -51,6 +52,12 @@ def merge_adapter(
     result = merged(attach_adapter(model, adapter, to_merge=True))
     if masks:
         zero_again(result, masks)
+    broken = not_finite(result)
+    if broken is not None:
+        raise ModelError(
+            f"with the adapter {adapter} merged, {broken} holds NaN or infinite values; secateur diagnose says whether "
+            "the model has them without it"
+        )
     if zeros == "fill":
         forget_zeros(result)
     return result

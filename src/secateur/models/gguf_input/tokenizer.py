@@ -1,11 +1,12 @@
 """The tokenizer in a GGUF file: Transformers builds it, and what it leaves out is put back."""
 
+import json
 import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.errors import ModelError
@@ -48,6 +49,8 @@ def read_tokenizer(header: GGUFHeader) -> PreTrainedTokenizerBase:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise _damaged(header.file, one_line(error)) from error
+    if len(tokenizer) > len(keys["tokenizer.ggml.tokens"]):
+        tokenizer._tokenizer = _with_tokens_up_to(len(keys["tokenizer.ggml.tokens"]), tokenizer.backend_tokenizer)
     tokenizer.name_or_path = tokenizer.init_kwargs["name_or_path"] = str(header.file)
     backend = tokenizer.backend_tokenizer
     if splits in DIGITS_THEN_WORDS:
@@ -59,6 +62,13 @@ def read_tokenizer(header: GGUFHeader) -> PreTrainedTokenizerBase:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
     _add_templates(tokenizer, keys)
     return tokenizer
+
+
+def _with_tokens_up_to(count: int, backend: Tokenizer) -> Tokenizer:
+    """The tokenizer without what Transformers' class for it has added to the file's tokens, as `<|endoftext|>`."""
+    content = json.loads(backend.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < count]
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def _splitting(header: GGUFHeader) -> str | None:
