@@ -53,7 +53,7 @@ def test_lora_trains_only_the_adapter(train: Train, tiny_model: TinyModel) -> No
 def test_the_adapter_directory_is_peft_s(train: Train, tiny_model: TinyModel) -> None:
     result = train(tiny_model())
     files = {path.name for path in result.output.iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "recovery.json"}
+    assert files == {".secateur.json", "adapter_config.json", "adapter_model.safetensors", "recovery.json"}
     fresh = PeftModel.from_pretrained(tiny_model(), str(result.output)).eval()
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(fresh(tokens).logits, result.model(tokens).logits)
@@ -271,5 +271,9 @@ def test_an_output_in_use_is_refused(train: Train, tiny_model: TinyModel, tmp_pa
     (tmp_path / "out" / "precious").write_text("x", encoding="utf-8")
     with pytest.raises(OutputError, match="already holds something"):
         train(tiny_model())
+    with pytest.raises(OutputError, match="was not written by secateur"):
+        train(tiny_model(), overwrite=True)
+    assert (tmp_path / "out" / "precious").exists()
+    (tmp_path / "out" / "precious").unlink()
     train(tiny_model(), overwrite=True)
-    assert not (tmp_path / "out" / "precious").exists()
+    assert train(tiny_model(), overwrite=True).steps
