@@ -203,6 +203,11 @@ def test_the_converted_model_is_converted_once_and_closed_to_others(converting: 
     assert json.loads((directory / "config.json").read_text())["rope_theta"] == 10_000  # for other programs
 
 
+def test_a_conversion_shows_no_bar(converting: list[int], capfd: pytest.CaptureFixture[str]) -> None:
+    embedded.embedded_directory()
+    assert len(converting) == 1 and "Writing model shards" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["weights", "config", "tokenizer", "missing", "more", "half", "layout", "link"])
 def test_a_damaged_conversion_is_made_anew_and_that_is_said(
     converting: list[int], caplog: pytest.LogCaptureFixture, damage: str
