@@ -243,10 +243,15 @@ def test_names_that_cannot_be_outputs(tmp_path: Path, monkeypatch: pytest.Monkey
     assert require_free("~nosuchuser/out") == Path("~nosuchuser/out")
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_figures_never_replace_a_device(name: str) -> None:
     with pytest.raises(OutputError, match="no ordinary file"):
         require_writable(Path(name))
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs /dev/shm")
+def test_memory_that_is_mounted_as_a_directory_is_a_place_like_any() -> None:
+    assert require_free("/dev/shm/secateur-is-not-there") == Path("/dev/shm/secateur-is-not-there")
 
 
 def test_figures_stay_out_of_results(tmp_path: Path) -> None:

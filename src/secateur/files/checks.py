@@ -80,7 +80,8 @@ def _named(name: str | Path) -> Path:
         str(target).encode("utf-8")
     except UnicodeEncodeError as error:
         raise OutputError(f"the output {str(target)!r} is not named in UTF-8; give it another name") from error
-    if target.absolute().parts[1:2] in (("dev",), ("proc",), ("sys",)):
+    place = target.absolute().parts[1:3]
+    if place[:1] in (("proc",), ("sys",)) or (place[:1] == ("dev",) and place != ("dev", "shm")):
         raise OutputError(f"{target} is no ordinary file or directory; name another output")
     return target
 
