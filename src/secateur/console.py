@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from secateur.errors import OutputError
 from secateur.files import reported
 
 Item = TypeVar("Item")
@@ -53,8 +54,10 @@ def logging_to(path: Path) -> Iterator[None]:
     """Append secateur's log to the file `path`, with times, while the block runs.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or is a link.
     """
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, and so is not written to; remove it")
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = _LogFile(path, encoding="utf-8")

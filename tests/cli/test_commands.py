@@ -397,3 +397,28 @@ def test_figures_replace_only_figures(tiny: Path, tmp_path: Path) -> None:
         assert "holds no figures that secateur wrote" in line and mine.read_text() == '{"name": "mine"}'
         for _ in range(2):
             done(secateur("evaluate", tiny, option, figures, *QUICK_EVALUATE))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "NAME"],
+        ["evaluate", "TINY", "--data", "NAME.txt"],
+        ["merge", "TINY", "--adapter", "NAME", "-o", "out"],
+        ["prune", "TINY", "-o", "NAME"],
+        ["run", "NAME"],
+        ["compare", "NAME", "-o", "out"],
+        ["report", "NAME"],
+        ["attention", "compare", "TINY", "--profile", "NAME"],
+        ["longrange", "train", "--task", "listops", "-o", "NAME"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_the_system_does_not_take_is_one_line(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word.replace("NAME", "n" * 300).replace("TINY", str(tiny)) for word in command]
+    line = failed(secateur(*words))
+    assert "unexpected" not in line
+    assert "File name too long" in line or "does not exist" in line

@@ -20,6 +20,7 @@ from secateur.cli.output import complain, joined
 from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
+from secateur.input_text import shortened
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -106,6 +107,13 @@ class Command:
             except SecateurError as error:
                 complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
+            except OSError as error:
+                if error.filename is None:
+                    raise
+                # A name that the system does not take: too long, a loop of links, below a file, not to be read.
+                named = shortened(os.fsdecode(error.filename))
+                complain(f"{named}: {error.strerror}; check the path", traceback=debug)
+                raise typer.Exit(FAILED) from error
             except KeyboardInterrupt as error:
                 raise typer.Exit(INTERRUPTED) from error
 
