@@ -37,7 +37,7 @@ from secateur.longrange.data.store import (
 from secateur.longrange.data.text import open_text
 from secateur.models.options import configured
 
-OWN = (META_FILE, OPTIONS_FILE, *(f"{split}-*.arrow" for split in SPLITS))
+OWN = (OPTIONS_FILE, META_FILE, *(f"{split}-*.arrow" for split in SPLITS))
 
 logger = logging.getLogger(__name__)
 
