@@ -79,7 +79,7 @@ def working_directory(
         place = target
         if overwrite and not (is_empty(target) and is_empty(partial_of(target))):
             place = partial_of(target)
-            _require_kind(place, own, what)
+            _require_kind(place, own, what, begun=True)  # it may have been stopped while it was emptied
             for there in (target, place):
                 require_only_own(there)
         elif not is_empty(partial_of(target)):
@@ -97,11 +97,12 @@ def working_directory(
             _replace(place, target)
 
 
-def _require_kind(directory: Path, own: Sequence[str], what: str) -> None:
+def _require_kind(directory: Path, own: Sequence[str], what: str, begun: bool = False) -> None:
+    """Raise `OutputError` unless such work made a directory, by its mark and, unless it is `begun`, by its first file."""
     if os.path.lexists(directory) and not directory.is_dir():
         raise OutputError(f"{directory} is no directory; move it elsewhere, or name another output")
-    begun = is_marked(directory, own[0]) and (is_unfilled(directory) or any(directory.glob(own[0])))
-    if not is_empty(directory) and not begun:
+    begun = begun or is_unfilled(directory) or any(directory.glob(own[0]))
+    if not is_empty(directory) and not (begun and is_marked(directory, own[0])):
         raise OutputError(f"{directory} already holds something that is not {what}; name another directory")
 
 
