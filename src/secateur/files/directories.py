@@ -98,7 +98,7 @@ def working_directory(
 
 
 def _require_kind(directory: Path, own: Sequence[str], what: str, begun: bool = False) -> None:
-    """Raise `OutputError` unless such work made a directory, by its mark and, unless it is `begun`, by its first file."""
+    """Raise `OutputError` unless such work made a directory: by its mark and, unless known to be `begun`, a file."""
     if os.path.lexists(directory) and not directory.is_dir():
         raise OutputError(f"{directory} is no directory; move it elsewhere, or name another output")
     begun = begun or is_unfilled(directory) or any(directory.glob(own[0]))
