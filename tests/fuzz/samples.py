@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from conftest import make_tiny_model, make_tiny_tokenizer
 from fuzz.commands import run_command
+from tiny import make_tiny_model, make_tiny_tokenizer
 
 WORDS = "The quick brown fox jumps over the lazy dog and runs on through 3 woods, 2 fields and a stream. "
 ON_CPU = ("--device", "cpu", "--dtype", "float32")

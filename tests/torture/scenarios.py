@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from conftest import make_tiny_model, make_tiny_tokenizer
+from tiny import make_tiny_model, make_tiny_tokenizer
 from torture.kills import Scenario
 
 MODEL, TEXT = "../inputs/tiny", "../inputs/text.txt"
