@@ -42,7 +42,7 @@ def test_prepare_train_and_evaluate(prepared: Path, small: Path, tmp_path: Path)
     assert "other settings" in failed(secateur(*train, "--seed", "3"))
     for own in (prepared / "sat" / "settings.json", prepared / "data" / "listops" / "meta.json"):
         message = failed(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--json", own))
-        assert "belongs to the run or the data in" in message
+        assert "lies in a result of secateur" in message
 
 
 def test_prepare_says_what_it_made(tmp_path: Path) -> None:
