@@ -1,6 +1,7 @@
 """Small random models of every supported family, a byte tokenizer, SmolLM2 itself, and a task of local files."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -27,6 +28,9 @@ def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     torch.set_num_threads(os.cpu_count() or 1 if request.node.get_closest_marker("real") else 1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "80")
+    # A command that an earlier test ran keeps the log to itself.
+    for name, value in (("propagate", True), ("handlers", []), ("level", logging.NOTSET)):
+        monkeypatch.setattr(logging.getLogger("secateur"), name, value)
 
 
 @pytest.fixture

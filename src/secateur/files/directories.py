@@ -20,7 +20,6 @@ from secateur.files.marks import (
     is_marked,
     is_unfilled,
     mark_all,
-    remove_own,
     require_only_own,
 )
 from secateur.files.names import OLD, beside, partial_of
@@ -121,9 +120,7 @@ def _drop_replaced(target: Path) -> None:
     """Delete what a finished directory has taken the place of."""
     old = partial_of(target)
     if old.exists():
-        left = remove_own(old)
-        if left:
-            logger.warning("%s is left: secateur did not write it", left[0])
+        discard(old)  # all in it was secateur's when it was replaced; a kill leaves marks of its parts behind
     drop_from_mark(target, REPLACED)
 
 
