@@ -1,7 +1,7 @@
 # make setup   the environment in .venv, everything at the versions of constraints.txt
 # make test    set-up, lint, format, types, tests, docs
 # make docs    the site, into site/
-# make torture every command that writes, killed at every change to the file system (about 40 minutes)
+# make torture every command that writes, killed at every change to the file system
 # make fuzz    every kind of file that secateur reads, damaged 4,200 times in all
 # make demo    set-up, then the whole job on SmolLM2-135M
 
