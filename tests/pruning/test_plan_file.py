@@ -92,6 +92,8 @@ def test_named_channels_are_those_that_leave(
         (entries({"layer": 0}), "removes nothing"),
         (entries(), "removes nothing"),
         (entries({"layer": 0, "num_kv_heads": 1}), r"entry has no 'num_kv_heads'; it can have .*num_key_value_heads"),
+        (entries({"layer": 0, "x" * 5000: 1}), r"entry has no 'x{79}…; it can have"),
+        (entries({"layer": "x" * 5000}), r"'layer' is 'x{79}…; this model"),
     ],
 )
 def test_what_is_no_plan_of_this_model_is_refused(

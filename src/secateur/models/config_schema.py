@@ -57,14 +57,14 @@ class Rope(_Strict):
     def _one_for_all_layers(cls, value: object) -> object:
         nested = [name for name, part in value.items() if isinstance(part, dict)] if isinstance(value, dict) else []
         if nested:
-            raise ValueError(f"settings by kind of layer ({nested[0]}) are not read by this family's code")
+            raise ValueError(f"settings by kind of layer ({shown(nested[0])}) are not read by this family's code")
         return value
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Rope":
         if self.kind not in ("default", *ROPE_INIT_FUNCTIONS):
             raise ValueError(
-                f"rope_type {self.kind!r} is unknown; known are {', '.join(('default', *ROPE_INIT_FUNCTIONS))}"
+                f"rope_type '{shown(self.kind)}' is unknown; known are {', '.join(('default', *ROPE_INIT_FUNCTIONS))}"
             )
         needed = {
             "linear": ("factor",),

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
+from secateur.input_text import shortened
 from secateur.json_text import read_json
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
@@ -60,10 +61,13 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     for entry in layers:
         unknown = sorted(entry.keys() - KEYS)
         if unknown:
-            raise InputError(f"{path}: a layer's entry has no {unknown[0]!r}; it can have {', '.join(sorted(KEYS))}")
+            name = shortened(repr(unknown[0]))
+            raise InputError(f"{path}: a layer's entry has no {name}; it can have {', '.join(sorted(KEYS))}")
         index: object = entry.get("layer")
         if not _is_count(index) or index >= len(shapes):
-            raise InputError(f"{path}: 'layer' is {index!r}; this model has layers 0 to {len(shapes) - 1}")
+            raise InputError(
+                f"{path}: 'layer' is {shortened(repr(index))}; this model has layers 0 to {len(shapes) - 1}"
+            )
         if index in seen:
             raise InputError(f"{path}: layer {index} stands there twice")
         seen.add(index)
