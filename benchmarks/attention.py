@@ -24,12 +24,12 @@ import common
 import secateur
 from secateur.attention import AttentionProfile, TuneConfig, apply, block_sparse_attention, heldout_errors, remove, tune
 from secateur.attention.compare import compare_windows, first_token_seconds
-from secateur.attention.grid import BlockGrid
 from secateur.attention.hook import watching
 from secateur.attention.rules import Rule, rules_of
 from secateur.attention.sparse import sparse_attention
 from secateur.console import configure_logging
 from secateur.data import load_corpus, token_windows
+from secateur.kernels.grid import BlockGrid
 from secateur.models import adapter_of
 
 BISECTION_CALLS = 640

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from secateur.attention.blocks import Prediction, choose, mean_similarity, sampled, sampled_queries
 from secateur.attention.curve import Metric, pv_curve, threshold_curve
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels import block_sparse_attention
+from secateur.kernels import block_sparse_attention
+from secateur.kernels.grid import BlockGrid
 
 CPU = torch.device("cpu")
 PREDICTORS = {"sampled": sampled, "mean-similarity": mean_similarity}

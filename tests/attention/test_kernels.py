@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels import block_sparse_attention
-from secateur.attention.kernels.triton import installed, quantised
 from secateur.errors import InputError
+from secateur.kernels import block_sparse_attention
+from secateur.kernels.grid import BlockGrid
+from secateur.kernels.triton import installed, quantised
 
 needs_triton = pytest.mark.skipif(not installed(), reason="needs Triton")
 BACKENDS = ["reference", "gathered", pytest.param("triton", marks=needs_triton)]

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.attention import AttentionProfile, TuneConfig, apply, tune
 from secateur.attention.blocks import choose, sampled
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.profile import DENSE
 from secateur.attention.tuning import CDF_THRESHOLDS, LayerInputs, tune_layer
 from secateur.errors import DataError, InputError
+from secateur.kernels import block_sparse_attention
+from secateur.kernels.grid import BlockGrid
 from secateur.models import save
 
 Models = Callable[..., PreTrainedModel]

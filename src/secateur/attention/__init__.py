@@ -3,9 +3,9 @@
 from secateur.attention.config import SparseOptions, TuneConfig
 from secateur.attention.heldout import heldout_errors
 from secateur.attention.hook import Applied, apply, remove
-from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.tuning import tune
+from secateur.kernels import block_sparse_attention
 
 __all__ = [
     "Applied",

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid, grouped_scores
+from secateur.kernels.grid import BlockGrid, grouped_scores
 
 PredictorName = Literal["sampled", "mean-similarity"]
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from secateur.attention.blocks import Prediction
-from secateur.attention.grid import BlockGrid, grouped_scores
-from secateur.attention.kernels.reference import PV_ROWS, block_maxima, group_gaps
+from secateur.kernels.grid import BlockGrid, grouped_scores
+from secateur.kernels.reference import PV_ROWS, block_maxima, group_gaps
 
 Metric = Literal["l1", "cosine", "rmse"]
 

@@ -19,12 +19,12 @@ from torch.overrides import TorchFunctionMode
 from secateur.attention.blocks import choose
 from secateur.attention.config import TuneConfig
 from secateur.attention.curve import Curve, pv_curve, threshold_curve
-from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile, LayerProfile
 from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import predict, sparse_attention
 from secateur.attention.tuning import CDF_THRESHOLDS, PV_THRESHOLDS, with_cdf, with_pv
 from secateur.errors import InputError, ModelError
+from secateur.kernels import Backend
 from secateur.models.fingerprint import sampled_values
 from secateur.models.options import configured
 

@@ -14,10 +14,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
+from secateur.kernels import Backend
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.lora import underlying

@@ -7,9 +7,9 @@ from typing import Any, get_args
 from torch import Tensor
 
 from secateur.attention.config import BlockOptions, SparseOptions, require_rule
-from secateur.attention.kernels import Backend
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import InputError
+from secateur.kernels import Backend
 from secateur.models.options import configured
 
 

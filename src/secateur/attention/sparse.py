@@ -8,9 +8,9 @@ from torch.nn import functional
 
 from secateur.attention.blocks import Prediction, choose, mean_similarity, sampled
 from secateur.attention.config import BlockOptions
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels import block_sparse_attention
 from secateur.attention.rules import Rule
+from secateur.kernels import block_sparse_attention
+from secateur.kernels.grid import BlockGrid
 
 HIDDEN = -1e4
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid, grouped_scores
+from secateur.kernels.grid import BlockGrid, grouped_scores
 
 PV_ROWS = 64
 

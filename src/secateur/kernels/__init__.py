@@ -5,12 +5,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels.flex import flex_sparse_attention
-from secateur.attention.kernels.gathered import gathered_attention
-from secateur.attention.kernels.reference import reference_attention
-from secateur.attention.kernels.triton import triton_is_fast, triton_sparse_attention
 from secateur.errors import InputError
+from secateur.kernels.flex import flex_sparse_attention
+from secateur.kernels.gathered import gathered_attention
+from secateur.kernels.grid import BlockGrid
+from secateur.kernels.reference import reference_attention
+from secateur.kernels.triton import triton_is_fast, triton_sparse_attention
 
 Backend = Literal["auto", "reference", "gathered", "flex", "triton"]
 __all__ = ["Backend", "block_sparse_attention", "fastest_backend"]

@@ -10,9 +10,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid
-from secateur.attention.kernels.reference import PV_ROWS
 from secateur.errors import InputError
+from secateur.kernels.grid import BlockGrid
+from secateur.kernels.reference import PV_ROWS
 
 
 def triton_sparse_attention(
@@ -39,7 +39,7 @@ def triton_sparse_attention(
             f"the backend triton needs query blocks in multiples of {PV_ROWS}, key blocks that are a power of two from "
             "16, and heads of 256 at most; use another block size or the backend flex"
         )
-    from secateur.attention.kernels import triton_kernel
+    from secateur.kernels import triton_kernel
 
     query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
     whole = grid.whole(query.device)

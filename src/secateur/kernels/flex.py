@@ -8,7 +8,7 @@ import torch._dynamo
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from secateur.attention.grid import BlockGrid
+from secateur.kernels.grid import BlockGrid
 
 SHAPES = 64
 

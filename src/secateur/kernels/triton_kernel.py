@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from secateur.attention.grid import BlockGrid
+from secateur.kernels.grid import BlockGrid
 
 LOG2_E = math.log2(math.e)
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.attention.grid import BlockGrid
+from secateur.kernels.grid import BlockGrid
 
 SCORES_AT_ONCE = 2**21
 UNSEEN = -30_000.0
