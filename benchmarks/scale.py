@@ -24,9 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import common
 import secateur
-from secateur.models.calibration import calibrate
+from secateur.calibration.own_text import own_text
+from secateur.calibration.windows import calibrate
 from secateur.models.memory import peak_memory
-from secateur.models.own_text import own_text
 from secateur.planning import PlanConfig, estimate
 from secateur.planning.devices import CORE
 from secateur.pruning import PruneConfig

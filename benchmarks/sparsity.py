@@ -26,12 +26,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import common
 import secateur
+from secateur.calibration.streaming import layer_arguments
 from secateur.console import configure_logging
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation import perplexity
 from secateur.models import adapter_of
 from secateur.models.masks import share_of_zeros
-from secateur.models.streaming import layer_arguments
 from secateur.recipe import load_recipe
 from secateur.sparsity import SparsifyConfig
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from secateur.calibration.own_text import own_text
 from secateur.data import Corpus, Example, load_corpus, token_windows, tokenize_examples
 from secateur.models import embedded
-from secateur.models.own_text import own_text
 
 EXAMPLES = [Example("Say it.", "", "it" * n) for n in range(1, 5)]
 

@@ -95,7 +95,7 @@ def test_an_error_is_one_line(
 FAILING = """\
 import os
 from secateur.cli.main import main
-from secateur.models import moments
+from secateur.calibration import moments
 
 def fails(self):
     raise KeyError("only here")

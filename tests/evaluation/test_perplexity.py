@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
+from secateur.calibration import token_losses
 from secateur.errors import InputError
 from secateur.evaluation import perplexity
-from secateur.models import token_losses
 
 SEQLEN = 24
 MODULE = sys.modules[perplexity.__module__]

@@ -2,7 +2,7 @@
 
 import torch
 
-from secateur.models.moments import Gram
+from secateur.calibration.moments import Gram
 
 
 def test_products_of_bfloat16_inputs_are_those_of_float64() -> None:

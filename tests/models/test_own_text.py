@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from secateur.models import own_text
-from secateur.models.own_text import PIECES
+from secateur.calibration import own_text
+from secateur.calibration.own_text import PIECES
 
 Tiny = Callable[..., PreTrainedModel]
 

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.calibration import chunked_loss, token_losses
+from secateur.calibration.streaming import LayerStream, Offload
 from secateur.errors import InputError
-from secateur.models import adapter_of, chunked_loss, token_losses
-from secateur.models.streaming import LayerStream, Offload
+from secateur.models import adapter_of
 
 
 @pytest.mark.parametrize("overrides", [{}, {"sliding_window": 6}])

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
+from secateur.calibration import own_text
+from secateur.calibration.sensitivity import LEAST_METRIC, loss_metrics, stream_sensitivity
+from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import DataError, InputError
-from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths, own_text
-from secateur.models.calibration import calibrate
+from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, measure_layer_importance, prune
 from secateur.pruning.cutting import metrics_of_layers, obs_scores
 from secateur.pruning.importance import activation_scores, magnitude_scores, taylor_scores
-from secateur.pruning.sensitivity import LEAST_METRIC, loss_metrics, stream_sensitivity
 
 QUICK: dict[str, Any] = {"samples": 6, "seqlen": 48, "batch_size": 3, "layer_importance_samples": 2}
 Models = Callable[..., PreTrainedModel]

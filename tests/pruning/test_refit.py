@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.models.moments import Gram
+from secateur.calibration.moments import Gram
 from secateur.pruning.obs import block_costs, removal_order
 
 

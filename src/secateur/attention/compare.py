@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.attention.config import CompareConfig
 from secateur.attention.hook import Applied, apply, remove
 from secateur.attention.profile import AttentionProfile
+from secateur.calibration.losses import CHUNK_TOKENS
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.files import expanded
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
-from secateur.models.losses import CHUNK_TOKENS
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
 

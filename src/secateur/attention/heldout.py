@@ -11,8 +11,8 @@ from secateur.attention.curve import Metric, pv_curve, threshold_curve
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.sparse import predict
 from secateur.attention.tuning import LayerInputs, attended
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
-from secateur.models.streaming import LayerStream
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from secateur.attention.curve import Curve, pv_curve, threshold_curve
 from secateur.attention.hook import watching
 from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
 from secateur.attention.sparse import predict
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
@@ -25,7 +26,6 @@ from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
-from secateur.models.streaming import LayerStream
 
 logger = logging.getLogger(__name__)
 

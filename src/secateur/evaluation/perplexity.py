@@ -10,10 +10,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.calibration import token_losses
 from secateur.console import track
 from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring
-from secateur.models import adapter_of, token_losses
+from secateur.models import adapter_of
 from secateur.models.lora import underlying
 from secateur.models.processes import is_first, share, sums_over_processes
 

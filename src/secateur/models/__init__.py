@@ -1,12 +1,10 @@
-"""Models: loading, saving, the adapter of each family, uneven layers, losses, layer-by-layer streaming."""
+"""Models: loading, saving, the adapter of each family, uneven layers, masks, checks, fingerprints."""
 
 from secateur.models.adapters import Adapter, adapter_of, supported_model_types
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.loading import find_model, load, model_directory, model_label
 from secateur.models.lora import attach_adapter
-from secateur.models.losses import chunked_loss, token_losses
 from secateur.models.options import LoadOptions, configured
-from secateur.models.own_text import own_text
 from secateur.models.saving import save
 from secateur.models.tokenizers import load_tokenizer
 from secateur.models.widths import (
@@ -24,7 +22,6 @@ __all__ = [
     "LoadOptions",
     "adapter_of",
     "attach_adapter",
-    "chunked_loss",
     "configured",
     "count_parameters",
     "declare_widths",
@@ -36,9 +33,7 @@ __all__ = [
     "load_tokenizer",
     "model_directory",
     "model_label",
-    "own_text",
     "save",
     "supported_model_types",
-    "token_losses",
     "weights_fingerprint",
 ]

@@ -1,7 +1,7 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
@@ -9,6 +9,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
+
+Part = Literal["attention", "mlp"]
+PARTS: tuple[Part, Part] = ("attention", "mlp")
 
 
 class Adapter:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from secateur.models.own_text import PIECE_TOKENS, PIECES
+from secateur.calibration.own_text import PIECE_TOKENS, PIECES
 from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
 from secateur.planning.work import Work
 from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from secateur.models.losses import CHUNK_TOKENS
+from secateur.calibration.losses import CHUNK_TOKENS
 from secateur.models.widths import LayerWidths
 from secateur.planning.config import PlanConfig
 from secateur.planning.shape import ModelShape

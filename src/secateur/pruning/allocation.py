@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
-from secateur.models.adapters import adapter_of
+from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.plan import TOLERANCE
-from secateur.pruning.units import PARTS, Part, PartShape, part_shapes
+from secateur.pruning.units import PartShape, part_shapes
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.calibration.moments import Gram, Moments
+from secateur.calibration.sensitivity import Metrics, loss_metrics, stream_sensitivity
+from secateur.calibration.streaming import LayerStream, Step
 from secateur.console import track
-from secateur.models.adapters import Adapter, adapter_of
-from secateur.models.moments import Gram, Moments
+from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.processes import agreed, share
-from secateur.models.streaming import LayerStream, Step
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import RemovalOrder, removal_order
-from secateur.pruning.sensitivity import Metrics, loss_metrics, stream_sensitivity
-from secateur.pruning.units import PARTS, Part, keep_units, output_projection, part_shape, unit_columns
+from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
 
 SENSITIVITY_WINDOWS = 8
 METRIC_WINDOWS = 8

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.calibration.gradients import only_gradients_of
+from secateur.calibration.losses import chunked_loss
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
-from secateur.models.adapters import Adapter, adapter_of
-from secateur.models.gradients import only_gradients_of
-from secateur.models.losses import chunked_loss
+from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.processes import agreed, share, shared_batches, sum_over_processes, sums_over_processes
-from secateur.models.streaming import LayerStream
-from secateur.pruning.units import PARTS, Part, output_projection, part_shape, unit_sums
+from secateur.pruning.units import output_projection, part_shape, unit_sums
 
 
 @dataclass

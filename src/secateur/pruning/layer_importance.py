@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from secateur.calibration.losses import token_losses
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.errors import InputError
 from secateur.input_text import shortened
 from secateur.json_text import read_json
 from secateur.models.adapters import adapter_of
-from secateur.models.losses import token_losses
 from secateur.models.processes import share, sum_over_processes, sums_over_processes
-from secateur.models.streaming import LayerStream
 from secateur.pruning.config import LayerImportanceMethod
 
 LARGEST = 1e30  # far beyond any score, and its square is still a number

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from secateur.models.adapters import PARTS, Part
 from secateur.models.widths import LayerWidths
-from secateur.pruning.units import PARTS, Part, PartShape
+from secateur.pruning.units import PartShape
 
 TOLERANCE = 0.005  # of the share of all parameters that is asked for
 logger = logging.getLogger(__name__)

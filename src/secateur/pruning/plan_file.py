@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 from secateur.errors import InputError
 from secateur.input_text import shortened
 from secateur.json_text import read_json
+from secateur.models.adapters import PARTS, Part
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
 from secateur.pruning.plan import LayerPlan
-from secateur.pruning.units import PARTS, Part, part_shapes
+from secateur.pruning.units import part_shapes
 
 REMOVED: dict[Part, str] = {"attention": "removed_groups", "mlp": "removed_channels"}
 WIDTH: dict[Part, str] = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}

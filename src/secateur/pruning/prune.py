@@ -8,16 +8,17 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.calibration.moments import solvable
+from secateur.calibration.sensitivity import Metrics
+from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
-from secateur.models.adapters import adapter_of
-from secateur.models.calibration import calibrate
+from secateur.models.adapters import Part, adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
@@ -33,8 +34,7 @@ from secateur.pruning.importance import (
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
-from secateur.pruning.sensitivity import Metrics
-from secateur.pruning.units import Part, check_group_ratios, part_shapes
+from secateur.pruning.units import check_group_ratios, part_shapes
 
 logger = logging.getLogger(__name__)
 

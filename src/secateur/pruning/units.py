@@ -1,17 +1,13 @@
 """The units that leave a layer: GQA groups (one key/value head with its query heads) and MLP channels."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.models.adapters import Adapter, adapter_of
+from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.widths import keep_columns, keep_rows
-
-Part = Literal["attention", "mlp"]
-PARTS: tuple[Part, Part] = ("attention", "mlp")
 
 
 @dataclass(frozen=True)

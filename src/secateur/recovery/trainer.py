@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from secateur.calibration import token_losses
 from secateur.data import IGNORED
 from secateur.errors import TrainingError
-from secateur.models import adapter_of, token_losses
+from secateur.models import adapter_of
 from secateur.models.masks import Masks
 from secateur.models.processes import (
     agreed,

@@ -4,9 +4,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from secateur.models.calibration import CalibratedConfig
+from secateur.calibration.streaming import Offload
+from secateur.calibration.windows import CalibratedConfig
 from secateur.models.options import no_number
-from secateur.models.streaming import Offload
 from secateur.sparsity.quota import Pattern
 
 Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.calibration.moments import Gram, Moments, Norms
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
-from secateur.models.moments import Gram, Moments, Norms
 from secateur.models.processes import agreed, process_count, process_number
-from secateur.models.streaming import LayerStream
 from secateur.sparsity.admm import admm
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.quota import Quota

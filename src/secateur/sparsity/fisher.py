@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.calibration.gradients import only_gradients_of
+from secateur.calibration.losses import chunked_loss
 from secateur.console import track
 from secateur.models.adapters import adapter_of
-from secateur.models.gradients import only_gradients_of
-from secateur.models.losses import chunked_loss
 from secateur.models.processes import shared_batches, sum_over_processes
 from secateur.sparsity.matrices import Matrix
 

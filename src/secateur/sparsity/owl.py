@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from secateur.calibration.moments import Norms
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.models.adapters import adapter_of
-from secateur.models.moments import Norms
-from secateur.models.streaming import LayerStream
 from secateur.sparsity.scores import wanda
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from secateur.calibration.windows import Calibration
 from secateur.data import corpora, lazy, load_corpus, token_windows
-from secateur.models.calibration import Calibration
 from secateur.pruning.search import SearchConfig
 from secateur.pruning.search.text import search_text
 

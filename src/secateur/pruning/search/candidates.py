@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from secateur.models.adapters import adapter_of
+from secateur.calibration.sensitivity import Metrics
+from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import halves_towards_uncut, removals_towards
-from secateur.pruning.sensitivity import Metrics
-from secateur.pruning.units import PARTS, Part, output_projection
+from secateur.pruning.units import output_projection
 
 HalfName = tuple[int, Part]
 MOVES = 16  # a half is tried narrower by a sixteenth of its steps

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.calibration.gradients import only_gradients_of
+from secateur.calibration.sensitivity import gradient_of, residual_streams
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
-from secateur.models.adapters import adapter_of
-from secateur.models.gradients import only_gradients_of
+from secateur.models.adapters import PARTS, adapter_of
 from secateur.models.processes import share, shared_batches, sum_over_processes, sums_over_processes
-from secateur.models.streaming import LayerStream
 from secateur.pruning.search.candidates import Candidates, HalfName
-from secateur.pruning.sensitivity import gradient_of, residual_streams
-from secateur.pruning.units import PARTS, output_projection
+from secateur.pruning.units import output_projection
 
 CHUNK_TOKENS = 64  # few enough that a chunk's logits stay in a processor's cache
 

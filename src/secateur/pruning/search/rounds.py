@@ -16,13 +16,15 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.calibration.moments import solvable
+from secateur.calibration.sensitivity import Metrics
+from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
-from secateur.models.calibration import Calibration, calibrate
+from secateur.models.adapters import PARTS
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.moments import solvable
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import Ladder, build_ladders, take_by_price
@@ -38,8 +40,7 @@ from secateur.pruning.search.candidates import (
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.measuring import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText, half_of, search_text
-from secateur.pruning.sensitivity import Metrics
-from secateur.pruning.units import PARTS, part_shapes
+from secateur.pruning.units import part_shapes
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]

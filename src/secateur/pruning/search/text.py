@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from secateur.calibration.windows import Calibration
 from secateur.data import Corpus, token_windows
-from secateur.models.calibration import Calibration
 from secateur.models.processes import process_count
 from secateur.pruning.cutting import spread
 from secateur.pruning.search.config import SearchConfig

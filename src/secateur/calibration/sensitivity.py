@@ -8,13 +8,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from secateur.calibration.gradients import only_gradients_of
+from secateur.calibration.losses import chunked_loss
+from secateur.calibration.streaming import layer_arguments
 from secateur.console import track
-from secateur.models.adapters import adapter_of
-from secateur.models.gradients import only_gradients_of
-from secateur.models.losses import chunked_loss
+from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.models.processes import shared_batches, sum_over_processes
-from secateur.models.streaming import layer_arguments
-from secateur.pruning.units import PARTS, Part
 
 LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
 Metrics = Sequence[Mapping[Part, Tensor]]

@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field, field_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.calibration.own_text import own_text
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.models.options import LARGEST_SEED, LoadOptions, no_number
-from secateur.models.own_text import own_text
 
 
 class LayerRange(BaseModel):
