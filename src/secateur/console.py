@@ -1,17 +1,21 @@
-"""What the terminal shows: progress on standard error, tables on standard output, a log in a file."""
+"""What the terminal shows: progress on standard error, tables on standard output, a log in a file; and how commands are spelt."""
 
 import logging
+import shlex
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from secateur.errors import OutputError
 from secateur.files import reported
+
+RENAMED = {"from_directory": "--from"}
 
 Item = TypeVar("Item")
 
@@ -72,3 +76,35 @@ def logging_to(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         with reported(path):
             handler.close()
+
+
+def flag(field: str) -> str:
+    """The option of a field: `max_rate` is `--max-rate`."""
+    return RENAMED.get(field, "--" + field.replace("_", "-"))
+
+
+def command_text(*words: str, config: BaseModel | None = None) -> str:
+    """A command that can be pasted into a shell.
+
+    Args:
+        words: the command and its arguments.
+        config: its options; those that have their default value are left out.
+    """
+    return shlex.join([*words, *(_options(config) if config else [])])
+
+
+def _options(config: BaseModel) -> list[str]:
+    options: list[str] = []
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value is None or value == field.get_default(call_default_factory=True):
+            continue
+        options += _option(name, value)
+    return options
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [flag(name) if value else f"--no-{flag(name)[2:]}"]
+    values = value if isinstance(value, list | tuple) else [value]
+    return [flag(name), ",".join(str(item).removesuffix(".0") for item in values)]

@@ -1,4 +1,4 @@
-"""What figures depend on besides the settings: versions of the libraries, and the machine."""
+"""The machine, the libraries and the processes beside this one; told without importing PyTorch where it can be."""
 
 import importlib.metadata
 import os
@@ -6,9 +6,13 @@ import platform
 from pathlib import Path
 
 import psutil
-import torch
 
 PACKAGES = ("secateur", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+def launched_together() -> bool:
+    """Whether torchrun or the like has started other processes beside this one."""
+    return {"RANK", "MASTER_ADDR"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def versions() -> dict[str, str]:
@@ -21,6 +25,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, str | int]:
     """The processor, its cores, memory, and the GPUs."""
+    import torch
+
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found: dict[str, str | int] = {
         "cpu": _cpu_name(),

@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.console import logging_to
+from secateur.distributed import barrier
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.files import clear_own, write_bytes, write_json, write_text
@@ -24,7 +25,6 @@ from secateur.longrange.model import LongRangeModel
 from secateur.longrange.options import TrainConfig
 from secateur.longrange.trainer import Report, Trainer
 from secateur.models.loading import resolve_device
-from secateur.models.processes import wait_for_all
 from secateur.report import pattern_plot, switch_plot
 from secateur.runs import shared_directory
 
@@ -87,7 +87,7 @@ def train_run(
     with shared_directory(directory, OWN, "a run of longrange", overwrite=overwrite) as place:
         if accelerator.is_main_process:
             _open(place, settings, overwrite)
-        wait_for_all()
+        barrier()
         if (place / RESULTS).is_file():
             logger.info("%s is done already", directory)
             return read_results(place) if accelerator.is_main_process else None

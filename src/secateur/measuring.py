@@ -8,9 +8,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from secateur.data import load_corpus
+from secateur.distributed import is_first
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
 from secateur.models import attach_adapter, load
-from secateur.models.processes import is_first
 
 SPEED_FIGURES = (
     "prefill_tokens_per_second",

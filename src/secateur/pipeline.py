@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from secateur.console import logging_to
+from secateur.console import command_text, logging_to
 from secateur.data import check_texts
+from secateur.distributed import is_first
 from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
 from secateur.files import expanded, new_directory, write_json, write_text
-from secateur.flags import command_text
 from secateur.input_text import read_input_text
 from secateur.measuring import measure, measure_speeds
 from secateur.models import find_model, load
-from secateur.models.processes import is_first
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
 from secateur.recipe import Recipe

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secateur.console import command_text
 from secateur.environment import machine, versions
 from secateur.files import write_bytes, write_json
-from secateur.flags import command_text
 from secateur.measuring import Source, amount_of
 from secateur.pruning import PruneConfig
 from secateur.recipe import Recipe

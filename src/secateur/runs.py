@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from secateur.distributed import barrier, first_decides, is_first
 from secateur.errors import InputError, OutputError
 from secateur.files import (
     accept_changes,
@@ -30,7 +31,6 @@ from secateur.files import (
     write_json,
 )
 from secateur.json_text import read_json
-from secateur.models.processes import first_decides, is_first, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +121,14 @@ class Run:
         with shared_directory(expanded(directory), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs) as path:
             run = cls(path)
             if not is_first():
-                wait_for_all()
+                barrier()
                 yield run
                 return
             state_file = path / STATE
             if state_file.is_file():
                 run.progress = _read_state(state_file, overwrite)
             run._save()
-            wait_for_all()
+            barrier()
             yield run
 
     def execute(self, stages: Sequence[Stage], shared: Sequence[Path] = ()) -> None:
@@ -146,9 +146,9 @@ class Run:
         if not is_first():
             for stage in stages:
                 if not first_decides(False):
-                    wait_for_all()
+                    barrier()
                     stage.work(self.path / stage.name)
-                wait_for_all()
+                barrier()
             return
         self._forget({stage.name for stage in stages})
         fingerprints: dict[str, str] = {}
@@ -161,7 +161,7 @@ class Run:
                 logger.info("%-18s done before", stage.name)
             if not first_decides(done or self._take_over(stage.name, fingerprint, shared)):
                 self._do(stage, fingerprint)
-            wait_for_all()
+            barrier()
 
     def seconds(self) -> dict[str, float]:
         """How long each finished stage took."""
@@ -197,7 +197,7 @@ class Run:
         start = time.perf_counter()
         accept_changes(directory)  # that the stage is not as it was is why it is done again
         with claimed(directory):
-            wait_for_all()  # the others find the place free
+            barrier()  # the others find the place free
             stage.work(directory)
         self.progress[stage.name] = Progress(
             fingerprint,

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from secateur import files
 from secateur.data import check_texts, load_corpus
+from secateur.distributed import barrier, is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free, write_json
 from secateur.models import load
 from secateur.models.fingerprint import weights_fingerprint
-from secateur.models.processes import is_first, wait_for_all
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
 from secateur.steps import PLAN, STRATEGY, logged_work
@@ -74,7 +74,7 @@ def search_model(
         unfinished = UnfinishedSearch(target)
         if is_first():
             unfinished.open(_settings(config, weights_fingerprint(model)), overwrite)
-        wait_for_all()
+        barrier()
         rounds = unfinished.rounds(model, config)
         if rounds:
             logger.info("Going on after round %d", len(rounds))
@@ -91,7 +91,7 @@ def search_model(
             unfinished.finish()
             _write(target, result, records, free)
             unfinished.remove()
-        wait_for_all()
+        barrier()
     return result
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import check_texts, load_corpus, token_windows
+from secateur.distributed import barrier, is_first
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
-from secateur.models.processes import is_first, wait_for_all
 from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
@@ -196,7 +196,7 @@ def logged_work(output: Path, command_line: str) -> Iterator[dict[str, object]]:
     Yields:
         The files that record the work, for `save`: the command, and the log as it is when it is written.
     """
-    wait_for_all()  # so that none finds the result of a faster one where it looks for a free place
+    barrier()  # so that none finds the result of a faster one where it looks for a free place
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -211,4 +211,4 @@ def logged_work(output: Path, command_line: str) -> Iterator[dict[str, object]]:
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-    wait_for_all()
+    barrier()

@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from secateur.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
+from secateur.console import command_text
 from secateur.errors import InputError, SecateurError
 from secateur.files import require_only_own, working_directory, write_json
-from secateur.flags import command_text
 from secateur.json_text import read_json
 from secateur.longrange_recipe import LongRangeRecipe
 from secateur.pipeline import RECIPE, run_recipe

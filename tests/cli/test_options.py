@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from secateur.cli.command import Command
 from secateur.cli.options import Model, UsageError, validated
-from secateur.flags import command_text
+from secateur.console import command_text
 
 
 class Base(BaseModel, extra="forbid"):

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from secateur.calibration import own_text
+from secateur.distributed import is_first, process_count, process_number, several_processes
 from secateur.evaluation import perplexity
 from secateur.models import load, save
-from secateur.models.processes import is_first, process_count, process_number, several_processes
 from secateur.pruning import PruneConfig, prune
 from secateur.pruning.search import SearchConfig, search
 from secateur.sparsity import SparsifyConfig, sparsify

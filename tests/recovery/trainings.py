@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.distributed import is_first, several_processes
 from secateur.errors import TrainingError
 from secateur.models import load
-from secateur.models.processes import is_first, several_processes
 from secateur.recovery import recover, trainer
 from secateur.recovery.sharding import own_part
 from secateur.recovery.trainer import RecoveryTrainer

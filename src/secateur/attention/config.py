@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from secateur.attention.blocks import PredictorName
 from secateur.attention.curve import Metric
 from secateur.calibration.windows import LayerRange
-from secateur.flags import flag
+from secateur.console import flag
 from secateur.kernels import Backend
 from secateur.kernels.grid import BlockGrid
 from secateur.models.options import LARGEST_SEED, LoadOptions

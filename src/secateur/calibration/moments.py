@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast
 from secateur.errors import InputError
-from secateur.models.processes import agreed, sum_over_processes, sums_over_processes
 
 TOKENS_AT_ONCE = 512
 
@@ -30,7 +30,7 @@ class Norms:
             # Some tokens at a time stay in the processor's cache.
             for part in batch.flatten(0, -2).split(TOKENS_AT_ONCE):
                 total = total.to(part.device) + part.to(torch.float32, copy=True).square_().sum(0)
-        return cls(sum_over_processes(total))
+        return cls(all_reduce_sum(total))
 
     @property
     def root(self) -> Tensor:
@@ -69,8 +69,8 @@ class Moments:
 
     def add_other_processes(self) -> None:
         """Add the tokens that the other processes have added to theirs."""
-        sum_over_processes(self.inputs)
-        (tokens,) = sums_over_processes(self.tokens)
+        all_reduce_sum(self.inputs)
+        (tokens,) = all_reduce_numbers(self.tokens)
         self.tokens = int(tokens)
 
     def damped(self, damping: float) -> tuple[Tensor, float]:
@@ -124,8 +124,8 @@ class Gram(Moments):
 
     def add_other_processes(self) -> None:
         super().add_other_processes()
-        sum_over_processes(self.cross)
-        (self.target,) = sums_over_processes(self.target)
+        all_reduce_sum(self.cross)
+        (self.target,) = all_reduce_numbers(self.target)
 
     @torch.no_grad()
     def refit(self, weight: Tensor, kept: Tensor, damping: float) -> Tensor:
@@ -146,7 +146,7 @@ class Gram(Moments):
         left = damped[kept[:, None], kept]
         right = self.cross[kept].double() + ridge * weight[:, kept].T.double()
         factor = torch.linalg.cholesky(left)
-        return agreed(torch.cholesky_solve(right, factor).T.float())
+        return broadcast(torch.cholesky_solve(right, factor).T.float())
 
     def error(self, weight: Tensor, kept: Tensor) -> float:
         """‖X[:, kept] Vᵀ − T‖² for weights V (out_features, kept)."""

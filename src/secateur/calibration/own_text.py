@@ -13,8 +13,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.console import track
 from secateur.data.tokens import cached_tokens
+from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.models.fingerprint import weights_fingerprint
-from secateur.models.processes import process_count, process_number, sum_over_processes
 
 PIECES = 64
 PIECE_TOKENS = 128
@@ -57,7 +57,7 @@ def own_text(
     tokens = torch.zeros(blocks, PIECES, length, dtype=torch.int32)
     for number in range(process_number(), blocks, process_count()):
         tokens[number] = block(number)
-    return sum_over_processes(tokens).flatten()[: count * seqlen].view(count, seqlen).long()
+    return all_reduce_sum(tokens).flatten()[: count * seqlen].view(count, seqlen).long()
 
 
 @torch.no_grad()

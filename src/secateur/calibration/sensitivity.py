@@ -12,8 +12,8 @@ from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
 from secateur.calibration.streaming import layer_arguments
 from secateur.console import track
+from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import PARTS, Part, adapter_of
-from secateur.models.processes import shared_batches, sum_over_processes
 
 LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
 Metrics = Sequence[Mapping[Part, Tensor]]
@@ -36,7 +36,7 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
     squares = torch.zeros(2 * len(adapter_of(model).layers(model)), dtype=torch.float64)
     for gradients in _stream_gradients(model, windows, batch_size):
         squares += torch.stack([gradient.double().square().sum().cpu() for gradient in gradients])
-    return _by_layer((sum_over_processes(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist())
+    return _by_layer((all_reduce_sum(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist())
 
 
 def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, Tensor]]:
@@ -58,7 +58,7 @@ def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> li
             flat = gradient.float().flatten(0, -2)  # (tokens, hidden_size)
             moments[position] = moments[position].to(flat.device).addmm_(flat.T, flat)
     for position, moment in enumerate(moments):
-        moments[position] = _root(sum_over_processes(moment) / (2 * windows.numel()))
+        moments[position] = _root(all_reduce_sum(moment) / (2 * windows.numel()))
     return _by_layer(moments)
 
 

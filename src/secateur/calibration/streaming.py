@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.distributed import process_count
 from secateur.errors import InputError
 from secateur.files import reported
 from secateur.models.adapters import adapter_of
-from secateur.models.processes import process_count
 
 Step = Callable[[Tensor, dict[str, Any]], Tensor]
 

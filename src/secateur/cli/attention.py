@@ -50,8 +50,8 @@ def tune(
     """
     from secateur.attention.profile import require_new
     from secateur.attention.tuning import tune
+    from secateur.distributed import is_first
     from secateur.models import load
-    from secateur.models.processes import is_first
     from secateur.report import attention_map
 
     output = expanded(output)

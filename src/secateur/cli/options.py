@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from secateur.console import flag
 from secateur.errors import SecateurError
-from secateur.flags import flag
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from secateur.console import stderr, stdout
+from secateur.environment import launched_together
 from secateur.errors import InputError
-from secateur.launch import launched_together
 
 
 def say(text: str) -> None:
@@ -19,7 +19,7 @@ def complain(message: str, traceback: bool = False) -> None:
     Of several processes the first that fails says so.
     """
     if launched_together():
-        from secateur.models.processes import is_first_to_fail
+        from secateur.distributed import is_first_to_fail
 
         if not is_first_to_fail():
             return
@@ -46,7 +46,7 @@ def joined(name: str, together: bool) -> Iterator[bool]:
     if not launched_together():
         yield True
         return
-    from secateur.models.processes import is_first, several_processes
+    from secateur.distributed import is_first, several_processes
 
     with several_processes():
         stdout.quiet = stderr.quiet = not is_first()

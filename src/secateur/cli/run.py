@@ -28,9 +28,9 @@ def run(
     What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
     afresh.
     """
+    from secateur.distributed import is_first, process_count
     from secateur.errors import InputError
     from secateur.longrange_recipe import LongRangeRecipe, run_longrange
-    from secateur.models.processes import is_first, process_count
     from secateur.pipeline import REPORT, run_recipe
     from secateur.recipe import load_recipe
     from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.console import stdout
+from secateur.console import command_text, stdout
 from secateur.files import write_figures
-from secateur.flags import command_text
 
 if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.data import Corpus
+from secateur.distributed import barrier, first_decides, is_first
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.evaluate import (
     Evaluation,
@@ -29,7 +30,6 @@ from secateur.files import expanded
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
-from secateur.models.processes import first_decides, is_first, wait_for_all
 from secateur.models.weight_files import stored_bytes
 
 logger = logging.getLogger(__name__)
@@ -129,12 +129,12 @@ def _measure_held(held: Held, config: EvaluateConfig) -> None:
 
     Of several processes the first measures while the others wait, and has the figures.
     """
-    wait_for_all()
+    barrier()
     if held and is_first():
         speeds = measure_speeds([model for _, model in held], **speed_options(config))
         for (evaluation, _), speed in zip(held, speeds, strict=True):
             evaluation.add_speed(speed)
-    wait_for_all()
+    barrier()
     held.clear()
     gc.collect()
     torch.cuda.empty_cache()

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
+from secateur.distributed import barrier, is_first
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device
 from secateur.evaluation.perplexity import perplexity
@@ -19,7 +20,6 @@ from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
-from secateur.models.processes import is_first, wait_for_all
 
 
 @dataclass
@@ -106,10 +106,10 @@ def evaluate(
     evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
     evaluation.size_bytes = size_bytes
     if config.speed:
-        wait_for_all()
+        barrier()
         if is_first():
             evaluation.add_speed(measure_speed(model, **speed_options(config)))
-        wait_for_all()
+        barrier()
     return evaluation
 
 

@@ -12,11 +12,11 @@ from transformers import PreTrainedModel
 
 from secateur.calibration import token_losses
 from secateur.console import track
+from secateur.distributed import all_reduce_numbers, is_first, share
 from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring
 from secateur.models import adapter_of
 from secateur.models.lora import underlying
-from secateur.models.processes import is_first, share, sums_over_processes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def perplexity(
     own = share(windows)
     with measuring(model):
         losses = _window_losses(model, own, first_scored, batch_size) if len(own) else ()
-        (total,) = sums_over_processes(math.fsum(track(losses, description, total=len(own))))
+        (total,) = all_reduce_numbers(math.fsum(track(losses, description, total=len(own))))
     tokens = (seqlen - 1) + (len(windows) - 1) * (seqlen - first_scored)
     return torch.tensor(total / tokens, dtype=torch.float64).exp().item()
 

@@ -11,12 +11,12 @@ from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.distributed import is_first
 from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import measuring
 from secateur.evaluation.task_files import TaskFiles, read_task_files
 from secateur.files import expanded
-from secateur.models.processes import is_first
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.distributed import local_number, process_count
 from secateur.errors import InputError, ModelError
 from secateur.files import expanded
 from secateur.models import embedded
@@ -21,7 +22,6 @@ from secateur.models.checks import check_directory, warn_of_what_is_left_out
 from secateur.models.config_file import load_config
 from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
-from secateur.models.processes import local_number, process_count
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
 from secateur.models.zeros_record import load_zeros
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import files
+from secateur.distributed import is_first
 from secateur.models import modeling_secateur
-from secateur.models.processes import is_first
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.widths import is_uneven

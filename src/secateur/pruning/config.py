@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from secateur.calibration.windows import CalibratedConfig
+from secateur.console import flag
 from secateur.errors import InputError
-from secateur.flags import flag
 from secateur.models.masks import ZEROS_HELP, Zeros
 
 Target = Literal["both", "attention", "mlp"]

@@ -11,8 +11,8 @@ from secateur.calibration.moments import Gram, Moments
 from secateur.calibration.sensitivity import Metrics, loss_metrics, stream_sensitivity
 from secateur.calibration.streaming import LayerStream, Step
 from secateur.console import track
+from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
-from secateur.models.processes import agreed, share
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
@@ -102,9 +102,9 @@ def part_removals(
     block_size = part_shape(adapter, layer, part).block_size
     removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at, metric=metric)
     return RemovalOrder(
-        agreed(removals.blocks.cpu()),
-        agreed(removals.errors.cpu() / moments.tokens),
-        {count: agreed(fitted) for count, fitted in removals.weights.items()},
+        broadcast(removals.blocks.cpu()),
+        broadcast(removals.errors.cpu() / moments.tokens),
+        {count: broadcast(fitted) for count, fitted in removals.weights.items()},
     )
 
 

@@ -10,8 +10,8 @@ from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
+from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, share, shared_batches
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
-from secateur.models.processes import agreed, share, shared_batches, sum_over_processes, sums_over_processes
 from secateur.pruning.units import output_projection, part_shape, unit_sums
 
 
@@ -30,7 +30,7 @@ class PartScores:
     @classmethod
     def from_unit_scores(cls, scores: Tensor) -> "PartScores":
         """Order independent scores, (units,), keeping the best unit."""
-        scores = agreed(scores)
+        scores = broadcast(scores)
         order = scores.argsort(stable=True)[:-1]
         return cls(order.cpu(), scores[order].double().cpu())
 
@@ -77,9 +77,9 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
                 second += inputs.square().sum(0)
                 tokens += len(inputs)
             stream.add(linear, batches)
-            (tokens,) = sums_over_processes(tokens)
-            mean = sum_over_processes(first) / tokens
-            variance = sum_over_processes(second) / tokens - mean.square()
+            (tokens,) = all_reduce_numbers(tokens)
+            mean = all_reduce_sum(first) / tokens
+            variance = all_reduce_sum(second) / tokens - mean.square()
             weighted = variance * linear.weight.detach().double().square().sum(0)
             units = part_shape(adapter, layer, part).units
             layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
@@ -116,4 +116,4 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
 def _gradient(linear: nn.Linear) -> Tensor:
     """The gradient of the weight, over the windows of all processes."""
     found = linear.weight.grad
-    return sum_over_processes(torch.zeros_like(linear.weight) if found is None else found)
+    return all_reduce_sum(torch.zeros_like(linear.weight) if found is None else found)

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from secateur.calibration.losses import token_losses
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
+from secateur.distributed import all_reduce_numbers, all_reduce_sum, share
 from secateur.errors import InputError
 from secateur.input_text import shortened
 from secateur.json_text import read_json
 from secateur.models.adapters import adapter_of
-from secateur.models.processes import share, sum_over_processes, sums_over_processes
 from secateur.pruning.config import LayerImportanceMethod
 
 LARGEST = 1e30  # far beyond any score, and its square is still a number
@@ -139,7 +139,7 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
             values = [(b.float() - a.float()).norm(dim=-1).mean() for a, b in pairs]
         sizes = torch.tensor([len(batch) for batch in before], dtype=torch.float64)
         sums = torch.stack([(torch.stack(values).cpu().double() * sizes).sum(), sizes.sum()])
-        total, windows_seen = sum_over_processes(sums)
+        total, windows_seen = all_reduce_sum(sums)
         scores.append(float(total / windows_seen))
     return scores
 
@@ -159,5 +159,5 @@ def _mean_loss(model: PreTrainedModel, stream: LayerStream, windows: Tensor) -> 
         losses = token_losses(model, norm(hidden.to(place)), labels)
         total += losses.sum().item()
         tokens += losses.numel()
-    total, tokens = sums_over_processes(total, tokens)
+    total, tokens = all_reduce_numbers(total, tokens)
     return total / tokens

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from secateur import console
-from secateur.models.processes import first_decides
+from secateur.distributed import first_decides
 from secateur.recovery import checkpoints
 from secateur.recovery.config import RecoverConfig
 

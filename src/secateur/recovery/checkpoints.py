@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from secateur.distributed import is_first
 from secateur.errors import TrainingError
-from secateur.models.processes import is_first
 from secateur.recovery.sharding import like, own_part, whole
 
 WEIGHTS, OPTIMIZER, RANDOM = "weights.safetensors", "optimizer.safetensors", "random.safetensors"

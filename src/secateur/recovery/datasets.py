@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from secateur.data import IGNORED, Corpus, load_corpus, pack_examples, token_windows
+from secateur.distributed import process_count, share
 from secateur.errors import InputError
-from secateur.models.processes import process_count, share
 from secateur.recovery.config import RecoverConfig
 
 Batch = dict[str, Tensor]

@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from secateur import files
 from secateur.data import Corpus, load_corpus
+from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
-from secateur.models.processes import is_first, process_count, process_number, wait_for_all
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
@@ -137,7 +137,7 @@ def recover(
     with files.claimed(target) if is_first() else nullcontext():
         if is_first():
             workplace.open(_identity(model, corpus, guide, config), overwrite)
-        wait_for_all()
+        barrier()
         set_seed(config.seed)
         number_format = model.dtype
         learner = _prepared(model, config, masks)
@@ -168,7 +168,7 @@ def recover(
             kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
             if is_first():
                 workplace.remove()
-            wait_for_all()
+            barrier()
             raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
@@ -182,7 +182,7 @@ def recover(
             contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
             _write(result.model, tokenizer, target, free, contents)
             workplace.remove()
-        wait_for_all()
+        barrier()
         return result
 
 
@@ -278,7 +278,7 @@ def _micro_batch_size(model: PreTrainedModel, config: RecoverConfig) -> int:
 
 def _restore_best(trainer: RecoveryTrainer) -> None:
     best, steps = trainer.progress.best_step, trainer.state.global_step
-    wait_for_all()
+    barrier()
     if best is None or best == steps:
         return
     logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
@@ -367,7 +367,7 @@ def _keep_last_good(
     if not trainer.good_step:
         return None
     kept = _unused(output.with_name(f"{output.name}.last-good"))
-    wait_for_all()
+    barrier()
     note = {"stopped": problem, "step": trainer.good_step, "history": _history(trainer.state.log_history)}
     if is_first():
         _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})

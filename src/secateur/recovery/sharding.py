@@ -20,8 +20,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
+from secateur.distributed import all_reduce_sum, process_count
 from secateur.errors import InputError
-from secateur.models.processes import process_count, sum_over_processes
 
 
 def require_shardable(model: PreTrainedModel, load_in_8bit: bool) -> None:
@@ -91,7 +91,7 @@ def average_unsharded_gradients(model: nn.Module) -> None:
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
     if plain:
-        mean = sum_over_processes(torch.cat([gradient.flatten() for gradient in plain])) / process_count()
+        mean = all_reduce_sum(torch.cat([gradient.flatten() for gradient in plain])) / process_count()
         for gradient, part in zip(plain, mean.split([gradient.numel() for gradient in plain]), strict=True):
             gradient.copy_(part.view_as(gradient))
 

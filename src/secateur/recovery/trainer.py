@@ -21,18 +21,18 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from secateur.calibration import token_losses
 from secateur.data import IGNORED
-from secateur.errors import TrainingError
-from secateur.models import adapter_of
-from secateur.models.masks import Masks
-from secateur.models.processes import (
-    agreed,
+from secateur.distributed import (
+    all_reduce_numbers,
+    all_reduce_sum,
+    barrier,
+    broadcast,
     is_first,
     process_count,
     process_number,
-    sum_over_processes,
-    sums_over_processes,
-    wait_for_all,
 )
+from secateur.errors import TrainingError
+from secateur.models import adapter_of
+from secateur.models.masks import Masks
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import Rhythm, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
@@ -236,7 +236,7 @@ class RecoveryTrainer(Trainer):
             total += loss.detach().to(total.device)
         if self.config.fsdp:
             average_unsharded_gradients(model)
-        return sum_over_processes(total) / process_count()
+        return all_reduce_sum(total) / process_count()
 
     def _halve_micro_batch(self, reason: str, remedy: str) -> None:
         size = self.progress.micro_batch_size
@@ -270,7 +270,7 @@ class RecoveryTrainer(Trainer):
 
     def _spend(self, seconds: float, training: bool) -> None:
         # One clock, the first process's: the learning rate and the end depend on it.
-        seconds = float(agreed(torch.tensor(seconds, dtype=torch.float64)))
+        seconds = float(broadcast(torch.tensor(seconds, dtype=torch.float64)))
         self.progress.seconds += seconds
         if training:
             self.progress.training_seconds += seconds
@@ -322,7 +322,7 @@ class RecoveryTrainer(Trainer):
             self._halve_micro_batch(reason, "--seqlen")
         if self.config.fsdp:
             reshard(self.student)
-        total, scored = sums_over_processes(total, tokens)
+        total, scored = all_reduce_numbers(total, tokens)
         return total / max(1, scored)
 
     def _judge(self, loss: float) -> None:
@@ -351,7 +351,7 @@ class RecoveryTrainer(Trainer):
                 checkpoints.write_weights(directory / checkpoints.WEIGHTS, weights)
                 checkpoints.write_training_state(directory, optimizer, self.lr_scheduler, self._scaler, self.progress)
                 self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
-        wait_for_all()
+        barrier()
         self._spend(time.monotonic() - started, training=False)
         self.rhythm.saved(time.monotonic() - started)
 

@@ -9,9 +9,9 @@ from transformers import PreTrainedModel
 from secateur.calibration.moments import Gram, Moments, Norms
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
+from secateur.distributed import broadcast, process_count, process_number
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
-from secateur.models.processes import agreed, process_count, process_number
 from secateur.sparsity.admm import admm
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.quota import Quota
@@ -136,7 +136,7 @@ def _share_out(linears: Sequence[nn.Linear], solve: Callable[[nn.Linear], Tensor
         if solver == process_number():
             linear.weight.copy_(solve(linear))
     for linear, solver in zip(linears, solvers, strict=True):
-        linear.weight.copy_(agreed(linear.weight, solver))
+        linear.weight.copy_(broadcast(linear.weight, solver))
 
 
 def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:

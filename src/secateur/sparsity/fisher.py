@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
 from secateur.console import track
+from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import adapter_of
-from secateur.models.processes import shared_batches, sum_over_processes
 from secateur.sparsity.matrices import Matrix
 
 SAMPLED_WEIGHTS = 20_000
@@ -63,8 +63,8 @@ def fisher_shares(
             hidden = adapter_of(model).body(model)(tokens, use_cache=False).last_hidden_state
             chunked_loss(model, hidden, tokens).backward()
     for flow in flows.values():
-        sum_over_processes(flow.inputs)
-        sum_over_processes(flow.gradient)
+        all_reduce_sum(flow.inputs)
+        all_reduce_sum(flow.gradient)
     costs = [_sampled_costs(matrix.linear, flows[matrix.linear]) for matrix in matrices]
     sizes = torch.tensor([matrix.parameters for matrix in matrices], dtype=torch.float64)
     low, high = max(sparsity - reach, sparsity / 2), min(sparsity + reach, (1 + sparsity) / 2)

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.calibration.moments import solvable
 from secateur.calibration.streaming import LayerStream
 from secateur.calibration.windows import Calibration, calibrate
+from secateur.distributed import share
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
-from secateur.models.processes import share
 from secateur.models.zeros_record import remember_zeros
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed

@@ -16,8 +16,8 @@ from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.sensitivity import gradient_of, residual_streams
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
+from secateur.distributed import all_reduce_numbers, all_reduce_sum, share, shared_batches
 from secateur.models.adapters import PARTS, adapter_of
-from secateur.models.processes import share, shared_batches, sum_over_processes, sums_over_processes
 from secateur.pruning.search.candidates import Candidates, HalfName
 from secateur.pruning.units import output_projection
 
@@ -67,7 +67,7 @@ def divergence(model: PreTrainedModel, watched: Watched) -> float:
         for ours, theirs in _chunks(cut.to(model.device), uncut.to(model.device)):
             log_probabilities, wanted = (head(state).float().log_softmax(-1) for state in (ours, theirs))
             total += nn.functional.kl_div(log_probabilities, wanted, reduction="sum", log_target=True).item()
-    total, scored = sums_over_processes(total, float(share(watched.windows).numel()))
+    total, scored = all_reduce_numbers(total, float(share(watched.windows).numel()))
     return total / scored
 
 
@@ -106,7 +106,7 @@ def expected_changes(
                 added = nn.functional.linear(inputs[name], difference).float()
                 slopes[position] += (towards[where].float() * added).sum().item()
                 curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
-    changes = sum_over_processes(slopes + curvatures) / watched.windows.numel()
+    changes = all_reduce_sum(slopes + curvatures) / watched.windows.numel()
     return dict(zip(differences, changes.tolist(), strict=True))
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.calibration.windows import Calibration
 from secateur.data import Corpus, token_windows
-from secateur.models.processes import process_count
+from secateur.distributed import process_count
 from secateur.pruning.cutting import spread
 from secateur.pruning.search.config import SearchConfig
 

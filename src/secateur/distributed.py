@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from secateur.launch import launched_together
+from secateur.environment import launched_together
 
 # Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
 TIMEOUT = datetime.timedelta(days=7)
@@ -41,7 +41,7 @@ def several_processes() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     dist.init_process_group(backend, store=_meeting_place, rank=number, world_size=count, timeout=TIMEOUT)
     yield
-    wait_for_all()
+    barrier()
     dist.destroy_process_group()
 
 
@@ -91,7 +91,7 @@ def shared_batches(windows: Tensor, batch_size: int) -> Sequence[Tensor]:
     return own.split(batch_size) if len(own) else ()
 
 
-def sum_over_processes(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Add a tensor up over all processes, in place. All get the same bits; floats are added in float64."""
     if process_count() > 1:
         total = tensor.double() if tensor.is_floating_point() else tensor
@@ -100,14 +100,12 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def sums_over_processes(*numbers: float) -> list[float]:
+def all_reduce_numbers(*numbers: float) -> list[float]:
     """Add numbers up over all processes."""
-    return (
-        sum_over_processes(torch.tensor(numbers, dtype=torch.float64)).tolist() if process_count() > 1 else [*numbers]
-    )
+    return all_reduce_sum(torch.tensor(numbers, dtype=torch.float64)).tolist() if process_count() > 1 else [*numbers]
 
 
-def agreed(tensor: Tensor, of: int = 0) -> Tensor:
+def broadcast(tensor: Tensor, of: int = 0) -> Tensor:
     """One process's values, the first's unless `of` says otherwise, of a tensor that all have in the same shape."""
     if process_count() == 1:
         return tensor
@@ -118,10 +116,10 @@ def agreed(tensor: Tensor, of: int = 0) -> Tensor:
 
 def first_decides(decision: bool) -> bool:
     """The first process's answer to a question that others may answer otherwise, by their clock or disk."""
-    return bool(agreed(torch.tensor(decision)))
+    return bool(broadcast(torch.tensor(decision)))
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when all processes have come here."""
     if process_count() > 1:
         dist.all_reduce(torch.zeros(()))
