@@ -32,7 +32,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.evaluation import perplexity
 from secateur.models import adapter_of
 from secateur.models.masks import share_of_zeros
-from secateur.recipe import load_recipe
+from secateur.runs.recipe import load_recipe
 from secateur.sparsity import SparsifyConfig
 
 RECIPE = common.ROOT / "examples" / "smollm2-sparse.yaml"

@@ -24,7 +24,7 @@ import common
 import secateur
 from secateur.console import configure_logging
 from secateur.pruning import PruneConfig
-from secateur.recipe import load_recipe
+from secateur.runs.recipe import load_recipe
 
 CLASSIC = {"importance": "taylor", "allocation": "inverse", "compensate": False, "own_text": 0.0}
 

@@ -1,4 +1,4 @@
-"""What the terminal shows: progress on standard error, tables on standard output, a log in a file; and how commands are spelt."""
+"""What the terminal shows: progress on standard error, tables on standard output, a log; and the spelling of options."""
 
 import logging
 import shlex

@@ -10,12 +10,14 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from secateur.environment import launched_together
+from secateur.files import partial_of, working_directory
 
 # Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
 TIMEOUT = datetime.timedelta(days=7)
@@ -123,3 +125,17 @@ def barrier() -> None:
     """Go on when all processes have come here."""
     if process_count() > 1:
         dist.all_reduce(torch.zeros(()))
+
+
+@contextmanager
+def shared_directory(
+    directory: Path, own: Sequence[str], what: str, *, overwrite: bool = False, inputs: Sequence[str] = ()
+) -> Iterator[Path]:
+    """`files.working_directory` for several processes: the first holds it, all are told where it is."""
+    if not is_first():
+        place = directory.resolve() if directory.is_symlink() else directory
+        yield partial_of(place) if first_decides(False) else place
+        return
+    with working_directory(directory, own, what, overwrite=overwrite, inputs=inputs) as place:
+        first_decides(place.name == partial_of(directory).name)
+        yield place

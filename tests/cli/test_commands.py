@@ -334,7 +334,7 @@ def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("secateur.steps.prune_model", interrupted)
+    monkeypatch.setattr("secateur.runs.steps.prune_model", interrupted)
     assert failed(secateur("prune", "m", "-o", tmp_path / "out"), 130) == "Error: interrupted"
 
 

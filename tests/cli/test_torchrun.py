@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.models import save
-from secateur.pipeline import run_recipe
-from secateur.recipe import Recipe, parse_recipe
+from secateur.runs.recipe import Recipe, parse_recipe
+from secateur.runs.stages import run_recipe
 
 Torchrun = Callable[..., Any]
 

@@ -15,9 +15,9 @@ from secateur.cli.main import app
 from secateur.data import load_corpus
 from secateur.errors import InputError, ModelError
 from secateur.models import attach_adapter
-from secateur.pipeline import run_recipe
-from secateur.recipe import Recipe, parse_recipe
 from secateur.recovery import merge_adapter
+from secateur.runs.recipe import Recipe, parse_recipe
+from secateur.runs.stages import run_recipe
 
 PROMPT = [3, 70, 80, 90, 100]
 

@@ -166,7 +166,11 @@ KINDS = (
         mutated_yaml,
         (("run", "small.yaml", "-o", "out"), ("sweep", "small.yaml", "-o", "out", "--set", "prune.ratio=0.2,0.3")),
         ("model", "text.txt"),
-        ("secateur.runs:Run.open", "secateur.longrange_recipe:run_longrange", "secateur.sweep:_write_state"),
+        (
+            "secateur.runs.directory:Run.open",
+            "secateur.longrange.recipe:run_longrange",
+            "secateur.runs.sweep:_write_state",
+        ),
     ),
     Kind("task file", "tasks/sums.yaml", mutated_yaml, (("evaluate", "model", *TASKS),), ("model", "tasks")),
     Kind("questions of a task", "tasks/sums.jsonl", mutated_text, (("evaluate", "model", *TASKS),), ("model", "tasks")),
@@ -183,7 +187,7 @@ KINDS = (
         mutated_yaml,
         (("longrange", "train", *LONG_RANGE_RUN, "--config", "long.yaml", "--name", "new"),),
         ("data",),
-        ("secateur.longrange_run:Trainer",),
+        ("secateur.longrange.run:Trainer",),
     ),
     *(
         Kind(

@@ -29,10 +29,15 @@ PANIC = "panicked at"  # Rust's report of it, which a compiled library writes pa
 VERDICTS = ("accepted", "refused", "unexpected", "hang", "crash")
 # What the commands import when they run; once here, instead of in every process.
 IMPORTED = (
-    *("lm_eval.evaluator", "secateur.evaluation.harness", "secateur.evaluation.tasks", "secateur.pipeline"),
-    *("secateur.cli.main", "secateur.longrange_run", "secateur.longrange.data", "secateur.attention.compare"),
-    *("secateur.attention.tuning", "secateur.steps", "secateur.sweep", "secateur.planning.running", "secateur.report"),
-    *("secateur.comparison", "transformers.models.llama.modeling_llama", "transformers.modeling_gguf_pytorch_utils"),
+    *("lm_eval.evaluator", "secateur.evaluation.harness", "secateur.evaluation.tasks", "secateur.runs.stages"),
+    *("secateur.cli.main", "secateur.longrange.run", "secateur.longrange.data", "secateur.attention.compare"),
+    *("secateur.attention.tuning", "secateur.runs.steps", "secateur.runs.sweep"),
+    *("secateur.planning.running", "secateur.report"),
+    *(
+        "secateur.comparison.comparison",
+        "transformers.models.llama.modeling_llama",
+        "transformers.modeling_gguf_pytorch_utils",
+    ),
     *("matplotlib.backends.backend_agg", "peft.tuners.lora", "datasets", "gguf", "rich.traceback"),
 )
 

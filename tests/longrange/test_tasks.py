@@ -10,7 +10,7 @@ from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import prepare
 from secateur.longrange.evaluate import evaluate
 from secateur.longrange.options import EvaluateConfig, TrainConfig
-from secateur.longrange_run import train_run
+from secateur.longrange.run import train_run
 
 QUICK = {
     "batch_size": 4,

@@ -17,9 +17,9 @@ from secateur.longrange.data import prepare
 from secateur.longrange.evaluate import evaluate, load_model
 from secateur.longrange.model import LongRangeModel
 from secateur.longrange.options import EvaluateConfig, TrainConfig
+from secateur.longrange.run import train_run
 from secateur.longrange.schedule import batch_of_step, learning_rate
 from secateur.longrange.trainer import Trainer
-from secateur.longrange_run import train_run
 
 Train = Callable[..., dict[str, Any]]
 
@@ -233,7 +233,7 @@ def test_pictures_stand_before_a_run_counts_as_done(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("secateur.longrange_run.pattern_plot", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("secateur.longrange.run.pattern_plot", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train()
     train()

@@ -94,7 +94,8 @@ def run_unhurt(command: Sequence[str], root: Path, work: Path | None = None) -> 
 
 def warm_up() -> None:
     """Import what the commands need, once: the processes that are killed are forks of this one."""
-    for module in ("pipeline", "sweep", "searching", "longrange_recipe", "attention.tuning", "report", "recovery"):
+    runs = ("runs.stages", "runs.sweep", "runs.searching", "longrange.recipe")
+    for module in (*runs, "attention.tuning", "report", "recovery"):
         importlib.import_module(f"secateur.{module}")
 
 

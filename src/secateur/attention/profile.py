@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur.attention.config import BlockOptions
 from secateur.errors import InputError, OutputError
 from secateur.files import write_bytes
-from secateur.json_text import parse_json
+from secateur.files.json_text import parse_json
 from secateur.models.fingerprint import same_weights
 
 FORMAT = "secateur attention profile 1"

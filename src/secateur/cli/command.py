@@ -20,7 +20,7 @@ from secateur.cli.output import complain, joined
 from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
-from secateur.input_text import shortened
+from secateur.files.input_text import shortened
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 

@@ -30,7 +30,7 @@ def compare(
     accuracy. What was not measured alike stands in columns of its own. --overwrite replaces these files and nothing
     else.
     """
-    from secateur.comparison import compare_results, require_place, write_comparison
+    from secateur.comparison.comparison import compare_results, require_place, write_comparison
     from secateur.report import comparison_table, task_table
 
     directory = require_place(output, overwrite, results)

@@ -25,7 +25,7 @@ def export(
 
     Weights, tokenizer and chat template are in it. A model whose layers differ keeps its widths.
     """
-    from secateur.steps import export_model
+    from secateur.runs.steps import export_model
 
     output = expanded(output)
     result = export_model(model, output, config, overwrite=overwrite)

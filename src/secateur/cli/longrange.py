@@ -53,7 +53,7 @@ def train(
     The run is NAME below the output directory. One that was stopped goes on where it stopped. With torchrun or
     accelerate launch -m secateur each process takes its share of every batch.
     """
-    from secateur.longrange_run import train_run
+    from secateur.longrange.run import train_run
     from secateur.report import longrange_table
 
     results = train_run(config, expanded(output), command_line=command_line, overwrite=overwrite)

@@ -16,7 +16,7 @@ def merge(model: Model, config: "MergeConfig", output: Output, command_line: str
 
     In a sparse model that would fill the zeros: choose --keep-zeros or --allow-dense.
     """
-    from secateur.steps import merge_model
+    from secateur.runs.steps import merge_model
 
     cost = merge_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if cost is not None:

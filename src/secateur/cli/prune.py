@@ -39,7 +39,7 @@ def prune(
     with trust_remote_code=True. Beside the weights stand pruning_plan.json, what each layer loses and keeps;
     pruning_strategy.png, the same drawn; layer_importance.json where layers were scored; command.txt and run.log.
     """
-    from secateur.steps import prune_model
+    from secateur.runs.steps import prune_model
 
     result = prune_model(model, output, config, command_line=command_line, overwrite=overwrite)
     plan = result.plan

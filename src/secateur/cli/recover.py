@@ -46,7 +46,7 @@ def recover(
     Writes a LoRA adapter, or a whole model with --merge and with all methods but lora. A model's zeros stay zero. A
     training that was stopped leaves its last checkpoint in OUTPUT.partial; the same command goes on from there.
     """
-    from secateur.steps import recover_model
+    from secateur.runs.steps import recover_model
 
     result = recover_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:

@@ -33,9 +33,9 @@ def search(
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
     """
     from secateur.pruning import PruneConfig
-    from secateur.recipe import FITTED
     from secateur.report import search_table
-    from secateur.searching import PLAN, search_model
+    from secateur.runs.recipe import FITTED
+    from secateur.runs.searching import PLAN, search_model
 
     result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:

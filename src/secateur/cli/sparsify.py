@@ -33,7 +33,7 @@ def sparsify(
     The output is a Hugging Face model directory of the same shapes. Beside the weights stand sparsity.json, each
     matrix's share of zeros and its pattern; sparsity.png, the same as a heat map; command.txt and run.log.
     """
-    from secateur.steps import sparsify_model
+    from secateur.runs.steps import sparsify_model
 
     result = sparsify_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:

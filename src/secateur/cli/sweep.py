@@ -40,7 +40,7 @@ def sweep(
     in comparison.md, comparison.json, comparison.html, comparison.png and sweep.png.
     """
     from secateur.report import comparison_table, task_table
-    from secateur.sweep import sweep_recipe
+    from secateur.runs.sweep import sweep_recipe
 
     result = sweep_recipe(recipe, settings, output, command_line=command_line, overwrite=overwrite)
     if result.comparison is not None:

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from secateur.cache import distrust, private_directory, write_private
 from secateur.errors import InputError, OutputError
+from secateur.files.cache import distrust, private_directory, write_private
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import DataError
-from secateur.input_text import LARGEST_TEXT, read_input_text, shortened
-from secateur.json_text import parse_json
+from secateur.files.input_text import LARGEST_TEXT, read_input_text, shortened
+from secateur.files.json_text import parse_json
 
 
 def require_questions(file: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
-from secateur.input_text import shortened
+from secateur.files.input_text import shortened
 
 MOST_SHOTS = 1000
 MOST_TOKENS = 100_000

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.errors import DataError, InputError
 from secateur.files import write_bytes, write_json
-from secateur.json_text import parse_json, read_json
+from secateur.files.json_text import parse_json, read_json
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.statistics import AttentionWatch, LayerState
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.errors import InputError
-from secateur.input_text import read_input_text, shortened
-from secateur.option_kinds import booleans_for_numbers
-from secateur.yaml_text import dotted, read_yaml
+from secateur.files.input_text import read_input_text, shortened
+from secateur.files.option_kinds import booleans_for_numbers
+from secateur.files.yaml_text import dotted, read_yaml
 
 TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
 

@@ -12,9 +12,9 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from secateur.cache import distrust, make_private, private_directory
 from secateur.errors import ModelError
 from secateur.files import cache_directory, new_directory, write_json
+from secateur.files.cache import distrust, make_private, private_directory
 from secateur.models.gguf_input import read_gguf
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from secateur.errors import ModelError
 from secateur.files import partial_of
-from secateur.input_text import shortened
-from secateur.json_text import parse_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.json_text import parse_json
+from secateur.files.json_text import parse_json
 from secateur.models.adapters import adapter_of
 
 logger = logging.getLogger(__name__)

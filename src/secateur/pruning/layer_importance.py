@@ -16,8 +16,8 @@ from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, share
 from secateur.errors import InputError
-from secateur.input_text import shortened
-from secateur.json_text import read_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import read_json
 from secateur.models.adapters import adapter_of
 from secateur.pruning.config import LayerImportanceMethod
 

@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
-from secateur.input_text import shortened
-from secateur.json_text import read_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import read_json
 from secateur.models.adapters import PARTS, Part
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from secateur import files
 from secateur.errors import TrainingError
+from secateur.files.unfinished import Unfinished
 from secateur.recovery.arguments import REPORTS
-from secateur.unfinished import Unfinished
 
 HISTORY_FILE = "recovery.json"
 OWN = ("checkpoint-*/", "best/", f"{REPORTS}/*")

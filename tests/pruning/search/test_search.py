@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from secateur import searching
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError, OutputError
 from secateur.models import count_parameters, save
@@ -25,10 +24,11 @@ from secateur.pruning.cutting import cut_and_refit
 from secateur.pruning.importance import PartScores
 from secateur.pruning.search import Round, SearchConfig, search
 from secateur.pruning.search.candidates import HalfName, cut_with_candidates, narrowed, uncut_again
-from secateur.pruning.search.measuring import Watched, divergence, expected_changes
+from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText
 from secateur.pruning.units import part_shapes
 from secateur.report import search_table
+from secateur.runs import searching
 
 QUICK: dict[str, Any] = {"samples": 8, "seqlen": 48, "batch_size": 2, "own_text": 0.0, "ratio": 0.25}
 Models = Callable[..., PreTrainedModel]

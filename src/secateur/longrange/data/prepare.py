@@ -13,8 +13,8 @@ import numpy as np
 from secateur.console import track
 from secateur.errors import DataError, InputError, OutputError
 from secateur.files import clear_own, working_directory, write_json
-from secateur.input_text import shortened
-from secateur.json_text import read_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import read_json
 from secateur.longrange.data import listops, pathfinder
 from secateur.longrange.data.config import TASKS, PrepareConfig, Settings, TaskName
 from secateur.longrange.data.image import open_image

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from secateur.errors import DataError, InputError
 from secateur.files import expanded, write_bytes, write_json
-from secateur.json_text import read_json
+from secateur.files.json_text import read_json
 from secateur.longrange.data.config import TASKS, TaskName
 from secateur.longrange.data.rows import PADDING, SPLITS, Row, SplitName, Tokens
 

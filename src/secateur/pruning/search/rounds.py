@@ -38,7 +38,7 @@ from secateur.pruning.search.candidates import (
     uncut_again,
 )
 from secateur.pruning.search.config import SearchConfig
-from secateur.pruning.search.measuring import Watched, divergence, expected_changes
+from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.units import part_shapes
 

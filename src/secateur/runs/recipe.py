@@ -11,18 +11,18 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
-from secateur.input_text import read_input_text, shortened
+from secateur.files.input_text import read_input_text, shortened
+from secateur.files.option_kinds import booleans_for_numbers, model_of
+from secateur.files.yaml_text import Place, dotted, read_yaml
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.options import TrainConfig
-from secateur.longrange_recipe import LongRangeRecipe
+from secateur.longrange.recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
-from secateur.option_kinds import booleans_for_numbers, model_of
 from secateur.pruning import PruneConfig
 from secateur.pruning.config import PLANNED
 from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
-from secateur.yaml_text import Place, dotted, read_yaml
 
 FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping", "zeros")
 SHARED = ("seed", *LoadOptions.model_fields)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from secateur.errors import InputError, SecateurError
-from secateur.input_text import read_input_text, require_plain
+from secateur.files.input_text import read_input_text, require_plain
 
 LARGEST_INTEGER = 2**63 - 1
 

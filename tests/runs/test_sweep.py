@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from secateur import pipeline
+from secateur.comparison.results import read_result
 from secateur.data import load_corpus
 from secateur.errors import InputError, OutputError
-from secateur.results import read_result
-from secateur.sweep import parse_settings, sweep_recipe
+from secateur.runs import stages as pipeline
+from secateur.runs.sweep import parse_settings, sweep_recipe
 
 RECIPE = """\
 name: small

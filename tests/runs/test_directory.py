@@ -9,7 +9,7 @@ import pytest
 
 from secateur.errors import OutputError
 from secateur.files import new_directory
-from secateur.runs import STATE, Run, Stage
+from secateur.runs.directory import STATE, Run, Stage
 
 OWN = ("a/", "b/", "c/")
 

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from secateur.errors import InputError
-from secateur.input_text import DEEPEST, require_plain, shortened
+from secateur.files.input_text import DEEPEST, require_plain, shortened
 
 Place = tuple[str | int, ...]
 

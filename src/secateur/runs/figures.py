@@ -8,11 +8,12 @@ from typing import Any
 from secateur.console import command_text
 from secateur.environment import machine, versions
 from secateur.files import write_bytes, write_json
-from secateur.measuring import Source, amount_of
 from secateur.pruning import PruneConfig
-from secateur.recipe import Recipe
 from secateur.report import pruning_strategy, sparsity_map
-from secateur.run_files import (
+from secateur.runs.measurements import Source, amount_of
+from secateur.runs.recipe import Recipe
+from secateur.runs.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
+from secateur.runs.stored import (
     EvaluationFile,
     ImportanceFile,
     PlanFile,
@@ -21,7 +22,6 @@ from secateur.run_files import (
     read_run_file,
     require_same_layers,
 )
-from secateur.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
 
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
 EXPORT, GGUF = "export.json", "model.gguf"

@@ -13,7 +13,7 @@ from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import prepare
 from secateur.longrange.data.config import PrepareConfig
 from secateur.longrange.options import Mode, Task, TrainConfig
-from secateur.longrange_run import train_run
+from secateur.longrange.run import train_run
 
 STATE, RECIPE, METRICS, COMMAND, LOG = "longrange.json", "recipe.yaml", "metrics.json", "command.txt", "run.log"
 

@@ -15,16 +15,16 @@ from typing import Any
 
 import yaml
 
-from secateur.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
+from secateur.comparison.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
+from secateur.comparison.results import SWEEP, read_sweep
 from secateur.console import command_text
 from secateur.errors import InputError, SecateurError
 from secateur.files import require_only_own, working_directory, write_json
-from secateur.json_text import read_json
-from secateur.longrange_recipe import LongRangeRecipe
-from secateur.pipeline import RECIPE, run_recipe
-from secateur.recipe import Recipe, checked_recipe, read_recipe, recipe_text
-from secateur.results import SWEEP, read_sweep
-from secateur.yaml_text import Place, yaml_value
+from secateur.files.json_text import read_json
+from secateur.files.yaml_text import Place, yaml_value
+from secateur.longrange.recipe import LongRangeRecipe
+from secateur.runs.recipe import Recipe, checked_recipe, read_recipe, recipe_text
+from secateur.runs.stages import RECIPE, run_recipe
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from secateur.errors import InputError
 from secateur.files import expanded
-from secateur.input_text import shortened
-from secateur.json_text import read_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import read_json
 
 METRICS, SWEEP, COMPARED = "metrics.json", "sweep.json", "comparison.json"
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")

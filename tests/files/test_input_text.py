@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import InputError, OutputError
-from secateur.input_text import DEEPEST, read_input_text
-from secateur.json_text import parse_json, read_json
-from secateur.yaml_text import MOST_NODES, read_yaml
+from secateur.files.input_text import DEEPEST, read_input_text
+from secateur.files.json_text import parse_json, read_json
+from secateur.files.yaml_text import MOST_NODES, read_yaml
 
 NESTED_ALIASES = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 6))
 NESTED_MERGES = "a0: &a0 {x0: 1}\n" + "".join(

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from secateur.yaml_text import Place
+from secateur.files.yaml_text import Place
 
 SEQUENCES = (list, tuple, set, frozenset)
 

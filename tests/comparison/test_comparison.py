@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from secateur.comparison import compare_results, require_place, write_comparison
+from secateur.comparison.comparison import compare_results, require_place, write_comparison
 from secateur.errors import InputError, OutputError
 from secateur.report import comparison_markdown, comparison_table, task_table
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from secateur.comparison.results import COMPARED, SPEEDS, Result, Row, read_result
 from secateur.errors import OutputError
 from secateur.files import (
     add_to_mark,
@@ -25,7 +26,6 @@ from secateur.report import (
     sweep_plot,
     text_notes,
 )
-from secateur.results import COMPARED, SPEEDS, Result, Row, read_result
 
 MARKDOWN, PAGE, PLOT = "comparison.md", "comparison.html", "comparison.png"
 SWEEP_PLOT = "sweep.png"

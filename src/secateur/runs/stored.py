@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import OutputError
-from secateur.input_text import shortened
-from secateur.json_text import read_json
+from secateur.files.input_text import shortened
+from secateur.files.json_text import read_json
 
 LARGEST = 2**53
 MOST_LAYERS = 10_000

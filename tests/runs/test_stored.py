@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from secateur.comparison.results import read_result
 from secateur.errors import InputError, OutputError
 from secateur.pruning import LayerImportance
-from secateur.results import read_result
-from secateur.run_files import (
+from secateur.runs.stored import (
     ImportanceFile,
     MetricsFile,
     PlanFile,

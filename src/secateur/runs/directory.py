@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from secateur.distributed import barrier, first_decides, is_first
+from secateur.distributed import barrier, first_decides, is_first, shared_directory
 from secateur.errors import InputError, OutputError
 from secateur.files import (
     accept_changes,
@@ -27,10 +27,9 @@ from secateur.files import (
     new_directory,
     partial_of,
     remove_own,
-    working_directory,
     write_json,
 )
-from secateur.json_text import read_json
+from secateur.files.json_text import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +72,6 @@ class Progress:
     seconds: float | None = None
     finished: str | None = None
     files: dict[str, int] = field(default_factory=dict)
-
-
-@contextmanager
-def shared_directory(
-    directory: Path, own: Sequence[str], what: str, *, overwrite: bool = False, inputs: Sequence[str] = ()
-) -> Iterator[Path]:
-    """`files.working_directory` for several processes: the first holds it, all are told where it is."""
-    if not is_first():
-        place = directory.resolve() if directory.is_symlink() else directory
-        yield partial_of(place) if first_decides(False) else place
-        return
-    with working_directory(directory, own, what, overwrite=overwrite, inputs=inputs) as place:
-        first_decides(place.name == partial_of(directory).name)
-        yield place
 
 
 @dataclass

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from secateur import pipeline
 from secateur.data import load_corpus
 from secateur.errors import DataError, InputError, OutputError
-from secateur.pipeline import run_recipe, write_report
-from secateur.recipe import Recipe
+from secateur.runs import stages as pipeline
+from secateur.runs.recipe import Recipe
+from secateur.runs.stages import run_recipe, write_report
 
 PRUNE = {"ratio": 0.2, "samples": 4, "seqlen": 32, "layer_importance_samples": 2}
 SPARSIFY = {"samples": 4, "seqlen": 32}

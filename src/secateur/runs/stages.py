@@ -11,16 +11,14 @@ from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
 from secateur.files import expanded, new_directory, write_json, write_text
-from secateur.input_text import read_input_text
-from secateur.measuring import measure, measure_speeds
+from secateur.files.input_text import read_input_text
 from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
-from secateur.recipe import Recipe
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
-from secateur.run_files import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
-from secateur.run_results import (
+from secateur.runs.directory import Run, Stage
+from secateur.runs.figures import (
     CUT,
     EVALUATION,
     EXPORT,
@@ -35,10 +33,10 @@ from secateur.run_results import (
     TRAINED,
     RunResults,
 )
-from secateur.runs import Run, Stage
-from secateur.searching import search_model
-from secateur.sparsity import SparsifyConfig
-from secateur.steps import (
+from secateur.runs.measurements import measure, measure_speeds
+from secateur.runs.recipe import Recipe
+from secateur.runs.searching import search_model
+from secateur.runs.steps import (
     COMMAND,
     IMPORTANCE,
     LOG,
@@ -50,6 +48,8 @@ from secateur.steps import (
     recover_model,
     sparsify_model,
 )
+from secateur.runs.stored import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
+from secateur.sparsity import SparsifyConfig
 
 RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
 STAGES = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, EXPORTED, TIMED)

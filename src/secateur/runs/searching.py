@@ -13,12 +13,12 @@ from secateur.data import check_texts, load_corpus
 from secateur.distributed import barrier, is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free, write_json
+from secateur.files.unfinished import Unfinished
 from secateur.models import load
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
-from secateur.steps import PLAN, STRATEGY, logged_work
-from secateur.unfinished import Unfinished
+from secateur.runs.steps import PLAN, STRATEGY, logged_work
 
 ROUNDS, PICTURE = "search.json", "search.png"
 logger = logging.getLogger(__name__)

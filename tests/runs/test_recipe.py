@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from secateur.errors import InputError
-from secateur.longrange_recipe import LongRangeRecipe
+from secateur.longrange.recipe import LongRangeRecipe
 from secateur.pruning import PruneConfig
 from secateur.pruning.search import SearchConfig
-from secateur.recipe import Recipe, load_recipe, parse_recipe
 from secateur.recovery import RecoverConfig
+from secateur.runs.recipe import Recipe, load_recipe, parse_recipe
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
 def test_defaults_are_those_of_the_commands() -> None:

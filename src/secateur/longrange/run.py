@@ -12,11 +12,11 @@ from accelerate.utils import set_seed
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from secateur.console import logging_to
-from secateur.distributed import barrier
+from secateur.distributed import barrier, shared_directory
 from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.files import clear_own, write_bytes, write_json, write_text
-from secateur.json_text import read_json
+from secateur.files.json_text import read_json
 from secateur.longrange.checkpoint import BEST, LAST, SETTINGS, Settings, TrainState
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import LongRangeData
@@ -26,7 +26,6 @@ from secateur.longrange.options import TrainConfig
 from secateur.longrange.trainer import Report, Trainer
 from secateur.models.loading import resolve_device
 from secateur.report import pattern_plot, switch_plot
-from secateur.runs import shared_directory
 
 RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
 COMMAND, LOG = "command.txt", "run.log"

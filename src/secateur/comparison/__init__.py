@@ -1,0 +1,1 @@
+"""Results of several measurements, read back and put side by side."""

@@ -1,0 +1,1 @@
+"""A recipe being run: the recipe, its stages, the run directory, figures, sweeps; and the single steps."""
