@@ -1,4 +1,4 @@
-"""What the terminal shows: progress on standard error, tables on standard output, a log; and the spelling of options."""
+"""What the terminal shows: progress on standard error, tables on standard output, a log; and how options are spelt."""
 
 import logging
 import shlex
