@@ -25,7 +25,9 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 @pytest.fixture(autouse=True)
 def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     # Tiny models are faster on one thread than on two that wait for each other.
-    torch.set_num_threads(os.cpu_count() or 1 if request.node.get_closest_marker("real") else 1)
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    shared = max(1, (os.cpu_count() or 1) // beside)
+    torch.set_num_threads(shared if request.node.get_closest_marker("real") else 1)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "80")
     # A command that an earlier test ran keeps the log to itself.
