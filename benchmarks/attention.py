@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import common
 import secateur
 from secateur.attention import AttentionProfile, TuneConfig, apply, block_sparse_attention, heldout_errors, remove, tune
-from secateur.attention.compare import compare_windows, first_token_seconds
+from secateur.attention.against_dense import compare_windows, first_token_seconds
 from secateur.attention.hook import watching
 from secateur.attention.rules import Rule, rules_of
 from secateur.attention.sparse import sparse_attention

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.attention import apply, heldout_errors, tune
-from secateur.attention.compare import compare_windows
+from secateur.attention.against_dense import compare_windows
 from secateur.data import load_corpus, token_windows
 
 

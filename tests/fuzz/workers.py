@@ -30,7 +30,7 @@ VERDICTS = ("accepted", "refused", "unexpected", "hang", "crash")
 # What the commands import when they run; once here, instead of in every process.
 IMPORTED = (
     *("lm_eval.evaluator", "secateur.evaluation.harness", "secateur.evaluation.tasks", "secateur.runs.stages"),
-    *("secateur.cli.main", "secateur.longrange.run", "secateur.longrange.data", "secateur.attention.compare"),
+    *("secateur.cli.main", "secateur.longrange.run", "secateur.longrange.data", "secateur.attention.against_dense"),
     *("secateur.attention.tuning", "secateur.runs.steps", "secateur.runs.sweep"),
     *("secateur.planning.running", "secateur.report"),
     *(

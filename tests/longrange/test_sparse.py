@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from secateur.errors import InputError
 from secateur.longrange.pattern import BlockPattern
-from secateur.longrange.sparse import block_sparse_attention
+from secateur.longrange.sparse import pattern_attention
 
 
 def tensors(seed: int, batch: int, heads: int, length: int, width: int, dtype: torch.dtype) -> list[Tensor]:
@@ -61,7 +61,7 @@ def test_it_equals_masked_attention_forward_and_backward(
     with pytest.MonkeyPatch.context() as patch:
         if small:
             patch.setattr("secateur.longrange.sparse.SCORES_AT_ONCE", 1)
-        found = block_sparse_attention(*parts, pattern, real)
+        found = pattern_attention(*parts, pattern, real)
         weights = torch.randn_like(found)
         if real is not None:
             weights = weights * real[:, None, :, None]
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     pattern, real = pattern_of(1, 30, 8, 0.4), torch.arange(30) < torch.tensor([[30], [17]])
 
     def attend(*tensors: Tensor) -> Tensor:
-        return block_sparse_attention(*tensors, pattern, real)[:, :, :17]
+        return pattern_attention(*tensors, pattern, real)[:, :, :17]
 
     assert torch.autograd.gradcheck(attend, parts)
 
@@ -89,19 +89,17 @@ def test_dropped_weights_are_dropped_in_the_backward_pass_too() -> None:
 
     def attend(*tensors: Tensor) -> Tensor:
         torch.manual_seed(3)
-        return block_sparse_attention(*tensors, pattern, dropout=0.4, training=True)
+        return pattern_attention(*tensors, pattern, dropout=0.4, training=True)
 
     assert torch.autograd.gradcheck(attend, parts)
-    assert not torch.equal(attend(*parts), block_sparse_attention(*parts, pattern, dropout=0.4))
-    torch.testing.assert_close(
-        block_sparse_attention(*parts, pattern, dropout=0.4), block_sparse_attention(*parts, pattern)
-    )
+    assert not torch.equal(attend(*parts), pattern_attention(*parts, pattern, dropout=0.4))
+    torch.testing.assert_close(pattern_attention(*parts, pattern, dropout=0.4), pattern_attention(*parts, pattern))
 
 
 def test_dropout_keeps_the_mean() -> None:
     query, key, _ = tensors(0, 2, 2, 256, 8, torch.float32)
     ones = torch.ones(2, 2, 256, 8)
-    found = block_sparse_attention(query, key, ones, pattern_of(0, 256, 32, 0.5), dropout=0.3, training=True)
+    found = pattern_attention(query, key, ones, pattern_of(0, 256, 32, 0.5), dropout=0.3, training=True)
     assert abs(float(found.detach().mean()) - 1) < 0.02
 
 
@@ -119,13 +117,13 @@ def test_arguments_that_do_not_fit(change: dict[str, Any], message: str) -> None
     query, key, value = tensors(0, 2, 2, 40, 4, torch.float32)
     given = {"query": query, "key": key, "value": value, "pattern": pattern_of(0, 40, 8, 0.5)}
     with pytest.raises(InputError, match=message):
-        block_sparse_attention(**given | change)
+        pattern_attention(**given | change)
 
 
 def test_a_sequence_that_is_all_padding_gives_finite_numbers() -> None:
     parts = tensors(0, 2, 1, 40, 4, torch.float32)
     real = torch.tensor([True, False])[:, None].expand(2, 40)
-    found = block_sparse_attention(*parts, pattern_of(0, 40, 8, 0.3), real)
+    found = pattern_attention(*parts, pattern_of(0, 40, 8, 0.3), real)
     found[0].sum().backward()
     assert found.isfinite().all()
     assert all(part.grad.isfinite().all() for part in parts)  # type: ignore[union-attr]

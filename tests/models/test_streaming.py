@@ -46,7 +46,7 @@ def test_the_inputs_of_a_projection_and_its_output_are_the_half(
     stream = LayerStream.start(model, torch.randint(0, 256, (5, 8)), batch_size=2, offload=offload)
     other = stream.fork()
     down, half = model.model.layers[0].mlp.down_proj, stream.mlp_half(0)
-    inputs = stream.kept(stream.inputs(0, half, down))
+    inputs = stream.stored(stream.inputs(0, half, down))
     assert [batch.shape for batch in inputs] == [(2, 8, 96), (2, 8, 96), (1, 8, 96)]
     stream.add(down, inputs)
     other.advance(0, half)

@@ -9,7 +9,8 @@ import pytest
 
 from secateur.errors import OutputError
 from secateur.files import new_directory
-from secateur.runs.directory import STATE, Run, Stage
+from secateur.files.result_files import STAGES
+from secateur.runs.directory import Run, Stage
 
 OWN = ("a/", "b/", "c/")
 
@@ -123,7 +124,7 @@ def test_results_no_longer_asked_for_are_deleted(bench: Bench) -> None:
     bench.run()
     bench.run(stages=2)
     assert not (bench.path / "c").exists()
-    assert set(json.loads((bench.path / STATE).read_text())) == {"a", "b"}
+    assert set(json.loads((bench.path / STAGES).read_text())) == {"a", "b"}
 
 
 def test_seconds_of_every_finished_stage(bench: Bench) -> None:
@@ -150,7 +151,7 @@ def test_overwrite_starts_afresh(bench: Bench) -> None:
 
 def test_damaged_state_is_reported(bench: Bench) -> None:
     bench.run()
-    (bench.path / STATE).write_text("{")
+    (bench.path / STAGES).write_text("{")
     with pytest.raises(OutputError, match="damaged; pass --overwrite"):
         bench.run()
     assert bench.run(overwrite=True) == ["a", "b", "c"]
@@ -160,7 +161,7 @@ def test_a_state_that_names_a_path_deletes_nothing(bench: Bench) -> None:
     bench.run()
     victim = bench.path.parent / "victim"
     victim.mkdir()
-    (bench.path / STATE).write_text(json.dumps({"../victim": {"fingerprint": "x", "seconds": 1.0}}))
+    (bench.path / STAGES).write_text(json.dumps({"../victim": {"fingerprint": "x", "seconds": 1.0}}))
     with pytest.raises(OutputError, match="damaged; pass --overwrite"):
         bench.run()
     assert victim.is_dir()
@@ -188,11 +189,11 @@ def test_a_model_of_the_run_itself_is_no_input(bench: Bench, overwrite: bool) ->
 
 def test_overwriting_keeps_the_old_run_until_the_new_one_is_finished(bench: Bench) -> None:
     bench.run()
-    before = (bench.path / STATE).read_bytes()
+    before = (bench.path / STAGES).read_bytes()
     bench.fails = "c"
     with pytest.raises(KeyboardInterrupt):
         bench.run(overwrite=True)
-    assert (bench.path / STATE).read_bytes() == before and (bench.path / "c" / "0.txt").is_file()
+    assert (bench.path / STAGES).read_bytes() == before and (bench.path / "c" / "0.txt").is_file()
     bench.fails = ""
     assert bench.run(overwrite=True) == ["c"], "the new run goes on where it was stopped"
     assert [path.name for path in bench.path.parent.iterdir()] == ["run"]
@@ -217,7 +218,7 @@ def test_stages_that_a_recipe_lacks_stay_where_they_hold_more(bench: Bench) -> N
 
 def test_an_empty_state_file_makes_no_run(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / STATE).write_text("{}")
+    (tmp_path / "mine" / STAGES).write_text("{}")
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(OutputError, match="not a run"), Run.open(tmp_path / "mine", OWN, overwrite=overwrite):

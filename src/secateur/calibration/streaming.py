@@ -116,14 +116,14 @@ class LayerStream:
         store = {"none": place, "cpu": torch.device("cpu"), "disk": None}[offload]
         stream = cls(model, [], layer_arguments(model, windows[:1].to(place)), store)
         with torch.no_grad():
-            stream.hidden = stream.kept(embedding(batch.to(place)) for batch in windows.split(batch_size))
+            stream.hidden = stream.stored(embedding(batch.to(place)) for batch in windows.split(batch_size))
         return stream
 
     def fork(self) -> "LayerStream":
         """A second stream at the same place."""
-        return LayerStream(self.model, self.kept(self.hidden), self.arguments, self.store)
+        return LayerStream(self.model, self.stored(self.hidden), self.arguments, self.store)
 
-    def kept(self, batches: Iterable[Tensor]) -> MutableSequence[Tensor]:
+    def stored(self, batches: Iterable[Tensor]) -> MutableSequence[Tensor]:
         """The batches where this stream keeps its activations."""
         return DiskTensors(batches) if self.store is None else [batch.to(self.store) for batch in batches]
 

@@ -109,12 +109,12 @@ def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
 )
 def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
     """Sparse attention against dense: quality, time, sparsity."""
-    from secateur.attention.compare import compare
+    from secateur.attention.against_dense import compare_with_dense
     from secateur.models import load
     from secateur.report import attention_table
 
     loaded, tokenizer = load(model, **config.load_arguments())
-    figures = compare(loaded, tokenizer, config).to_dict()
+    figures = compare_with_dense(loaded, tokenizer, config).to_dict()
     stdout.print(attention_table(figures))
     if json is not None:
         write_figures(json, figures)

@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from secateur.cli.options import UsageError, option_parameters, validated
-from secateur.cli.output import complain, joined
+from secateur.cli.output import complain, in_process_group
 from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
@@ -93,7 +93,7 @@ class Command:
             configure_logging(verbose)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
             try:
-                with joined(self.name, self.together) as first:
+                with in_process_group(self.name, self.together) as first:
                     if config:
                         values["config"] = validated(config, given)
                     if "command_line" in wanted:

@@ -30,7 +30,7 @@ def complain(message: str, traceback: bool = False) -> None:
 
 
 @contextmanager
-def joined(name: str, together: bool) -> Iterator[bool]:
+def in_process_group(name: str, together: bool) -> Iterator[bool]:
     """Join the other processes of torchrun while a command runs; only the first of them prints.
 
     Args:

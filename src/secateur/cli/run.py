@@ -30,10 +30,11 @@ def run(
     """
     from secateur.distributed import is_first, process_count
     from secateur.errors import InputError
+    from secateur.files.result_files import REPORT
     from secateur.longrange.recipe import LongRangeRecipe, run_longrange
     from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings
     from secateur.runs.recipe import load_recipe
-    from secateur.runs.stages import REPORT, run_recipe
+    from secateur.runs.stages import run_recipe
 
     loaded = load_recipe(recipe)
     directory = output or loaded.directory

@@ -32,10 +32,11 @@ def search(
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
     """
+    from secateur.files.result_files import PLAN
     from secateur.pruning import PruneConfig
     from secateur.report import search_table
     from secateur.runs.recipe import FITTED
-    from secateur.runs.searching import PLAN, search_model
+    from secateur.runs.searching import search_model
 
     result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:

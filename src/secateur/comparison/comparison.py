@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secateur.comparison.results import COMPARED, SPEEDS, Result, Row, read_result
+from secateur.comparison.results import SPEEDS, Result, Row, read_result
 from secateur.errors import OutputError
 from secateur.files import (
     add_to_mark,
@@ -17,6 +17,7 @@ from secateur.files import (
     require_own_files,
     write_extra,
 )
+from secateur.files.result_files import COMPARED
 from secateur.report import (
     comparison_markdown,
     comparison_page,

@@ -12,8 +12,8 @@ from secateur.errors import InputError
 from secateur.files import expanded
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
+from secateur.files.result_files import COMPARED, METRICS, SWEEP
 
-METRICS, SWEEP, COMPARED = "metrics.json", "sweep.json", "comparison.json"
 SPEEDS = ("prefill_tokens_per_second", "decode_tokens_per_second")
 
 UNCUT = "original"

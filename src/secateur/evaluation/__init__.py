@@ -1,6 +1,6 @@
 """Measuring models: perplexity, speed and memory, health, samples of text."""
 
-from secateur.evaluation.compare import compare_models, size_on_disk
+from secateur.evaluation.agreement import compare_models, size_on_disk
 from secateur.evaluation.config import DiagnoseConfig, EvaluateConfig
 from secateur.evaluation.evaluate import Evaluation, evaluate
 from secateur.evaluation.health import HealthReport, Problem, TensorHealth, diagnose, diagnose_model

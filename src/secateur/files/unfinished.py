@@ -10,8 +10,9 @@ from typing import Any
 
 from secateur import files
 from secateur.errors import InputError, OutputError, SecateurError
+from secateur.files.result_files import SETTINGS
 
-SETTINGS, FINISHED = "settings.json", ".finished"
+FINISHED = ".finished"
 
 logger = logging.getLogger(__name__)
 

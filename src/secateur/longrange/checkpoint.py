@@ -16,10 +16,11 @@ from torch import Tensor
 from secateur.errors import DataError, InputError
 from secateur.files import write_bytes, write_json
 from secateur.files.json_text import parse_json, read_json
+from secateur.files.result_files import SETTINGS
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.statistics import AttentionWatch, LayerState
 
-LAST, BEST, SETTINGS = "last.safetensors", "best.safetensors", "settings.json"
+LAST, BEST = "last.safetensors", "best.safetensors"
 FORMAT = "secateur longrange checkpoint 1"
 
 
@@ -53,7 +54,7 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What a run was started with: a run of others does not go on.
 
     Attributes:
@@ -71,7 +72,7 @@ class Settings:
         write_json(directory / SETTINGS, {"task": self.task, "config": self.config.model_dump(), **self.options})
 
     @classmethod
-    def load(cls, directory: Path) -> "Settings":
+    def load(cls, directory: Path) -> "RunSettings":
         """Read them. Raises `InputError` where there is no run or it is damaged."""
         file = directory / SETTINGS
         if not file.is_file():

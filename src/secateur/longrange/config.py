@@ -14,7 +14,7 @@ from secateur.files.input_text import read_input_text, shortened
 from secateur.files.option_kinds import booleans_for_numbers
 from secateur.files.yaml_text import dotted, read_yaml
 
-TASKS = ("listops", "text", "retrieval", "image", "pathfinder")
+TASK_NAMES = ("listops", "text", "retrieval", "image", "pathfinder")
 
 LARGEST_WIDTH = 2**16
 MOST_COMPLAINTS = 5
@@ -144,8 +144,8 @@ class LongRangeConfig(Options):
     @classmethod
     def of_task(cls, task: str) -> "LongRangeConfig":
         """The packaged configuration of a task. Raises `InputError` for an unknown one."""
-        if task not in TASKS:
-            raise InputError(f"there is no task {task}{_suggestion(task, TASKS)}")
+        if task not in TASK_NAMES:
+            raise InputError(f"there is no task {task}{_suggestion(task, TASK_NAMES)}")
         file = files("secateur.longrange").joinpath("tasks", f"{task}.yaml")
         return _checked(_parsed(file.read_text(encoding="utf-8"), file.name), file.name)
 

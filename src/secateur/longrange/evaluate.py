@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from secateur.console import track
 from secateur.errors import InputError
-from secateur.longrange.checkpoint import BEST, Settings, read_checkpoint, restoring
+from secateur.longrange.checkpoint import BEST, RunSettings, read_checkpoint, restoring
 from secateur.longrange.config import LongRangeConfig, towers
 from secateur.longrange.data import LongRangeData, Split
 from secateur.longrange.model import LongRangeModel
@@ -98,14 +98,14 @@ def load_data(directory: Path, task: str, config: LongRangeConfig) -> LongRangeD
     return data
 
 
-def load_model(directory: Path, task: str) -> tuple[LongRangeModel, Settings]:
+def load_model(directory: Path, task: str) -> tuple[LongRangeModel, RunSettings]:
     """A run's best model.
 
     Raises:
         InputError: there is no run, or it is of another task.
         DataError: its checkpoint is damaged.
     """
-    settings = Settings.load(directory)
+    settings = RunSettings.load(directory)
     tensors, _ = read_checkpoint(directory / BEST, task)
     model = LongRangeModel(settings.config.model, towers(task))
     with restoring(directory / BEST):

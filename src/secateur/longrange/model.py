@@ -11,7 +11,7 @@ from torch.nn import functional
 from secateur.errors import InputError, ModelError
 from secateur.longrange.config import ModelOptions
 from secateur.longrange.pattern import BlockPattern
-from secateur.longrange.sparse import block_sparse_attention
+from secateur.longrange.sparse import pattern_attention
 
 PADDING = 0
 EMBEDDING_STD = 0.02
@@ -65,7 +65,7 @@ class Attention(nn.Module):
                 query, key, value, attn_mask=mask[:, None, None, :], dropout_p=dropout
             )
         else:
-            attended = block_sparse_attention(
+            attended = pattern_attention(
                 query, key, value, pattern, key_padding_mask=mask, dropout=self.dropout, training=self.training
             )
         return self.output(attended.transpose(1, 2).flatten(2))

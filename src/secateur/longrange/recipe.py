@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from secateur.console import logging_to
 from secateur.errors import InputError
 from secateur.files import clear_own, expanded, working_directory, write_json, write_text
+from secateur.files.result_files import COMMAND, LOG, LONGRANGE, METRICS, RECIPE
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import prepare
 from secateur.longrange.data.config import PrepareConfig
 from secateur.longrange.options import Mode, Task, TrainConfig
 from secateur.longrange.run import train_run
-
-STATE, RECIPE, METRICS, COMMAND, LOG = "longrange.json", "recipe.yaml", "metrics.json", "command.txt", "run.log"
 
 
 class LongRangeSection(BaseModel):
@@ -98,12 +97,12 @@ def run_longrange(
     """
     section = recipe.longrange
     home = expanded(directory)
-    own = (STATE, RECIPE, METRICS, COMMAND, LOG, "data/*/", *(f"{mode}/" for mode in get_args(Mode)))
+    own = (LONGRANGE, RECIPE, METRICS, COMMAND, LOG, "data/*/", *(f"{mode}/" for mode in get_args(Mode)))
     with working_directory(home, own, "a run of longrange", overwrite=overwrite) as path:
         state = {"task": section.task, "section": section.model_dump(mode="json")}
-        if overwrite and _differs(path / STATE, state):
+        if overwrite and _differs(path / LONGRANGE, state):
             clear_own(path)
-        write_json(path / STATE, state)
+        write_json(path / LONGRANGE, state)
         with logging_to(path / LOG):
             prepare(section.task, path / "data" / section.task, section.prepare)
             results = [

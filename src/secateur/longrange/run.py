@@ -17,7 +17,8 @@ from secateur.environment import machine, versions
 from secateur.errors import InputError, OutputError
 from secateur.files import clear_own, write_bytes, write_json, write_text
 from secateur.files.json_text import read_json
-from secateur.longrange.checkpoint import BEST, LAST, SETTINGS, Settings, TrainState
+from secateur.files.result_files import COMMAND, LOG, SETTINGS
+from secateur.longrange.checkpoint import BEST, LAST, RunSettings, TrainState
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import LongRangeData
 from secateur.longrange.evaluate import Accuracy, accuracy_of, load_data, load_model
@@ -28,7 +29,6 @@ from secateur.models.loading import resolve_device
 from secateur.report import pattern_plot, switch_plot
 
 RESULTS, SWITCH, PATTERNS, BOARD = "results.json", "switch.png", "patterns.png", "tensorboard"
-COMMAND, LOG = "command.txt", "run.log"
 OWN = (SETTINGS, RESULTS, LAST, BEST, SWITCH, PATTERNS, COMMAND, LOG, f"{BOARD}/*")
 IGNORED = {"config", "train_steps", "skewness", "distance", "data", "device", "report_to", "name", "task"}
 
@@ -80,7 +80,7 @@ def train_run(
     directory = output / config.name
     checksums = [shard.crc32 for shards in data.meta.shards.values() for shard in shards]
     chosen = {**config.model_dump(mode="json", exclude=IGNORED), "data": checksums}
-    settings = Settings(config.task, settled, chosen)
+    settings = RunSettings(config.task, settled, chosen)
     device = resolve_device(config.device)
     accelerator = Accelerator(cpu=device.type == "cpu")
     with shared_directory(directory, OWN, "a run of longrange", overwrite=overwrite) as place:
@@ -95,7 +95,7 @@ def train_run(
 
 def _train(
     config: TrainConfig,
-    settings: Settings,
+    settings: RunSettings,
     data: LongRangeData,
     place: Path,
     accelerator: Accelerator,
@@ -118,10 +118,10 @@ def _train(
     return results
 
 
-def _open(place: Path, settings: Settings, overwrite: bool) -> None:
+def _open(place: Path, settings: RunSettings, overwrite: bool) -> None:
     """Begin a run, unless it is begun: one with other settings is kept, or dropped with `overwrite`."""
     begun = any((place / file).exists() for file in (LAST, RESULTS))
-    if begun and Settings.load(place) == settings:
+    if begun and RunSettings.load(place) == settings:
         return
     if begun and not overwrite:
         raise OutputError(
@@ -172,7 +172,7 @@ def _reporting(config: TrainConfig, directory: Path, accelerator: Accelerator) -
 
 
 def _results(
-    config: TrainConfig, settings: Settings, state: TrainState, model: LongRangeModel, tested: Accuracy
+    config: TrainConfig, settings: RunSettings, state: TrainState, model: LongRangeModel, tested: Accuracy
 ) -> dict[str, Any]:
     patterns = model.patterns
     density = None if patterns is None else sum(pattern.density for pattern in patterns) / len(patterns)

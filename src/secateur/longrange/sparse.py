@@ -20,7 +20,7 @@ from secateur.longrange.pattern import BlockPattern
 SCORES_AT_ONCE = 2**19
 
 
-def block_sparse_attention(
+def pattern_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -144,7 +144,7 @@ def chunks_of(pattern: BlockPattern, heads: int) -> Iterator[Chunk]:
 
 
 class BlockSparse(torch.autograd.Function):
-    """`block_sparse_attention` for lengths that the blocks divide."""
+    """`pattern_attention` for lengths that the blocks divide."""
 
     @staticmethod
     def forward(

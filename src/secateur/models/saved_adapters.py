@@ -86,7 +86,7 @@ LORA_FIELDS = frozenset(
 # pissa and olora take the start out of the model's weights, which PEFT does again in the same way when it loads one.
 INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva", "pissa", "olora")
 COMMON_FIELDS = frozenset(field.name for field in dataclasses.fields(PeftConfig))
-TASKS = (None, "CAUSAL_LM")
+TASK_TYPES = (None, "CAUSAL_LM")
 # What PEFT and the standard library raise where a config's values are of a wrong type or do not fit together.
 WRONG_CONFIG = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, ImportError)
 
@@ -156,7 +156,7 @@ def _check_kind(settings: Mapping[str, Any], directory: Path) -> None:
             f"{directory} is an adapter of kind {kind}, which is not supported; train a LoRA instead, or, where PEFT "
             f"can, {MERGE_ELSEWHERE}"
         )
-    if task not in TASKS:
+    if task not in TASK_TYPES:
         raise ModelError(f"{directory} is an adapter for task {task}, not for a language model (CAUSAL_LM)")
     fields = {field.name: field for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[kind])}
     for name in _set_to_something(settings, fields):

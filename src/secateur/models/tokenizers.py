@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 VOCABULARY, WORDS = "tokenizer.json", "vocab.json"
 ADDED = "added_tokens.json"
-SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
 MOST_ADDED = 2**20
 SAMPLE = "Two words, 3 numbers."
 
@@ -43,14 +43,14 @@ def load_tokenizer(
     Raises:
         ModelError: there is none, or one of its files is damaged.
     """
-    settings = {name: read_object(directory / name) for name in SETTINGS if (directory / name).is_file()}
+    settings = {name: read_object(directory / name) for name in SETTINGS_FILES if (directory / name).is_file()}
     for token, number in settings.get(ADDED, {}).items():
         if type(number) is not int or number < 0:
             raise ModelError(
                 f"{directory / ADDED} is wrong: {shown(token)} is {shown(number)}, not the number of a token"
             )
     with quiet(), _reading_tokenizer(directory):
-        if _is_whole(directory, settings.get(SETTINGS[0], {})):
+        if _is_whole(directory, settings.get(SETTINGS_FILES[0], {})):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(directory)
         else:
             tokenizer = AutoTokenizer.from_pretrained(directory, config=config, trust_remote_code=trust_remote_code)

@@ -59,7 +59,7 @@ def obs_scores(
         layer_scores: LayerScores = {}
         for part in PARTS:
             linear = output_projection(adapter, layer, part)
-            inputs = stream.kept(stream.inputs(index, _half(stream, index, part), linear))
+            inputs = stream.stored(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
             metric = metrics[index][part] if metrics else None
             removals = part_removals(adapter, layer, part, moments, linear.weight, damping, metric=metric)
@@ -203,7 +203,7 @@ def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: in
             if index < first:
                 cut.replace(uncut.hidden)
                 continue
-            inputs = cut.kept(cut.inputs(index, _half(cut, index, part), output_projection(adapter, layer, part)))
+            inputs = cut.stored(cut.inputs(index, _half(cut, index, part), output_projection(adapter, layer, part)))
             half = Half(index, part, _gram_towards(uncut, cut, output_projection(adapter, layer, part), inputs))
             yield half
             left = (batch if half.columns is None else batch[..., half.columns.to(batch.device)] for batch in inputs)

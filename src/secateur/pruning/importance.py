@@ -70,7 +70,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
             linear = output_projection(adapter, layer, part)
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
             second, tokens = first.clone(), 0.0
-            batches = stream.kept(stream.inputs(index, halves[part], linear))
+            batches = stream.stored(stream.inputs(index, halves[part], linear))
             for batch in batches:
                 inputs = batch.flatten(0, -2).double()  # (tokens, in_features)
                 first += inputs.sum(0)

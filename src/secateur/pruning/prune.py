@@ -13,6 +13,7 @@ from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
+from secateur.files.result_files import IMPORTANCE, PLAN
 from secateur.models.adapters import Part, adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
 from secateur.models.loading import model_label
@@ -57,9 +58,9 @@ class PruneResult:
 
     def files(self) -> dict[str, Any]:
         """The JSON files that go beside the model."""
-        files: dict[str, Any] = {"pruning_plan.json": self.plan.to_dict()}
+        files: dict[str, Any] = {PLAN: self.plan.to_dict()}
         if self.layer_importance is not None:
-            files["layer_importance.json"] = self.layer_importance.to_dict()
+            files[IMPORTANCE] = self.layer_importance.to_dict()
         return files
 
 

@@ -26,7 +26,7 @@ CHECKPOINT_SECONDS = 20.0
 class Rhythm(TrainerCallback):
     """Says after which steps to log, evaluate, write a checkpoint, and stop."""
 
-    def __init__(self, config: RecoverConfig, progress: checkpoints.Progress, evaluates: bool) -> None:
+    def __init__(self, config: RecoverConfig, progress: checkpoints.TrainingProgress, evaluates: bool) -> None:
         self.config = config
         self.progress = progress
         self.evaluates = evaluates
@@ -59,7 +59,7 @@ class Rhythm(TrainerCallback):
         self._saving_seconds = seconds
 
 
-def out_of_time(config: RecoverConfig, progress: checkpoints.Progress) -> bool:
+def out_of_time(config: RecoverConfig, progress: checkpoints.TrainingProgress) -> bool:
     return config.max_minutes is not None and progress.seconds >= 60 * config.max_minutes
 
 
@@ -81,7 +81,7 @@ def learning_rate_factor(step: int, total: int, warmup: int, time_share: float =
 class Bar(TrainerCallback):
     """A progress bar with loss and speed on standard error, and a line in the log for each tenth of the training."""
 
-    def __init__(self, bar: Progress, progress: checkpoints.Progress) -> None:
+    def __init__(self, bar: Progress, progress: checkpoints.TrainingProgress) -> None:
         self.bar = bar
         self.progress = progress
         self._task: TaskID | None = None
@@ -126,7 +126,7 @@ class Bar(TrainerCallback):
 
 
 @contextmanager
-def training_bar(progress: checkpoints.Progress) -> Iterator[Bar]:
+def training_bar(progress: checkpoints.TrainingProgress) -> Iterator[Bar]:
     """Show a training's bar while the block runs."""
     columns = (
         TextColumn("{task.description}"),

@@ -22,11 +22,11 @@ from secateur.errors import TrainingError
 from secateur.recovery.sharding import like, own_part, whole
 
 WEIGHTS, OPTIMIZER, RANDOM = "weights.safetensors", "optimizer.safetensors", "random.safetensors"
-STATE = "state.json"
+TRAINER_STATE = "state.json"
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is, beyond what the Trainer's own state says.
 
     Attributes:
@@ -121,7 +121,7 @@ class OptimizerState:
 
 
 def write_training_state(
-    directory: Path, optimizer: OptimizerState, scheduler: Any, scaler: Any, progress: Progress
+    directory: Path, optimizer: OptimizerState, scheduler: Any, scaler: Any, progress: TrainingProgress
 ) -> None:
     """Write everything but the weights that an exact continuation needs: see `read_training_state`."""
     save_file(optimizer.tensors, directory / OPTIMIZER)
@@ -135,7 +135,7 @@ def write_training_state(
         "random": rest,
         "progress": vars(progress),
     }
-    (directory / STATE).write_text(json.dumps(state), encoding="utf-8")
+    (directory / TRAINER_STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def read_training_state(directory: Path, optimizer: torch.optim.Optimizer, scheduler: Any, scaler: Any) -> None:
@@ -155,8 +155,8 @@ def read_training_state(directory: Path, optimizer: torch.optim.Optimizer, sched
         scaler.load_state_dict(state["scaler"])
 
 
-def read_progress(directory: Path) -> Progress:
-    return Progress(**_read_state(directory)["progress"])
+def read_progress(directory: Path) -> TrainingProgress:
+    return TrainingProgress(**_read_state(directory)["progress"])
 
 
 def restore_random_state(directory: Path) -> None:
@@ -173,7 +173,7 @@ def restore_random_state(directory: Path) -> None:
 
 
 def _read_state(directory: Path) -> Any:
-    return json.loads((directory / STATE).read_text(encoding="utf-8"))
+    return json.loads((directory / TRAINER_STATE).read_text(encoding="utf-8"))
 
 
 def gathered_optimizer(optimizer: torch.optim.Optimizer) -> OptimizerState:

@@ -144,7 +144,7 @@ def recover(
         skeleton = sharding.skeleton_of(learner) if config.fsdp else None
         if not is_first():
             torch.manual_seed(config.seed + process_number())  # so that dropout differs
-        progress = checkpoints.Progress(_micro_batch_size(model, config))
+        progress = checkpoints.TrainingProgress(_micro_batch_size(model, config))
         resume = workplace.last_checkpoint()
         if resume is not None:
             logger.info("Going on from %s", resume)

@@ -144,7 +144,7 @@ class RecoveryTrainer(Trainer):
         arguments: TrainingArguments,
         config: RecoverConfig,
         data: TrainingData,
-        progress: checkpoints.Progress,
+        progress: checkpoints.TrainingProgress,
         workplace: Workplace,
         masks: Masks,
     ) -> None:

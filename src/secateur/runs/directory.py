@@ -30,10 +30,10 @@ from secateur.files import (
     write_json,
 )
 from secateur.files.json_text import read_json
+from secateur.files.result_files import STAGES
 
 logger = logging.getLogger(__name__)
 
-STATE = "stages.json"
 MODEL_FILES = ("*.safetensors", "config.json", "*.gguf")
 
 
@@ -58,7 +58,7 @@ class Stage:
 
 
 @dataclass
-class Progress:
+class StageProgress:
     """How far a stage is.
 
     Attributes:
@@ -84,7 +84,7 @@ class Run:
     """
 
     path: Path
-    progress: dict[str, Progress] = field(default_factory=dict)
+    progress: dict[str, StageProgress] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
@@ -103,13 +103,13 @@ class Run:
         Raises:
             OutputError: the directory holds something that is not a run, or one of the inputs, or cannot be written.
         """
-        with shared_directory(expanded(directory), [STATE, *own], "a run", overwrite=overwrite, inputs=inputs) as path:
+        with shared_directory(expanded(directory), [STAGES, *own], "a run", overwrite=overwrite, inputs=inputs) as path:
             run = cls(path)
             if not is_first():
                 barrier()
                 yield run
                 return
-            state_file = path / STATE
+            state_file = path / STAGES
             if state_file.is_file():
                 run.progress = _read_state(state_file, overwrite)
             run._save()
@@ -164,7 +164,7 @@ class Run:
     def _take_over(self, name: str, fingerprint: str, shared: Sequence[Path]) -> bool:
         """Copy a stage from the first of other runs where it is done. Returns whether there is one."""
         for path in shared:
-            other = Run(path, _read_state(path / STATE))
+            other = Run(path, _read_state(path / STAGES))
             if not other._is_done(name, fingerprint):
                 continue
             accept_changes(self.path / name)
@@ -184,7 +184,7 @@ class Run:
         with claimed(directory):
             barrier()  # the others find the place free
             stage.work(directory)
-        self.progress[stage.name] = Progress(
+        self.progress[stage.name] = StageProgress(
             fingerprint,
             seconds=time.perf_counter() - start,
             finished=datetime.datetime.now(datetime.UTC).isoformat(),
@@ -206,9 +206,9 @@ class Run:
             self._save()
 
     def _save(self) -> None:
-        if not is_marked(self.path, STATE):
+        if not is_marked(self.path, STAGES):
             raise OutputError(f"{self.path} was removed while the run was in it; the same command begins it anew")
-        write_json(self.path / STATE, {name: asdict(done) for name, done in self.progress.items()})
+        write_json(self.path / STAGES, {name: asdict(done) for name, done in self.progress.items()})
 
 
 def _files_below(directory: Path) -> dict[str, int]:
@@ -226,9 +226,9 @@ def _file_state(name: str) -> list[tuple[str, int, int]]:
     return sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
-def _read_state(file: Path, overwrite: bool = False) -> dict[str, Progress]:
+def _read_state(file: Path, overwrite: bool = False) -> dict[str, StageProgress]:
     try:
-        progress = TypeAdapter(dict[str, Progress]).validate_python(read_json(file))
+        progress = TypeAdapter(dict[str, StageProgress]).validate_python(read_json(file))
         if all(re.fullmatch(r"\w[\w-]*", name) for name in progress):
             return progress
         raise TypeError("a stage is named like a path")

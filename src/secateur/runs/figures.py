@@ -8,11 +8,12 @@ from typing import Any
 from secateur.console import command_text
 from secateur.environment import machine, versions
 from secateur.files import write_bytes, write_json
+from secateur.files.result_files import IMPORTANCE, PLAN, STRATEGY
 from secateur.pruning import PruneConfig
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.runs.measurements import Source, amount_of
 from secateur.runs.recipe import Recipe
-from secateur.runs.steps import IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP
+from secateur.runs.steps import ZEROS, ZEROS_MAP
 from secateur.runs.stored import (
     EvaluationFile,
     ImportanceFile,

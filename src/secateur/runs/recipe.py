@@ -220,7 +220,7 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
         return kind(**filled)
     except ValidationError as error:
         handed = kind is Recipe
-        problems = [problem for problem in error.errors() if not (handed and _handed_down(problem["loc"], lines))]
+        problems = [problem for problem in error.errors() if not (handed and _inherited(problem["loc"], lines))]
         complaints = [_complaint(dict(problem), source, lines) for problem in problems[:MOST_COMPLAINTS]]
         more = [f"and {len(problems) - MOST_COMPLAINTS} more"] if len(problems) > MOST_COMPLAINTS else []
         raise InputError("; ".join([*complaints, *more])) from error
@@ -267,7 +267,7 @@ def _complaint(problem: Mapping[str, Any], source: str, lines: Mapping[Place, in
     return f"{_at(source, place, lines)}: {message}"
 
 
-def _handed_down(place: Place, lines: Mapping[Place, int]) -> bool:
+def _inherited(place: Place, lines: Mapping[Place, int]) -> bool:
     """Whether a value was not written there but at the top, where the complaint about it stands as well."""
     return len(place) > 1 and place not in lines and place[-1] in SHARED
 

@@ -13,12 +13,13 @@ from secateur.data import check_texts, load_corpus
 from secateur.distributed import barrier, is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free, write_json
+from secateur.files.result_files import PLAN, STRATEGY
 from secateur.files.unfinished import Unfinished
 from secateur.models import load
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
-from secateur.runs.steps import PLAN, STRATEGY, logged_work
+from secateur.runs.steps import logged_work
 
 ROUNDS, PICTURE = "search.json", "search.png"
 logger = logging.getLogger(__name__)

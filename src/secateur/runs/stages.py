@@ -12,6 +12,7 @@ from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
 from secateur.files import expanded, new_directory, write_json, write_text
 from secateur.files.input_text import read_input_text
+from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, LONGRANGE, METRICS, PLAN, RECIPE, REPORT
 from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
@@ -36,27 +37,15 @@ from secateur.runs.figures import (
 from secateur.runs.measurements import measure, measure_speeds
 from secateur.runs.recipe import Recipe
 from secateur.runs.searching import search_model
-from secateur.runs.steps import (
-    COMMAND,
-    IMPORTANCE,
-    LOG,
-    PLAN,
-    ZEROS,
-    check_export,
-    export_model,
-    prune_model,
-    recover_model,
-    sparsify_model,
-)
+from secateur.runs.steps import ZEROS, check_export, export_model, prune_model, recover_model, sparsify_model
 from secateur.runs.stored import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
 from secateur.sparsity import SparsifyConfig
 
-RECIPE, METRICS, REPORT, LONGRANGE = "recipe.yaml", "metrics.json", "report.html", "longrange.json"
-STAGES = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, EXPORTED, TIMED)
+STAGE_PATTERNS = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, EXPORTED, TIMED)
 # What a run writes: its own files, each stage's directory, and what training and search keep beside theirs.
 OWN = (
     *(RECIPE, COMMAND, LOG, METRICS, REPORT, *PUBLISHED),
-    *(f"{stage}/" for stage in STAGES),
+    *(f"{stage}/" for stage in STAGE_PATTERNS),
     *(f"{stage}.partial/" for stage in (SEARCHED, TRAINED)),
     f"{TRAINED}.last-good*/",
 )

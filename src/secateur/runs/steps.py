@@ -20,6 +20,7 @@ from secateur.distributed import barrier, is_first
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
+from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
@@ -30,12 +31,10 @@ from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
-COMMAND, LOG = "command.txt", "run.log"
 logger = logging.getLogger(__name__)
 
 MEASURED_SEQLEN = 512
 ZEROS, ZEROS_MAP = RECORD, "sparsity.png"
-PLAN, IMPORTANCE, STRATEGY = "pruning_plan.json", "layer_importance.json", "pruning_strategy.png"
 
 
 def prune_model(

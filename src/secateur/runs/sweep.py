@@ -16,15 +16,16 @@ from typing import Any
 import yaml
 
 from secateur.comparison.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
-from secateur.comparison.results import SWEEP, read_sweep
+from secateur.comparison.results import read_sweep
 from secateur.console import command_text
 from secateur.errors import InputError, SecateurError
 from secateur.files import require_only_own, working_directory, write_json
 from secateur.files.json_text import read_json
+from secateur.files.result_files import RECIPE, SWEEP
 from secateur.files.yaml_text import Place, yaml_value
 from secateur.longrange.recipe import LongRangeRecipe
 from secateur.runs.recipe import Recipe, checked_recipe, read_recipe, recipe_text
-from secateur.runs.stages import RECIPE, run_recipe
+from secateur.runs.stages import run_recipe
 
 logger = logging.getLogger(__name__)
 

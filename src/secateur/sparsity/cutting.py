@@ -52,7 +52,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
     for index in _cut_range(stream.model, quotas, config):
         for step, (*first, output) in stream.halves(index):
             cut(first, stream.inputs(index, step, first[0]))
-            inputs = stream.kept(stream.inputs(index, step, output))
+            inputs = stream.stored(stream.inputs(index, step, output))
             cut([output], inputs)
             stream.add(output, inputs)
 
@@ -69,13 +69,13 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
     uncut = stream.fork()
     for index in _cut_range(stream.model, quotas, config):
         for step, (*first, output) in stream.halves(index):
-            goals = uncut.kept(uncut.inputs(index, step, first[0]))
+            goals = uncut.stored(uncut.inputs(index, step, first[0]))
             uncut.advance(index, step)
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
                 gram = Gram.of_pairs(_tokens(stream.inputs(index, step, first[0]), goals))
                 _refit(chosen, quotas, gram, config, _own_outputs)
-            inputs = stream.kept(stream.inputs(index, step, output))
+            inputs = stream.stored(stream.inputs(index, step, output))
             if output in quotas:
                 pairs = _tokens(inputs, _missing(uncut, stream, output))
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))

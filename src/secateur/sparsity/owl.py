@@ -38,7 +38,7 @@ def _layer_scores(stream: LayerStream, index: int) -> list[Tensor]:
         *first, last = linears
         norms = Norms.of(stream.inputs(index, step, first[0])).root
         scores += [wanda(linear.weight.float(), norms) for linear in first]
-        inputs = stream.kept(stream.inputs(index, step, last))
+        inputs = stream.stored(stream.inputs(index, step, last))
         scores.append(wanda(last.weight.float(), Norms.of(inputs).root))
         stream.add(last, inputs)
     return scores

@@ -59,7 +59,7 @@ TASKS: dict[TaskName, Task] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class TaskSettings:
     """A `PrepareConfig` with a task's own values filled in.
 
     Attributes:
@@ -130,7 +130,7 @@ class PrepareConfig(BaseModel):
     def _number_of_text(cls, value: object) -> object:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
-    def settings(self, task: str) -> Settings:
+    def settings(self, task: str) -> TaskSettings:
         """Fill in what a task has of its own.
 
         Raises:
@@ -141,7 +141,7 @@ class PrepareConfig(BaseModel):
         name: TaskName = task
         self._require_no_idle_option(name)
         own = TASKS[name]
-        return Settings(
+        return TaskSettings(
             task=name,
             max_length=self.max_length or own.max_length,
             seed=self.seed,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
-from secateur.longrange.data.config import PICTURE, TASKS, Settings
+from secateur.longrange.data.config import PICTURE, TASKS, TaskSettings
 from secateur.longrange.data.rows import Row, SplitName
 from secateur.longrange.data.source import (
     HubTable,
@@ -42,7 +42,7 @@ _DAMAGED_PICKLE = (
 )  # fmt: skip
 
 
-def open_image(settings: Settings) -> Tables:
+def open_image(settings: TaskSettings) -> Tables:
     """The splits of CIFAR-10.
 
     Raises:

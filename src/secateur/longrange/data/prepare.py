@@ -16,7 +16,7 @@ from secateur.files import clear_own, working_directory, write_json
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
 from secateur.longrange.data import listops, pathfinder
-from secateur.longrange.data.config import TASKS, PrepareConfig, Settings, TaskName
+from secateur.longrange.data.config import TASKS, PrepareConfig, TaskName, TaskSettings
 from secateur.longrange.data.image import open_image
 from secateur.longrange.data.retrieval import open_retrieval
 from secateur.longrange.data.rows import SPLITS, SplitName
@@ -84,7 +84,7 @@ def prepare(
         return _fill(root, source, settings, chosen, start)
 
 
-def _fill(root: Path, source: Source, settings: Settings, chosen: dict[str, Any], start: float) -> Meta:
+def _fill(root: Path, source: Source, settings: TaskSettings, chosen: dict[str, Any], start: float) -> Meta:
     """Write what is not written yet, with what says that it is finished last."""
     with _reading(settings.task):
         counts = {split: source.count(split) for split in SPLITS}
@@ -96,16 +96,16 @@ def _fill(root: Path, source: Source, settings: Settings, chosen: dict[str, Any]
     return meta
 
 
-def _generated_listops(settings: Settings) -> Source:
+def _generated_listops(settings: TaskSettings) -> Source:
     return Generated(lambda rng: listops.draw_examples(rng, settings.max_length), settings, "listops 1")
 
 
-def _generated_pathfinder(settings: Settings) -> Source:
+def _generated_pathfinder(settings: TaskSettings) -> Source:
     length = settings.path_length or 0
     return Generated(lambda rng: pathfinder.draw_examples(rng, length), settings, "pathfinder 1")
 
 
-_SOURCES: dict[TaskName, Callable[[Settings], Source]] = {
+_SOURCES: dict[TaskName, Callable[[TaskSettings], Source]] = {
     "listops": _generated_listops,
     "pathfinder": _generated_pathfinder,
     "image": open_image,
@@ -146,7 +146,7 @@ def _difference(path: Path, chosen: dict[str, Any], overwrite: bool) -> str | No
     return None
 
 
-def _write_split(root: Path, split: SplitName, source: Source, settings: Settings) -> None:
+def _write_split(root: Path, split: SplitName, source: Source, settings: TaskSettings) -> None:
     total, size = source.count(split), settings.shard_rows
     shards = -(-total // size)
     done = _finished(root, split, total, settings)
@@ -165,7 +165,7 @@ def _write_split(root: Path, split: SplitName, source: Source, settings: Setting
             write_shard(shard_path(root, split, number), chunk)
 
 
-def _finished(root: Path, split: SplitName, total: int, settings: Settings) -> int:
+def _finished(root: Path, split: SplitName, total: int, settings: TaskSettings) -> int:
     """How many files an earlier run has finished, from the first on."""
     two_inputs = TASKS[settings.task].two_inputs
     for number in range(-(-total // settings.shard_rows)):
@@ -181,7 +181,7 @@ def _finished(root: Path, split: SplitName, total: int, settings: Settings) -> i
 
 
 def _describe(
-    root: Path, settings: Settings, chosen: dict[str, Any], counts: dict[SplitName, int], start: float
+    root: Path, settings: TaskSettings, chosen: dict[str, Any], counts: dict[SplitName, int], start: float
 ) -> Meta:
     task = TASKS[settings.task]
     statistics: dict[SplitName, SplitStatistics] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
-from secateur.longrange.data.config import Settings
+from secateur.longrange.data.config import TaskSettings
 from secateur.longrange.data.rows import Row, SplitName, byte_tokens
 from secateur.longrange.data.source import (
     Table,
@@ -39,7 +39,7 @@ _FIELDS = 5  # label, id1, id2, text1, text2
 _LONGEST_LINE = 64 * 2**20
 
 
-def open_retrieval(settings: Settings) -> Tables:
+def open_retrieval(settings: TaskSettings) -> Tables:
     """The splits of the pairs.
 
     Raises:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from secateur.data.hub import TIMEOUT_SECONDS
 from secateur.data.reading import first_line
 from secateur.errors import DataError
-from secateur.longrange.data.config import Settings
+from secateur.longrange.data.config import TaskSettings
 from secateur.longrange.data.rows import SPLITS, Row, SplitName
 
 Item = TypeVar("Item")
@@ -53,7 +53,9 @@ class Generated:
         identity: tells it from another generator.
     """
 
-    def __init__(self, draw: Callable[[np.random.Generator], Iterator[Row]], settings: Settings, identity: str) -> None:
+    def __init__(
+        self, draw: Callable[[np.random.Generator], Iterator[Row]], settings: TaskSettings, identity: str
+    ) -> None:
         self.identity = identity
         self._draw = draw
         self._settings = settings
@@ -110,7 +112,7 @@ class Tables:
     """
 
     tables: dict[SplitName, Table]
-    settings: Settings
+    settings: TaskSettings
     identity: str
 
     def count(self, split: SplitName) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import DataError
-from secateur.longrange.data.config import Settings
+from secateur.longrange.data.config import TaskSettings
 from secateur.longrange.data.rows import Row, SplitName, byte_tokens
 from secateur.longrange.data.source import (
     HubTable,
@@ -37,7 +37,7 @@ _TEXT_COLUMNS, _LABEL_COLUMNS = ("review", "text"), ("sentiment", "label")
 _LABELS = {"negative": 0, "neg": 0, "0": 0, "positive": 1, "pos": 1, "1": 1}
 
 
-def open_text(settings: Settings) -> Tables:
+def open_text(settings: TaskSettings) -> Tables:
     """The splits of IMDB. CSV files are `train.csv` with perhaps `dev.csv` and `test.csv`, or one of any name.
 
     Raises:

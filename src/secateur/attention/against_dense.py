@@ -63,7 +63,7 @@ class Comparison:
 
 
 @in_eval_mode
-def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CompareConfig) -> Comparison:
+def compare_with_dense(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CompareConfig) -> Comparison:
     """Read the same windows densely and sparsely.
 
     Args:
@@ -95,7 +95,7 @@ def compare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: 
 def compare_windows(
     model: PreTrainedModel, windows: Tensor, start: Apply, batch_size: int = 1, repeats: int = 3
 ) -> Comparison:
-    """As `compare`, for token windows (windows, seq) and a function that applies sparse attention."""
+    """As `compare_with_dense`, for token windows (windows, seq) and a function that applies sparse attention."""
     sums = Agreement()
     for batch in track(windows.split(batch_size), "Comparing"):
         tokens = batch.to(model.device)
