@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from secateur.longrange.pattern import BlockPattern
-from secateur.longrange.sparse import block_sparse_attention
+from secateur.longrange.sparse import pattern_attention
 from secateur.models.memory import allocated_peak
 
 BATCH, HEADS, HEAD_DIM = 8, 2, 32
@@ -41,12 +41,12 @@ def main() -> None:
         parts = tensors(length, options.seed, device)
         ways: dict[str, Callable[[], Any]] = {
             "dense": lambda parts=parts: both(functional.scaled_dot_product_attention, *parts),
-            "sparse": lambda parts=parts, pattern=pattern: both(block_sparse_attention, *parts, pattern),
+            "sparse": lambda parts=parts, pattern=pattern: both(pattern_attention, *parts, pattern),
             "dense, dropout": lambda parts=parts: both(
                 functional.scaled_dot_product_attention, *parts, None, ATTENTION_DROPOUT
             ),
             "sparse, dropout": lambda parts=parts, pattern=pattern: both(
-                block_sparse_attention, *parts, pattern, None, ATTENTION_DROPOUT, True
+                pattern_attention, *parts, pattern, None, ATTENTION_DROPOUT, True
             ),
         }
         seconds = timed(ways, options.repeats, device)
