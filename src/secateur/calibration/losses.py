@@ -1,5 +1,7 @@
 """Language-model losses in chunks of tokens, so that a whole batch's logits never stand in memory at once."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,7 +28,7 @@ def token_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     head = model.get_output_embeddings()
     flat, targets = _shifted(hidden, labels)  # (tokens, hidden_size), (tokens,)
     losses = [
-        functional.cross_entropy(head(states).float(), target, reduction="none", ignore_index=IGNORED)
+        _losses(head, states, target, reduction="none", ignore_index=IGNORED)
         for states, target in zip(flat.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
     ]
     return torch.cat(losses).view(labels.shape[0], -1)
@@ -50,12 +52,13 @@ def chunked_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     flat, targets = flat[scored], targets[scored]
     total = hidden.new_zeros((), dtype=torch.float32)
     for states, target in zip(flat.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
-        total = total + checkpoint(_summed_loss, head, states, target, use_reentrant=False)
+        total = total + checkpoint(_losses, head, states, target, use_reentrant=False, reduction="sum").to(total.device)
     return total
 
 
-def _summed_loss(head: nn.Module, states: Tensor, targets: Tensor) -> Tensor:
-    return functional.cross_entropy(head(states).float(), targets, reduction="sum")
+def _losses(head: nn.Module, states: Tensor, targets: Tensor, **options: Any) -> Tensor:
+    logits = head(states).float()  # (tokens, vocabulary), where the head is
+    return functional.cross_entropy(logits, targets.to(logits.device), **options)
 
 
 def _shifted(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import layer_arguments
+from secateur.calibration.streaming import layer_arguments, move
 from secateur.console import track
 from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import PARTS, Part, adapter_of
@@ -77,11 +77,10 @@ def _by_layer(values: Sequence[Any]) -> list[dict[Part, Any]]:
 
 def _stream_gradients(model: PreTrainedModel, windows: Tensor, batch_size: int) -> Iterator[list[Tensor]]:
     """Gradients of the summed loss after each half of each layer, (batch, seq, hidden_size), batch by batch."""
-    adapter = adapter_of(model)
     with only_gradients_of(model, []):
         for batch in track(shared_batches(windows, batch_size), "Sensitivity of layers"):
             streams = residual_streams(model, batch.to(model.device))
-            final = adapter.final_norm(model)(streams[-1])
+            final = final_states(model, streams[-1])
             chunked_loss(model, final, batch.to(model.device)).backward()
             yield [gradient_of(stream) for stream in streams]
 
@@ -98,6 +97,8 @@ def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = T
     streams = []
     per_layer = layer_arguments(model, tokens[:1])
     for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
+        place = next(layer.parameters()).device
+        hidden, extra = hidden.to(place), move(extra, place)
         for half, arguments in ((adapter.attention_half, (extra,)), (adapter.mlp_half, ())):
             if recompute:
                 hidden = checkpoint(half, layer, hidden, *arguments, use_reentrant=False)
@@ -107,6 +108,12 @@ def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = T
     for stream in streams:
         stream.retain_grad()
     return streams
+
+
+def final_states(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """The last residual stream through the final norm, where that is: (batch, seq, hidden_size)."""
+    norm = adapter_of(model).final_norm(model)
+    return norm(hidden.to(next(norm.parameters()).device))
 
 
 def gradient_of(stream: Tensor) -> Tensor:

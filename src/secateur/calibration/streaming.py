@@ -235,6 +235,11 @@ def layer_arguments(model: PreTrainedModel, window: Tensor) -> list[dict[str, An
     return recorded
 
 
+def onto(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Batches from wherever they are kept, one by one on the device that computes with them."""
+    return (batch.to(device) for batch in batches)
+
+
 def move(value: Any, device: torch.device) -> Any:
     """Tensors inside tuples, lists and dicts moved to a device; everything else as it is."""
     if isinstance(value, Tensor):

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments
 from secateur.calibration.sensitivity import Metrics, loss_metrics, stream_sensitivity
-from secateur.calibration.streaming import LayerStream, Step
+from secateur.calibration.streaming import LayerStream, Step, onto
 from secateur.console import track
 from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
@@ -60,7 +60,7 @@ def obs_scores(
         for part in PARTS:
             linear = output_projection(adapter, layer, part)
             inputs = stream.stored(stream.inputs(index, _half(stream, index, part), linear))
-            moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
+            moments = Moments.of(batch.flatten(0, -2) for batch in onto(inputs, linear.weight.device))
             metric = metrics[index][part] if metrics else None
             removals = part_removals(adapter, layer, part, moments, linear.weight, damping, metric=metric)
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
@@ -218,10 +218,12 @@ def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, input
     """
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch, goal, before in zip(inputs, uncut.hidden, cut.hidden, strict=True):
-            target = goal.to(batch.device) - before.to(batch.device)
+        place = linear.weight.device
+        sources = (inputs, uncut.hidden, cut.hidden)
+        for batch, goal, before in zip(*(onto(source, place) for source in sources), strict=True):
+            target = goal - before
             if linear.bias is not None:
-                target = target - linear.bias.to(batch.device)
+                target = target - linear.bias
             yield batch.flatten(0, -2), target.flatten(0, -2)
 
     return Gram.of_pairs(pairs())

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import LayerStream
+from secateur.calibration.streaming import LayerStream, onto
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, share, shared_batches
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
@@ -71,7 +71,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
             second, tokens = first.clone(), 0.0
             batches = stream.stored(stream.inputs(index, halves[part], linear))
-            for batch in batches:
+            for batch in onto(batches, linear.weight.device):
                 inputs = batch.flatten(0, -2).double()  # (tokens, in_features)
                 first += inputs.sum(0)
                 second += inputs.square().sum(0)

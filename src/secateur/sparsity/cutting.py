@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments, Norms
-from secateur.calibration.streaming import LayerStream
+from secateur.calibration.streaming import LayerStream, onto
 from secateur.console import track
 from secateur.distributed import broadcast, process_count, process_number
 from secateur.models.adapters import adapter_of
@@ -46,7 +46,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
     def cut(linears: Sequence[nn.Linear], inputs: Iterable[Tensor]) -> None:
         chosen = [linear for linear in linears if linear in quotas]
         if chosen:
-            by = statistics(inputs, config.ridge)
+            by = statistics(onto(inputs, chosen[0].weight.device), config.ridge)
             _share_out(chosen, lambda linear: by(linear, quotas[linear]))
 
     for index in _cut_range(stream.model, quotas, config):
@@ -73,11 +73,12 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
             uncut.advance(index, step)
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
-                gram = Gram.of_pairs(_tokens(stream.inputs(index, step, first[0]), goals))
+                given = onto(stream.inputs(index, step, first[0]), chosen[0].weight.device)
+                gram = Gram.of_pairs(_tokens(given, goals))
                 _refit(chosen, quotas, gram, config, _own_outputs)
             inputs = stream.stored(stream.inputs(index, step, output))
             if output in quotas:
-                pairs = _tokens(inputs, _missing(uncut, stream, output))
+                pairs = _tokens(onto(inputs, output.weight.device), _missing(uncut, stream, output))
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
                 _refit([output], quotas, gram, config, lambda _, cross: cross)
             stream.add(output, inputs)

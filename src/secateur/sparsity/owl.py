@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Norms
-from secateur.calibration.streaming import LayerStream
+from secateur.calibration.streaming import LayerStream, onto
 from secateur.console import track
 from secateur.models.adapters import adapter_of
 from secateur.sparsity.scores import wanda
@@ -37,9 +37,10 @@ def _layer_scores(stream: LayerStream, index: int) -> list[Tensor]:
     for step, linears in stream.halves(index):
         *first, last = linears
         norms = Norms.of(stream.inputs(index, step, first[0])).root
-        scores += [wanda(linear.weight.float(), norms) for linear in first]
+        scores += [wanda(linear.weight.float(), norms.to(linear.weight.device)) for linear in first]
         inputs = stream.stored(stream.inputs(index, step, last))
-        scores.append(wanda(last.weight.float(), Norms.of(inputs).root))
+        norms = Norms.of(onto(inputs, last.weight.device)).root
+        scores.append(wanda(last.weight.float(), norms))
         stream.add(last, inputs)
     return scores
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
-from secateur.calibration.sensitivity import gradient_of, residual_streams
+from secateur.calibration.sensitivity import final_states, gradient_of, residual_streams
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, share, shared_batches
@@ -51,10 +51,8 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
     for index in range(len(adapter.layers(model))):
         for step, _ in stream.halves(index):
             stream.advance(index, step)
-    norm = adapter.final_norm(model)
-    place = next(norm.parameters()).device
     for hidden in stream.hidden:
-        yield norm(hidden.to(place)).cpu()
+        yield final_states(model, hidden).cpu()
 
 
 @torch.no_grad()
@@ -64,7 +62,7 @@ def divergence(model: PreTrainedModel, watched: Watched) -> float:
     total = 0.0
     states = _final_states(model, watched.windows, watched.batch_size)
     for cut, uncut in zip(states, watched.uncut, strict=True):
-        for ours, theirs in _chunks(cut.to(model.device), uncut.to(model.device)):
+        for ours, theirs in _chunks(*(states.to(head.weight.device) for states in (cut, uncut))):
             log_probabilities, wanted = (head(state).float().log_softmax(-1) for state in (ours, theirs))
             total += nn.functional.kl_div(log_probabilities, wanted, reduction="sum", log_target=True).item()
     total, scored = all_reduce_numbers(total, float(share(watched.windows).numel()))
@@ -89,13 +87,12 @@ def expected_changes(
     chances = torch.rand(watched.windows.shape, generator=torch.Generator().manual_seed(seed))
     differences = {name: half.narrower - half.present for name, half in cut.items() if half.narrower is not None}
     slopes, curvatures = torch.zeros(2, len(differences), dtype=torch.float64)
-    adapter = adapter_of(model)
     batches = (shared_batches(tensor, watched.batch_size) for tensor in (watched.windows, chances))
     with only_gradients_of(model, []):
         for tokens, chance, uncut in track(list(zip(*batches, watched.uncut, strict=True)), "Measuring the cut"):
             with _projection_inputs(model, differences) as inputs:
                 streams = residual_streams(model, tokens.to(model.device), recompute=False)
-            final = adapter.final_norm(model)(streams[-1])
+            final = final_states(model, streams[-1])
             pulls, draws = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
             final.backward(pulls, retain_graph=True)
             towards = _take_gradients(streams)
@@ -103,7 +100,7 @@ def expected_changes(
             drawn = _take_gradients(streams)
             for position, (name, difference) in enumerate(differences.items()):
                 where = 2 * name[0] + PARTS.index(name[1])
-                added = nn.functional.linear(inputs[name], difference).float()
+                added = nn.functional.linear(inputs[name], difference.to(inputs[name].device)).float()
                 slopes[position] += (towards[where].float() * added).sum().item()
                 curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
     changes = all_reduce_sum(slopes + curvatures) / watched.windows.numel()
@@ -130,13 +127,14 @@ def _pulls_on_head(model: PreTrainedModel, final: Tensor, uncut: Tensor, chances
     head = model.get_output_embeddings()
     pulls, draws = [], []
     for states, goal, chance in _chunks(final, uncut, chances.unsqueeze(-1)):
-        probabilities = head(states).float().softmax(-1)  # (tokens, vocabulary)
-        pull = probabilities - head(goal).float().softmax(-1)
-        pulls.append((pull.to(states) @ head.weight).to(states))
+        place = head.weight.device
+        probabilities = head(states).float().softmax(-1).to(place)  # (tokens, vocabulary)
+        pull = probabilities - head(goal).float().softmax(-1).to(place)
+        pulls.append((pull.to(states.dtype) @ head.weight).to(states))
         mass = probabilities.cumsum(-1)
         drawn = torch.searchsorted(mass, chance.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
         probabilities.scatter_add_(1, drawn, -torch.ones_like(mass[:, :1]))
-        draws.append((probabilities.to(states) @ head.weight).to(states))
+        draws.append((probabilities.to(states.dtype) @ head.weight).to(states))
     return torch.cat(pulls).view_as(final), torch.cat(draws).view_as(final)
 
 
