@@ -1,8 +1,8 @@
 """Pretended devices: tensors live on the CPU, but carry the device that they would be on.
 
 In `Devices` a tensor's `.to()`, `device=` and `.device` follow the pretended device, and an operation that mixes
-devices raises `Mismatch`, as CUDA would. It can miss some: scalars and index tensors on the host pass, in-place copies move by
-themselves, and what runs in the backward pass is outside.
+devices raises `Mismatch`, as CUDA would. It can miss some: scalars and index tensors on the host pass, in-place
+copies move by themselves, and what runs in the backward pass is outside.
 
     with Devices():
         spread(model, {"model.embed_tokens": "cuda:0", "model.layers.0": "cuda:0", "model.layers.1": "cuda:1", ...})

@@ -22,7 +22,7 @@ from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, enco
 from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
 from secateur.files import new_file
 from secateur.models import count_parameters
-from secateur.models.checks import require_finite
+from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.options import configured
 
 logger = logging.getLogger(__name__)
@@ -91,6 +91,7 @@ def export(
     if config.adapter is not None:
         raise InputError("adapter is for the command; in Python merge first: model = secateur.merge(model, directory)")
     layout = layout_of(model)
+    require_in_memory(model)
     require_finite(model, "the model")
     rows = embeddings(model).shape[0]
     vocabulary = read_vocabulary(tokenizer).resized(rows)

@@ -63,6 +63,16 @@ def _warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
+def require_in_memory(model: PreTrainedModel) -> None:
+    """Raise `ModelError` where a device map has left a weight to be fetched when it is needed: it cannot be changed."""
+    name = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
+    if name is not None:
+        raise ModelError(
+            f"the device map has no room for {name} and keeps it outside of the model, where it cannot be changed; use "
+            "--device cpu (sparsify: with --layer-by-layer), or more or larger GPUs"
+        )
+
+
 def require_finite(model: PreTrainedModel, what: str) -> None:
     """Raise `ModelError` where a weight is NaN or infinite.
 

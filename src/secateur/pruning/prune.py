@@ -15,7 +15,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
 from secateur.models.adapters import Part, adapter_of
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
@@ -91,6 +91,7 @@ def prune(
     if isinstance(layer_importance, str):
         options["layer_importance"], layer_importance = layer_importance, None
     config = configured(PruneConfig, config, options)
+    require_in_memory(model)
     require_finite(model, "the model")
     if zeros_to_keep(model, config.zeros) and config.compensate:
         raise InputError(

@@ -18,7 +18,7 @@ from secateur.data import Corpus, load_corpus
 from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
 from secateur.models.zeros_record import forget_zeros
@@ -121,6 +121,7 @@ def recover(
     config = configured(RecoverConfig, config, options)
     free = overwrite or Workplace(files.expanded(output)).is_finished
     target = files.require_free(output, free)
+    require_in_memory(model)
     require_finite(model, "the model")
     masks = zeros_to_keep(model, config.zeros)
     if config.zeros == "fill":

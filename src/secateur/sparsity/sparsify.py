@@ -12,7 +12,7 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.streaming import LayerStream
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
@@ -109,6 +109,7 @@ def sparsify(
         ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
     config = configured(SparsifyConfig, config, options)
+    require_in_memory(model)
     require_finite(model, "the model")
     matrices = cut_matrices(model, config)
     planned = quotas(matrices, config)

@@ -21,7 +21,7 @@ from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
 from secateur.models.adapters import PARTS
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
@@ -135,6 +135,7 @@ def search(
         ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
     config = configured(SearchConfig, config, options)
+    require_in_memory(model)
     require_finite(model, "the model")
     if zeros_to_keep(model, config.zeros):
         raise InputError(
