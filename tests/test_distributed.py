@@ -1,18 +1,28 @@
 """Cuts and measurements in two processes under torchrun give what one process gives."""
 
 import json
+import os
 import runpy
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.distributed import several_processes
+from secateur.errors import InputError
 from secateur.models import save
 
 WORKER = Path(__file__).with_name("cuts.py")
+WAITING = Path(__file__).with_name("waiting.py")
 # 7 windows are 4 and 3 of two processes.
 TEXT = {"seqlen": 48, "batch_size": 2, "samples": 7}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -74,3 +84,64 @@ def test_two_processes_find_what_one_finds(
             assert one.keys() == two.keys()
             for weight in one:
                 assert float((two[weight] - one[weight]).norm() / one[weight].norm()) < 1e-4, (name, weight)
+
+
+@contextmanager
+def two_waiting(place: Path, minutes: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[psutil.Process]]]:
+    """Two workers under torchrun that have met, and torchrun itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEUR_TIMEOUT": minutes}
+    launcher = subprocess.Popen([*command, str(WAITING), str(place)], env=environment, stderr=subprocess.DEVNULL)
+    workers: list[psutil.Process] = []
+    try:
+        wait_for(lambda: all((place / number).is_file() and (place / number).read_text() for number in "01"))
+        workers = [psutil.Process(int((place / number).read_text())) for number in "01"]
+        yield launcher, workers
+    finally:
+        for process in (launcher, *workers):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        launcher.wait()
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_workers_end_when_torchrun_is_killed(tmp_path: Path) -> None:
+    with two_waiting(tmp_path, "30") as (launcher, workers):
+        launcher.kill()
+        launcher.wait()
+        wait_for(lambda: all(map(gone, workers)), 20)
+
+
+def test_a_worker_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    with two_waiting(tmp_path, "30") as (launcher, workers):
+        workers[1].kill()
+        assert launcher.wait(60) != 0
+        assert all(map(gone, workers))
+
+
+def test_a_worker_that_is_stopped_ends_the_others(tmp_path: Path) -> None:
+    with two_waiting(tmp_path, "0.05") as (launcher, workers):
+        workers[1].suspend()
+        (tmp_path / "go").touch()
+        wait_for((tmp_path / "said by 0").is_file)
+        assert "another process has not answered for 0.05 minutes" in (tmp_path / "said by 0").read_text()
+        assert launcher.wait(90) != 0
+        assert all(map(gone, workers))
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "1e9"])
+def test_a_time_that_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost"), ("SECATEUR_TIMEOUT", text)):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="give minutes"), several_processes():
+        pass

@@ -7,7 +7,11 @@ apart would not be noticed. Without other processes all of this does nothing.
 """
 
 import datetime
+import math
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +21,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from secateur.environment import launched_together
+from secateur.errors import InputError, SecateurError
 from secateur.files import partial_of, working_directory
+from secateur.files.input_text import shortened
 
-# Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
-TIMEOUT = datetime.timedelta(days=7)
 FAILURES = "secateur/failures"
+# Others wait while the first process measures speed or writes a model. One that fails ends them all at once.
+TIMEOUT, DEFAULT_MINUTES = "SECATEUR_TIMEOUT", 30.0
+LAUNCHER = "TORCHELASTIC_RUN_ID"  # torchrun says so to its workers
 
 _meeting_place: dist.Store | None = None
 
@@ -30,21 +37,57 @@ _meeting_place: dist.Store | None = None
 def several_processes() -> Iterator[None]:
     """Join the other processes of torchrun while the block runs; nothing happens without it.
 
-    A process that fails leaves without waiting for the others, which then fail as well instead of waiting for it.
+    A process that fails leaves without waiting for the others, which then fail as well instead of waiting for it. One
+    whose torchrun is gone ends.
+
+    Raises:
+        InputError: SECATEUR_TIMEOUT is no number of minutes.
+        SecateurError: another process has not answered for so long.
     """
     global _meeting_place
     if not launched_together() or dist.is_initialized():
         yield
         return
+    minutes = _minutes()
+    if LAUNCHER in os.environ:
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     on_gpus = torch.cuda.is_available()
     if on_gpus:
         torch.cuda.set_device(local_number() % torch.cuda.device_count())
     _meeting_place, number, count = next(dist.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
-    dist.init_process_group(backend, store=_meeting_place, rank=number, world_size=count, timeout=TIMEOUT)
-    yield
-    barrier()
+    timeout = datetime.timedelta(minutes=minutes)
+    dist.init_process_group(backend, store=_meeting_place, rank=number, world_size=count, timeout=timeout)
+    try:
+        yield
+        barrier()
+    except RuntimeError as error:
+        if "timed out" not in str(error).lower():
+            raise
+        raise SecateurError(
+            f"another process has not answered for {minutes:g} minutes, so this one ends too; look for what holds it, "
+            f"or set {TIMEOUT} to more minutes"
+        ) from error
     dist.destroy_process_group()
+
+
+def _minutes() -> float:
+    """How long a process waits for the others."""
+    text = os.environ.get(TIMEOUT, str(DEFAULT_MINUTES))
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes <= 60 * 24 * 7:
+        raise InputError(f"{TIMEOUT} is '{shortened(text)}'; give minutes, up to a week")
+    return minutes
+
+
+def _end_with(launcher: int) -> None:
+    """End this process when the one that has started it is gone, whatever it is doing. Every write outlives a kill."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def local_number() -> int:
