@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
+from secateur.attention import TuneConfig, tune
 from secateur.calibration import losses, sensitivity
 from secateur.models import memory
 from secateur.sparsity import cutting
@@ -135,3 +136,11 @@ def test_sparsify_layer_by_layer(
     monkeypatch.setattr(cutting, "resolve_device", lambda _: torch.device("cuda:0"))
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": offload}
     secateur.sparsify(tiny_model(), tiny_tokenizer, sparsity=0.5, method=method, layer_by_layer=True, **options)
+
+
+def test_attention_tune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tune(placed(), tiny_tokenizer, TuneConfig(samples=1, seqlen=256, query_block=16, key_block=16))
+
+
+def test_diagnose(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    secateur.diagnose(placed(), tiny_tokenizer)
