@@ -16,7 +16,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.errors import ModelError
 from secateur.evaluation import (
     EvaluateConfig,
-    compare,
+    agreement,
     compare_models,
     evaluate,
     generate_samples,
@@ -116,14 +116,14 @@ def test_compares_models_and_an_adapter(directories, adapter, text, tiny_model):
 def test_figures_do_not_depend_on_whether_models_share_the_memory(directories, text, monkeypatch):
     config = EvaluateConfig(data=[str(text)], **QUICK)
     batches = []
-    measure = compare.measure_speeds
+    measure = agreement.measure_speeds
     monkeypatch.setattr(
-        compare,
+        agreement,
         "measure_speeds",
         lambda models, **options: batches.append(len(models)) or measure(models, **options),
     )
     together = compare_models(directories, config)
-    monkeypatch.setattr(compare, "_room_for_another", lambda *_args: False)
+    monkeypatch.setattr(agreement, "_room_for_another", lambda *_args: False)
     apart = compare_models(directories, config)
     assert batches == [2, 1, 1]
     assert [m.perplexity for m in together] == [m.perplexity for m in apart]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from secateur.errors import InputError
-from secateur.longrange.config import TASKS, LongRangeConfig, ModelOptions, TrainingOptions, towers
+from secateur.longrange.config import TASK_NAMES, LongRangeConfig, ModelOptions, TrainingOptions, towers
 
 
 def written(directory: Path, values: Any) -> Path:
@@ -22,7 +22,7 @@ def of_image(**blocks: dict[str, Any]) -> dict[str, Any]:
     return {name: block | blocks.get(name, {}) for name, block in values.items()}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TASK_NAMES)
 def test_every_task_has_a_file_that_names_every_option(task: str) -> None:
     config = LongRangeConfig.of_task(task)
     assert config.model.model_fields_set == set(ModelOptions.model_fields)
@@ -31,7 +31,7 @@ def test_every_task_has_a_file_that_names_every_option(task: str) -> None:
 
 
 def test_the_tasks_have_the_published_sizes() -> None:
-    listops, text, retrieval, image, pathfinder = (LongRangeConfig.of_task(task) for task in TASKS)
+    listops, text, retrieval, image, pathfinder = (LongRangeConfig.of_task(task) for task in TASK_NAMES)
     assert (image.model.num_layers, image.model.num_head, image.model.head_dim) == (2, 2, 32)
     assert (image.model.transformer_dim, image.model.transformer_hidden_dim) == (64, 128)
     assert (image.model.block_size, image.model.density, image.model.num_blocks) == (32, 0.05, 32)
@@ -41,7 +41,7 @@ def test_the_tasks_have_the_published_sizes() -> None:
     assert (listops.model.block_size, listops.model.density) == (64, 0.04)
     assert (retrieval.model.max_seq_len, retrieval.model.block_size, retrieval.model.density) == (4000, 64, 0.021)
     assert (text.model.max_seq_len, pathfinder.model.max_seq_len) == (4000, 1024)
-    assert [towers(task) for task in TASKS] == [1, 1, 2, 1, 1]
+    assert [towers(task) for task in TASK_NAMES] == [1, 1, 2, 1, 1]
 
 
 def test_blocks_cover_a_length_that_they_do_not_divide() -> None:

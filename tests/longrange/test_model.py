@@ -70,7 +70,7 @@ def masked_dense(
 
 @pytest.fixture
 def dense_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "block_sparse_attention", masked_dense)
+    monkeypatch.setattr(model_module, "pattern_attention", masked_dense)
 
 
 POOLINGS = ("MEAN", "CLS")
@@ -220,7 +220,7 @@ def test_each_layer_follows_its_own_pattern(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(tensors[3])
         return masked_dense(*tensors, **rest)
 
-    monkeypatch.setattr(model_module, "block_sparse_attention", kernel)
+    monkeypatch.setattr(model_module, "pattern_attention", kernel)
     model.patterns = wanted
     model(ids(40))
     assert all(torch.equal(a.blocks, b.blocks) for a, b in zip(seen, wanted, strict=True))
