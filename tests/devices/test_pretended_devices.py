@@ -59,6 +59,10 @@ def two_gpus(model: PreTrainedModel) -> PreTrainedModel:
     return spread(model, {"model.embed_tokens": "cuda:0", **places, **ends})
 
 
+def places(model: PreTrainedModel) -> dict[str, torch.device]:
+    return {name: pretended(weight) for name, weight in model.named_parameters()}
+
+
 LAYOUTS = {"one GPU": one_gpu, "two GPUs": two_gpus}
 
 
@@ -82,14 +86,19 @@ def test_mixing_is_noticed() -> None:
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
 def test_prune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, importance: str, allocation: str) -> None:
     model = placed()
+    before = places(model)
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
     secateur.prune(model, tiny_tokenizer, ratio=0.2, importance=importance, allocation=allocation, **options)
+    assert places(model) == before
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "admm"])
 def test_sparsify(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, method: str) -> None:
     options = {} if method == "magnitude" else {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
-    secateur.sparsify(placed(), tiny_tokenizer, sparsity=0.5, method=method, **options)
+    model = placed()
+    before = places(model)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method=method, **options)
+    assert places(model) == before
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "admm"])
@@ -104,24 +113,32 @@ def test_sparsify_with_activations_elsewhere(
 @pytest.mark.parametrize("allocation", ["owl", "fisher"])
 def test_sparsify_by_allocation(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, allocation: str) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
-    secateur.sparsify(placed(), tiny_tokenizer, sparsity=0.5, method="wanda", allocation=allocation, **options)
+    model = placed()
+    before = places(model)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method="wanda", allocation=allocation, **options)
+    assert places(model) == before
 
 
 @pytest.mark.parametrize("layer_importance", ["removal", "activation", "similarity"])
 def test_layer_importance(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, layer_importance: str) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "layer_importance_samples": 2}
-    secateur.prune(
-        placed(), tiny_tokenizer, ratio=0.2, allocation="inverse", layer_importance=layer_importance, **options
-    )
+    model = placed()
+    before = places(model)
+    secateur.prune(model, tiny_tokenizer, ratio=0.2, allocation="inverse", layer_importance=layer_importance, **options)
+    assert places(model) == before
 
 
 def test_evaluate(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    secateur.evaluate(placed(), tiny_tokenizer, windows=2, seqlen=32, speed=False)
+    result = secateur.evaluate(placed(), tiny_tokenizer, windows=2, seqlen=32, speed=False)
+    assert result.perplexity and all(value > 1 for value in result.perplexity.values())
 
 
 def test_search(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
-    secateur.search(placed(), tiny_tokenizer, ratio=0.2, rounds=1, measured=2, **options)
+    model = placed()
+    before = places(model)
+    secateur.search(model, tiny_tokenizer, ratio=0.2, rounds=1, measured=2, **options)
+    assert places(model) == before
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt", "admm"])
@@ -139,8 +156,9 @@ def test_sparsify_layer_by_layer(
 
 
 def test_attention_tune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    tune(placed(), tiny_tokenizer, TuneConfig(samples=1, seqlen=256, query_block=16, key_block=16))
+    profile = tune(placed(), tiny_tokenizer, TuneConfig(samples=1, seqlen=256, query_block=16, key_block=16))
+    assert profile.layers
 
 
 def test_diagnose(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    secateur.diagnose(placed(), tiny_tokenizer)
+    assert secateur.diagnose(placed(), tiny_tokenizer).tensors

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from secateur.attention.sparse import predict
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
+from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, warn_of_long_windows
@@ -134,14 +134,12 @@ def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerIn
 def tune_layer(inputs: LayerInputs, config: TuneConfig) -> LayerProfile:
     """Thresholds of all heads of a layer, the groups of heads shared out over processes."""
     kv_heads = inputs.key.shape[1]
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     names = [field.name for field in fields(LayerProfile)]
     found = torch.zeros(len(names), kv_heads, inputs.query.shape[1] // kv_heads, device=inputs.query.device)
-    for group in range(rank, kv_heads, processes):
+    for group in range(process_number(), kv_heads, process_count()):
         profile = tune_group(inputs, group, config)
         found[:, group] = torch.stack([getattr(profile, name) for name in names]).to(found)
-    if processes > 1:
-        dist.all_reduce(found)
+    all_reduce_sum(found)
     return LayerProfile(**dict(zip(names, found.flatten(1).cpu().unbind(), strict=True)))
 
 
