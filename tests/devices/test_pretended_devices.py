@@ -107,7 +107,10 @@ def test_sparsify_with_activations_elsewhere(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, method: str, offload: str
 ) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": offload}
-    secateur.sparsify(one_gpu(tiny_model("llama")), tiny_tokenizer, sparsity=0.5, method=method, **options)
+    model = one_gpu(tiny_model("llama"))
+    before = places(model)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method=method, **options)
+    assert places(model) == before
 
 
 @pytest.mark.parametrize("allocation", ["owl", "fisher"])
@@ -152,7 +155,10 @@ def test_sparsify_layer_by_layer(
 ) -> None:
     monkeypatch.setattr(cutting, "resolve_device", lambda _: torch.device("cuda:0"))
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": offload}
-    secateur.sparsify(tiny_model(), tiny_tokenizer, sparsity=0.5, method=method, layer_by_layer=True, **options)
+    model = tiny_model()
+    before = places(model)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method=method, layer_by_layer=True, **options)
+    assert places(model) == before
 
 
 def test_attention_tune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
