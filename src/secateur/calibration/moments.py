@@ -4,7 +4,7 @@ With several processes each adds up its own tokens, and what `of` and `of_pairs`
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast
 from secateur.errors import InputError
 
-TOKENS_AT_ONCE = 512
+TOKENS_AT_ONCE = 1024
+PANEL = 512  # rows of XᵀX that are added to at once: what lies above them on the other side of the diagonal is left out
+LEAST_PIVOT = 1e-4  # of a factor in float32; where more cancels too few digits are left
 
 
 @dataclass
@@ -59,12 +61,17 @@ class Moments:
             moments.add_inputs(inputs)
         if moments is None:
             raise ValueError("no calibration tokens")
-        moments.add_other_processes()
+        moments.complete()
         return moments
 
     def add_inputs(self, inputs: Tensor) -> None:
-        """Add tokens: inputs (tokens, in_features)."""
-        _add_product(self.inputs, inputs, inputs)
+        """Add tokens, inputs (tokens, in_features), to the blocks on the diagonal and below it."""
+        with _products_of(inputs.dtype):
+            for part in inputs.split(TOKENS_AT_ONCE):
+                tokens = part.float()
+                for start in range(0, tokens.shape[-1], PANEL):
+                    end = start + PANEL
+                    self.inputs[start:end, :end].addmm_(tokens[:, start:end].T, tokens[:, :end])
         self.tokens += inputs.shape[0]
 
     def add_other_processes(self) -> None:
@@ -72,6 +79,23 @@ class Moments:
         all_reduce_sum(self.inputs)
         (tokens,) = all_reduce_numbers(self.tokens)
         self.tokens = int(tokens)
+
+    def complete(self) -> None:
+        """End the sum: other processes' tokens, and the blocks above the diagonal."""
+        self.add_other_processes()
+        for start in range(0, len(self.inputs), PANEL):
+            end = start + PANEL
+            self.inputs[start:end, end:] = self.inputs[end:, start:end].T
+
+    def ridge(self, damping: float) -> float:
+        """λ = `damping` times the mean of the diagonal of XᵀX."""
+        mean = self.inputs.diagonal().double().mean()
+        return damping * mean.clamp_min(torch.finfo(torch.float32).tiny).item()
+
+    def factor(self, damping: float, kept: Tensor | None = None) -> "Factor":
+        """The factor of XᵀX + λI, of the inputs `kept` (indices) alone unless None."""
+        inputs = self.inputs if kept is None else self.inputs[kept[:, None], kept]
+        return Factor.of(inputs, self.ridge(damping))
 
     def damped(self, damping: float) -> tuple[Tensor, float]:
         """XᵀX + λI in float64 with λ = `damping` times the mean of its diagonal, and λ."""
@@ -89,6 +113,52 @@ class Moments:
         ridge = damping * inputs.diagonal().clamp_min(torch.finfo(torch.float32).tiny)
         inputs.diagonal().add_(ridge)
         return inputs, ridge
+
+
+@dataclass(frozen=True)
+class Factor:
+    """Damped second moments H of inputs, factored with the inputs scaled to norm 1: S H S = L Lᵀ.
+
+    Attributes:
+        lower: L, (in_features, in_features), float32, or float64 where inputs are nearly the same.
+        scale: the diagonal of S, (in_features,).
+    """
+
+    lower: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor, ridge: float) -> "Factor":
+        """Factor XᵀX + λI, (in_features, in_features). Raises `torch.linalg.LinAlgError` where it is not definite."""
+        scale = (moments.diagonal().double() + ridge).rsqrt()
+        lower, definite = _factored(_scaled(moments, scale.float()))
+        if not definite or lower.diagonal().square().min() < LEAST_PIVOT:
+            lower, _ = _factored(_scaled(moments.double(), scale), check_errors=True)
+        return cls(lower, scale.to(lower.dtype))
+
+    def solve(self, right: Tensor) -> Tensor:
+        """H⁻¹ times a matrix (in_features, columns)."""
+        scaled = self.scale[:, None] * right
+        return self.scale[:, None] * torch.cholesky_solve(scaled, self.lower)
+
+    def into_inverse(self) -> Tensor:
+        """(S H S)⁻¹, (in_features, in_features). It takes the place of L, and the factor is of no more use."""
+        return torch.cholesky_inverse(self.lower, out=self.lower)
+
+
+def _scaled(moments: Tensor, scale: Tensor) -> Tensor:
+    """S H S, whose diagonal is 1: the ridge of H = XᵀX + λI is in the scale."""
+    scaled = moments * scale
+    scaled.mul_(scale[:, None]).diagonal().fill_(1)
+    return scaled
+
+
+def _factored(matrix: Tensor, check_errors: bool = False) -> tuple[Tensor, bool]:
+    """L with L Lᵀ = `matrix`, in its place, and whether there is one."""
+    by_columns = matrix.mT  # as LAPACK wants it; the matrix is symmetric
+    info = torch.empty((), dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(by_columns, check_errors=check_errors, out=(by_columns, info))
+    return by_columns, info.item() == 0
 
 
 @dataclass
@@ -113,13 +183,16 @@ class Gram(Moments):
             gram.add(inputs, target)
         if gram is None:
             raise ValueError("no calibration tokens")
-        gram.add_other_processes()
+        gram.complete()
         return gram
 
     def add(self, inputs: Tensor, target: Tensor) -> None:
         """Add tokens: inputs (tokens, in_features), target (tokens, out_features)."""
         self.add_inputs(inputs)
-        _add_product(self.cross, inputs, target)
+        exact = torch.bfloat16 if inputs.dtype == target.dtype == torch.bfloat16 else torch.float32
+        with _products_of(exact):
+            for tokens, goals in zip(inputs.split(TOKENS_AT_ONCE), target.split(TOKENS_AT_ONCE), strict=True):
+                self.cross.addmm_(tokens.float().T, goals.float())
         self.target += target.float().square().sum().item()
 
     def add_other_processes(self) -> None:
@@ -142,11 +215,13 @@ class Gram(Moments):
         Returns:
             V, (out_features, kept), float32.
         """
-        damped, ridge = self.damped(damping)
-        left = damped[kept[:, None], kept]
-        right = self.cross[kept].double() + ridge * weight[:, kept].T.double()
-        factor = torch.linalg.cholesky(left)
-        return broadcast(torch.cholesky_solve(right, factor).T.float())
+        return broadcast(self.fit(self.factor(damping, kept), weight, damping, kept))
+
+    @torch.no_grad()
+    def fit(self, factor: "Factor", weight: Tensor, damping: float, kept: Tensor | None = None) -> Tensor:
+        """As `refit`, by the factor of the inputs that stay, all if `kept` is None; on each process its own."""
+        cross, weight = (self.cross, weight) if kept is None else (self.cross[kept], weight[:, kept])
+        return factor.solve(cross + self.ridge(damping) * weight.T.float()).T.float()
 
     def error(self, weight: Tensor, kept: Tensor) -> float:
         """‖X[:, kept] Vᵀ − T‖² for weights V (out_features, kept)."""
@@ -171,11 +246,9 @@ def solvable(damping: float) -> Iterator[None]:
         ) from error
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add leftᵀ right to a float32 sum. Where both are bfloat16 a CPU's units for that are used: they round nothing."""
-    exact = left.dtype == right.dtype == torch.bfloat16
-    with _bfloat16_products() if exact else nullcontext():
-        total.addmm_(left.float().T, right.float())
+def _products_of(dtype: torch.dtype) -> AbstractContextManager[None]:
+    """For float32 products of what was bfloat16: a CPU's units for that are used, which round nothing of it."""
+    return _bfloat16_products() if dtype == torch.bfloat16 else nullcontext()
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def obs_scores(
             inputs = stream.stored(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in onto(inputs, linear.weight.device))
             metric = metrics[index][part] if metrics else None
-            removals = part_removals(adapter, layer, part, moments, linear.weight, damping, metric=metric)
+            removals = part_removals(adapter, layer, part, moments, damping, metric=metric)
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
             layer_scores[part] = PartScores(removals.blocks, costs)
             stream.add(linear, inputs)
@@ -81,7 +81,6 @@ def part_removals(
     layer: nn.Module,
     part: Part,
     moments: Moments,
-    weight: Tensor,
     damping: float,
     limit: int | None = None,
     weights_at: Sequence[int] = (),
@@ -90,21 +89,24 @@ def part_removals(
     """The OBS order of the units of one half of a layer, and the squared error per token after each removal.
 
     Args:
-        moments: of the inputs of the half's output projection.
-        weight: the weights of that projection that fit the target best with all units there.
+        moments: of the inputs of the half's output projection; with a target (`Gram`) the projection that fits it best
+            is what units are removed from, without one the projection as it is.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         limit: how many units to order; all but one unless given.
         weights_at: numbers of removals after which the re-fitted projection is wanted.
         metric: R, (out_features, out_features): an error δ counts ‖R δ‖², ‖δ‖² if None.
     """
-    damped, _ = moments.damped(damping)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    weight = output_projection(adapter, layer, part).weight.detach()
+    factor = moments.factor(damping)
+    if isinstance(moments, Gram):
+        weight = moments.fit(factor, weight, damping)
+    scale, inverse = factor.scale, factor.into_inverse()
     block_size = part_shape(adapter, layer, part).block_size
-    removals = removal_order(inverse, weight, block_size, limit, weights_at=weights_at, metric=metric)
+    removals = removal_order(inverse, weight / scale, block_size, limit, weights_at=weights_at, metric=metric)
     return RemovalOrder(
         broadcast(removals.blocks.cpu()),
         broadcast(removals.errors.cpu() / moments.tokens),
-        {count: broadcast(fitted) for count, fitted in removals.weights.items()},
+        {count: broadcast((fitted * scale).float()) for count, fitted in removals.weights.items()},
     )
 
 
@@ -149,16 +151,15 @@ def cut_and_refit(
     for half in halves_towards_uncut(model, windows, batch_size, first):
         layer, part = adapter.layers(model)[half.index], half.part
         units = counts.get((half.index, part), 0)
-        chosen = torch.empty(0, dtype=torch.long)
-        if units:
-            known = scores[half.index].get(part) if scores else None
-            metric = metrics[half.index][part] if metrics else None
-            if known:
-                order = known.order
-            else:
-                order = removals_towards(adapter, layer, part, half.gram, damping, units, metric=metric).blocks
-            chosen = order[:units]
-        half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping)
+        known = scores[half.index].get(part) if scores else None
+        metric = metrics[half.index][part] if metrics else None
+        fitted: Tensor | None = None
+        if known or not units:
+            chosen = known.order[:units] if known else torch.empty(0, dtype=torch.long)
+        else:
+            removals = part_removals(adapter, layer, part, half.gram, damping, units, [units], metric)
+            chosen, fitted = removals.blocks, removals.weights[units]
+        half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping, fitted)
         removed[half.index][part] = sorted(chosen.tolist())
     return removed
 
@@ -229,34 +230,27 @@ def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, input
     return Gram.of_pairs(pairs())
 
 
-def removals_towards(
-    adapter: Adapter,
-    layer: nn.Module,
-    part: Part,
-    gram: Gram,
-    damping: float,
-    limit: int | None = None,
-    weights_at: Sequence[int] = (),
-    metric: Tensor | None = None,
-) -> RemovalOrder:
-    """As `part_removals`, with the projection best fitted to the gram's target to begin with."""
-    linear = output_projection(adapter, layer, part)
-    everything = torch.arange(linear.in_features, device=linear.weight.device)
-    best = gram.refit(linear.weight.detach(), everything, damping)
-    return part_removals(adapter, layer, part, gram, best, damping, limit, weights_at, metric)
-
-
 def _half(stream: LayerStream, index: int, part: Part) -> Step:
     return stream.attention_half(index) if part == "attention" else stream.mlp_half(index)
 
 
 def _cut_refitting(
-    adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor, gram: Gram, damping: float
+    adapter: Adapter,
+    layer: nn.Module,
+    part: Part,
+    chosen: Tensor,
+    gram: Gram,
+    damping: float,
+    fitted: Tensor | None,
 ) -> Tensor:
-    """Cut half a layer and re-fit it. Returns the columns of its output projection that are left."""
+    """Cut half a layer and re-fit its output projection. Returns the columns of it that are left.
+
+    Args:
+        fitted: the re-fitted projection with all its columns, where it is known already.
+    """
     linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
     columns = unit_columns(_kept(shape.units, chosen).to(linear.weight.device), shape.block_size)
-    weight = gram.refit(linear.weight.detach(), columns, damping)
+    weight = gram.refit(linear.weight.detach(), columns, damping) if fitted is None else fitted[:, columns]
     _cut(adapter, layer, part, chosen)
     with torch.no_grad():
         output_projection(adapter, layer, part).weight.copy_(weight)

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.calibration.sensitivity import Metrics
 from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.pruning.allocation import Ladder
-from secateur.pruning.cutting import halves_towards_uncut, removals_towards
+from secateur.pruning.cutting import halves_towards_uncut, part_removals
 from secateur.pruning.units import output_projection
 
 HalfName = tuple[int, Part]
@@ -92,7 +92,7 @@ def cut_with_candidates(
         taken = ladder.removed_units()
         more = sum(ladder.units[: narrower_steps(ladder)]) if narrower else taken
         metric = metrics[half.index][half.part] if metrics else None
-        removals = removals_towards(adapter, layer, half.part, half.gram, damping, more, [taken, more], metric)
+        removals = part_removals(adapter, layer, half.part, half.gram, damping, more, [taken, more], metric)
         present, less = (removals.weights[units].to(linear.weight) for units in (taken, more))
         found[name] = Candidates(removals.blocks[:taken], present, less if more > taken else None)
         linear.weight.data = present
