@@ -11,8 +11,8 @@ from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.sparsity import Pattern
-from secateur.sparsity.admm import admm
-from secateur.sparsity.quota import Quota
+from secateur.sparsity.admm import ScaledHessian, admm
+from secateur.sparsity.quota import Quota, kth_lowest
 from secateur.sparsity.scores import wanda
 from secateur.sparsity.sparsegpt import sparsegpt
 
@@ -25,6 +25,10 @@ def problem(seed: int, rows: int = 6, columns: int = 8) -> tuple[Tensor, Tensor]
     hessian = inputs.T @ inputs
     hessian.diagonal().add_(0.01 * hessian.diagonal().mean())
     return torch.randn(rows, columns, generator=generator, dtype=torch.float64), hessian
+
+
+def scaled(hessian: Tensor) -> ScaledHessian:
+    return ScaledHessian.of(hessian.float(), torch.zeros(len(hessian)))
 
 
 def loss(weight: Tensor, sparse: Tensor, hessian: Tensor) -> Tensor:
@@ -56,7 +60,7 @@ def brute_force(weight: Tensor, hessian: Tensor, zeros: int) -> Tensor:
 def test_admm_is_near_the_best_of_all_supports_and_solves_its_own(seed: int) -> None:
     weight, hessian = problem(seed)
     quota = Quota(6, 8, 6 * 4)
-    sparse = admm(weight, hessian, hessian @ weight.T, quota, polishing=8)
+    sparse = admm(weight, scaled(hessian), hessian @ weight.T, quota, polishing=8)
     assert int((sparse == 0).sum()) == 24
     expected = torch.stack([best_on(row != 0, old, hessian) for row, old in zip(sparse, weight, strict=True)])
     torch.testing.assert_close(sparse.double(), expected, rtol=2e-3, atol=2e-3)
@@ -90,7 +94,7 @@ def test_admm_leaves_less_than_the_others(seed: int) -> None:
     masked = weight * quota.keep(wanda(weight, hessian.diagonal().sqrt()))
     refitted, *others = (
         loss(weight, sparse, hessian).sum()
-        for sparse in (admm(weight, hessian, hessian @ weight.T, quota), sparsegpt(weight, hessian, quota), masked)
+        for sparse in (admm(weight, scaled(hessian), hessian @ weight.T, quota), sparsegpt(weight, hessian, quota), masked)
     )
     assert refitted < 0.6 * min(others)
 
@@ -127,7 +131,7 @@ def test_every_group_of_a_pattern_has_its_zeros(kept: int, group: int, method: s
     sparse = {
         "mask": lambda: weight * quota.keep(weight.abs()),
         "sparsegpt": lambda: sparsegpt(weight, hessian, quota, block_size=9),
-        "admm": lambda: admm(weight, hessian, hessian @ weight.T, quota),
+        "admm": lambda: admm(weight, scaled(hessian), hessian @ weight.T, quota),
     }[method]()
     assert ((sparse.view(5, -1, group) == 0).sum(-1) == group - kept).all()
     assert quota.zeros == int((sparse == 0).sum())
@@ -142,3 +146,11 @@ def test_patterns_that_are_none(text: str) -> None:
 def test_a_pattern_must_divide_the_width() -> None:
     with pytest.raises(InputError, match=r"the pattern 2:7 does not divide the input width 24 of down_proj"):
         Quota.of_pattern(3, 24, Pattern(2, 7), "down_proj")
+
+
+@pytest.mark.parametrize("kind", ["normal", "few values", "sorted"])
+@pytest.mark.parametrize("k", [1, 1000, 150_001, 299_999, 300_000])
+def test_the_kth_lowest_of_many_is_that_of_a_sort(kind: str, k: int) -> None:
+    scores = torch.randn(300_000, generator=torch.Generator().manual_seed(1)).abs()
+    scores = {"normal": scores, "few values": (3 * scores).round(), "sorted": scores.sort().values}[kind]
+    assert kth_lowest(scores, k) == scores.sort().values[k - 1]

@@ -104,15 +104,12 @@ class Moments:
         inputs.diagonal().add_(ridge)
         return inputs, ridge
 
-    def damped_by_input(self, damping: float) -> tuple[Tensor, Tensor]:
-        """XᵀX + Λ in float64 with Λ = `damping` times its diagonal, and the diagonal of Λ, (in_features,).
+    def ridge_by_input(self, damping: float) -> Tensor:
+        """`damping` times the diagonal of XᵀX, (in_features,).
 
         Where a few inputs are far larger than the others, one ridge for all would hold those others fast.
         """
-        inputs = self.inputs.double()
-        ridge = damping * inputs.diagonal().clamp_min(torch.finfo(torch.float32).tiny)
-        inputs.diagonal().add_(ridge)
-        return inputs, ridge
+        return damping * self.inputs.diagonal().clamp_min(torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

@@ -5,77 +5,111 @@ the weights left, are of ALPS, Meng et al. 2024, "ALPS: Improved Optimization fo
 Large Language Models".
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from secateur.sparsity.quota import Quota
 
+PRECISION = 1e-6  # of conjugate gradients: they end once a step wins so small a part of what the weights explain
+
+WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
+
+
+@dataclass(frozen=True)
+class ScaledHessian:
+    """H = XᵀX + Λ with the inputs scaled to norm 1, for all matrices that have these inputs.
+
+    Attributes:
+        matrix: S H S with S = diag(H)^(-1/2), (in_features, in_features), float32.
+        norms: √diag(H), (in_features,).
+    """
+
+    matrix: Tensor
+    norms: Tensor
+
+    @classmethod
+    def of(cls, moments: Tensor, ridge: Tensor) -> "ScaledHessian":
+        """From XᵀX, (in_features, in_features) float32, which becomes the matrix, and Λ's diagonal, (in_features,)."""
+        norms = (moments.diagonal().double() + ridge).sqrt().float()
+        moments.div_(norms).div_(norms[:, None]).diagonal().fill_(1)
+        return cls(moments, norms)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """(S H S + I)⁻¹, (in_features, in_features)."""
+        by_columns = self.matrix.clone().mT
+        by_columns.diagonal().add_(1)
+        info = torch.empty((), dtype=torch.int32, device=by_columns.device)
+        torch.linalg.cholesky_ex(by_columns, check_errors=True, out=(by_columns, info))
+        return torch.cholesky_inverse(by_columns, out=by_columns)
+
 
 def admm(
-    weight: Tensor,
-    hessian: Tensor,
-    cross: Tensor,
-    quota: Quota,
-    iterations: int = 20,
-    growing: int = 15,
-    polishing: int = 20,
+    weight: Tensor, hessian: ScaledHessian, cross: Tensor, quota: Quota, iterations: int = 15, polishing: int = 20
 ) -> Tensor:
     """Prune a matrix so that ‖X Vᵀ − T‖² is small over weights V with the zeros of the quota.
 
     Inputs are scaled to unit norm, so that |V| is Wanda's score. V and its sparse copy Z are drawn together by the
-    multipliers U: V = (H + ρI)⁻¹ (XᵀT + ρ(Z − U)), Z = mask · (V + U), U += V − Z.
+    multipliers U: Z = mask · (V + U), U += V − Z, V = (H + ρI)⁻¹ (XᵀT + ρ(Z − U)). Z and U share no entry: what is
+    kept of V + U is Z, and the rest is U.
 
     Args:
         weight: where to begin, (out_features, in_features).
-        hessian: H = XᵀX + λI, (in_features, in_features).
+        hessian: H, of the inputs, (in_features, in_features).
         cross: XᵀT, (in_features, out_features); H Wᵀ where the outputs before the cut are the target.
         quota: how many zeros.
-        iterations: of ADMM.
-        growing: the first of them in which the zeros grow, by a cubic, to the quota's number.
-        polishing: steps of conjugate gradients with the mask held.
+        iterations: of ADMM; the zeros grow, by a cubic, to the quota's number in the last.
+        polishing: steps of conjugate gradients with the mask held, at most.
 
     Returns:
         The weights left, with zeros, (out_features, in_features) float32. What was zero before stays zero.
     """
-    norms = hessian.diagonal().sqrt()
-    scaled = (hessian / norms / norms[:, None]).float()  # (in, in), diagonal 1
-    goal = (cross / norms[:, None]).T.float()  # (out, in)
-    identity = torch.eye(len(norms), device=norms.device, dtype=torch.float64)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(scaled.double() + identity)).float()
-    left = weight.float() * norms.float()  # V, (out, in)
-    dual = torch.zeros_like(left)  # U
-    allowed = weight != 0
+    goal = (cross / hessian.norms[:, None]).T.float()  # (out, in)
+    moved = weight.float() * hessian.norms  # V + U, (out, in)
+    allowed, scores = weight != 0, torch.empty_like(moved)
+    chunks = torch.arange(len(moved)).split(max(1, WEIGHTS_AT_ONCE // moved.shape[1]))
+    some = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in chunks]
     for iteration in range(iterations):
-        if iteration < growing:
-            done = 1 - (1 - (iteration + 1) / growing) ** 3
-            keep = quota.share(done).keep((left + dual).abs(), allowed)
-        sparse = (left + dual) * keep  # Z
-        dual = dual + left - sparse
-        left = (goal + sparse - dual) @ inverse
-    sparse = (left + dual) * keep
-    return polished(sparse, scaled, goal, keep, polishing) / norms.float()
+        done = 1 - (1 - (iteration + 1) / iterations) ** 3
+        keep = quota.share(done).keep(torch.abs(moved, out=scores), allowed)
+        if iteration + 1 == iterations:
+            break
+        for rows in some:
+            dual = moved[rows].masked_fill(keep[rows], 0)  # U
+            right = moved[rows].sub_(dual, alpha=2).add_(goal[rows])  # XᵀT + Z − U
+            moved[rows] = dual.addmm_(right, hessian.inverse)
+    del scores
+    moved.mul_(keep)
+    for rows in some:
+        polish(moved[rows], hessian.matrix, goal[rows], keep[rows], polishing)
+    return moved.div_(hessian.norms)
 
 
-def polished(weight: Tensor, hessian: Tensor, goal: Tensor, keep: Tensor, steps: int) -> Tensor:
+def polish(weight: Tensor, hessian: Tensor, goal: Tensor, keep: Tensor, steps: int) -> None:
     """Conjugate gradients on tr(V H Vᵀ) − 2 tr(V Gᵀ) over the weights kept, all rows at once, each with its own step.
 
     Args:
-        weight: where to begin, zero where `keep` is False, (out, in).
+        weight: where to begin, zero where `keep` is False, (out, in); changed in place.
         hessian: H, with a diagonal of ones, (in, in).
         goal: G, (out, in).
         keep: (out, in).
-        steps: how many; as many as a row has weights left would be exact.
+        steps: how many at most; as many as a row has weights left would be exact.
     """
-    residual = (goal - weight @ hessian) * keep
-    direction = residual
+    residual = (goal - weight @ hessian).mul_(keep)
+    direction = residual.clone()
     size = residual.square().sum(1, keepdim=True)  # (out, 1)
+    enough = PRECISION * (weight * goal).sum()
     tiny = torch.finfo(torch.float32).tiny
     for _ in range(steps):
-        image = (direction @ hessian) * keep
+        image = (direction @ hessian).mul_(keep)
         step = size / (direction * image).sum(1, keepdim=True).clamp_min(tiny)
-        weight = weight + step * direction
-        residual = residual - step * image
+        weight.addcmul_(step, direction)
+        if (step * size).sum() <= enough:
+            break
+        residual.addcmul_(step, image, value=-1)
         after = residual.square().sum(1, keepdim=True)
-        direction = residual + after / size.clamp_min(tiny) * direction
+        direction.mul_(after / size.clamp_min(tiny)).add_(residual)
         size = after
-    return weight

@@ -12,7 +12,7 @@ from secateur.console import track
 from secateur.distributed import broadcast, process_count, process_number
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
-from secateur.sparsity.admm import admm
+from secateur.sparsity.admm import ScaledHessian, admm
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.quota import Quota
 from secateur.sparsity.scores import magnitude, wanda
@@ -116,16 +116,17 @@ def _refit(
     Args:
         linears: projections with the same inputs.
         quotas: their zeros.
-        gram: second moments of the inputs, and with what is aimed at.
+        gram: second moments of the inputs, and with what is aimed at; used up.
         config: how.
         towards: for a projection XᵀT, (in_features, out_features), out of the gram's cross moments.
     """
 
+    ridge = gram.ridge_by_input(config.ridge)
+    hessian = ScaledHessian.of(gram.inputs, ridge)
+
     def solve(linear: nn.Linear) -> Tensor:
-        damped, ridge = gram.damped_by_input(config.ridge)
-        cross = towards(linear, gram.cross).double()
-        goal = cross + ridge[:, None] * linear.weight.double().T  # (in_features, out_features)
-        return admm(linear.weight, damped, goal, quotas[linear])
+        goal = towards(linear, gram.cross) + ridge[:, None] * linear.weight.float().T  # (in_features, out_features)
+        return admm(linear.weight, hessian, goal, quotas[linear])
 
     _share_out(linears, solve)
 

@@ -1,5 +1,6 @@
 """How many weights of a matrix become zero, and where they may lie."""
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -7,6 +8,9 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+
+
+SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Quota:
         Returns:
             Booleans, (rows, columns), with exactly `zeros` that are False, or as many more as are not allowed.
         """
-        if allowed is not None:
+        if allowed is not None and not allowed.all():
             return self.keep(scores.where(allowed, -1.0)) & allowed
         if self.pattern is not None:
             groups = scores.reshape(-1, self.pattern.group)
@@ -97,14 +101,39 @@ class Quota:
         return torch.cat([_keep_highest(scores[:more], lost + 1), _keep_highest(scores[more:], lost)])
 
 
+def kth_lowest(scores: Tensor, k: int) -> Tensor:
+    """The k-th lowest of many numbers, (count,), k from 1: `kthvalue`, among a few that a sample singles out.
+
+    Floyd & Rivest 1975, "Expected Time Bounds for Selection".
+    """
+    if len(scores) <= 4 * SAMPLE:
+        return scores.kthvalue(k).values
+    picked = torch.randint(len(scores), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+    sample = scores[picked.to(scores.device)].sort().values
+    middle, margin = k * SAMPLE // len(scores), 2 * math.isqrt(SAMPLE)  # four standard deviations at the median
+    low = sample[middle - margin] if middle > margin else sample.new_tensor(-math.inf)
+    high = sample[middle + margin] if middle + margin < SAMPLE else sample.new_tensor(math.inf)
+    below = int((scores < low).sum())
+    among = scores[(scores >= low) & (scores <= high)]
+    if below < k <= below + len(among):
+        return among.kthvalue(k - below).values
+    return scores.kthvalue(k).values
+
+
 def _keep_highest(scores: Tensor, lost: int) -> Tensor:
-    """True but for the `lost` lowest of each row of `scores` (rows, columns)."""
+    """True but for the `lost` lowest of each row of `scores` (rows, columns); of equal scores the first ones go."""
     if lost == 0 or len(scores) == 0:
         return torch.ones_like(scores, dtype=torch.bool)
-    keep = scores > scores.kthvalue(lost, dim=1, keepdim=True).values
-    # Equal scores at the threshold: the first ones go.
-    (tied,) = (keep.sum(1) != scores.shape[1] - lost).nonzero(as_tuple=True)
+    if len(scores) == 1:
+        threshold = kth_lowest(scores[0], lost)[None, None]
+    else:
+        threshold = scores.kthvalue(lost, dim=1, keepdim=True).values
+    keep = scores > threshold
+    more = scores.shape[1] - lost - keep.sum(1)  # of those at the threshold stay
+    (tied,) = more.nonzero(as_tuple=True)
     if len(tied):
-        order = scores[tied].argsort(dim=1, stable=True)
-        keep[tied] = torch.ones_like(order, dtype=torch.bool).scatter(1, order[:, :lost], False)
+        row, column = (scores[tied] == threshold[tied]).nonzero(as_tuple=True)
+        from_the_end = row.bincount().cumsum(0)[row] - torch.arange(len(row), device=row.device)  # 1 for a row's last
+        stay = from_the_end <= more[tied][row]
+        keep[tied[row[stay]], column[stay]] = True
     return keep
