@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.sparsity.quota import Quota
 
-PRECISION = 1e-6  # of conjugate gradients: they end once a step wins so small a part of what the weights explain
+PRECISION = 1e-4  # of conjugate gradients: they end once a step wins so small a part of what all of them have won
 
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
 
@@ -40,11 +40,11 @@ class ScaledHessian:
     @cached_property
     def inverse(self) -> Tensor:
         """(S H S + I)⁻¹, (in_features, in_features)."""
-        by_columns = self.matrix.clone().mT
+        by_columns = self.matrix.double().mT  # as LAPACK wants it, which works in its place
         by_columns.diagonal().add_(1)
         info = torch.empty((), dtype=torch.int32, device=by_columns.device)
         torch.linalg.cholesky_ex(by_columns, check_errors=True, out=(by_columns, info))
-        return torch.cholesky_inverse(by_columns, out=by_columns)
+        return torch.cholesky_inverse(by_columns, out=by_columns).float()
 
 
 def admm(
@@ -101,13 +101,15 @@ def polish(weight: Tensor, hessian: Tensor, goal: Tensor, keep: Tensor, steps: i
     residual = (goal - weight @ hessian).mul_(keep)
     direction = residual.clone()
     size = residual.square().sum(1, keepdim=True)  # (out, 1)
-    enough = PRECISION * (weight * goal).sum()
+    won = torch.zeros((), device=weight.device)
     tiny = torch.finfo(torch.float32).tiny
     for _ in range(steps):
         image = (direction @ hessian).mul_(keep)
         step = size / (direction * image).sum(1, keepdim=True).clamp_min(tiny)
         weight.addcmul_(step, direction)
-        if (step * size).sum() <= enough:
+        wins = (step * size).sum()
+        won += wins
+        if wins <= PRECISION * won:
             break
         residual.addcmul_(step, image, value=-1)
         after = residual.square().sum(1, keepdim=True)
