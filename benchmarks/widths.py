@@ -121,7 +121,9 @@ def in_own_process(run: str, hidden: int, checkout: Path, options: argparse.Name
     command += ["--threads", str(options.threads), "--seed", str(options.seed)]
     command += ["--dtype", options.dtype] if options.dtype else []
     settings = {**os.environ, "PYTHONPATH": str(checkout / "src"), "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=settings)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=settings
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -227,7 +229,6 @@ def least(step: str, hidden: int) -> float | None:
     """Floating-point operations a layer of a step's mathematics; None where it has none but the pass and scores."""
     key_value = 128 * min(8, hidden // 128)
     wide = 7 * hidden // 2
-    first = {hidden: hidden + 2 * key_value, wide: 0}  # outputs of the projections of the hidden states
     passing = 2 * TOKENS * (hidden * (2 * hidden + 2 * key_value) + 3 * hidden * wide)
     if step == "prune: scores":  # forward and back for what the loss minds; each half's removals, all but one
         return 4 * passing + sum(_moments(n) + n**3 + n**3 / 3 + n * n * hidden for n in (hidden, wide))
@@ -238,7 +239,6 @@ def least(step: str, hidden: int) -> float | None:
         return 2 * passing + sum(_moments(n) + 2 * TOKENS * n * hidden for n in (hidden, wide)) + solving + removing
     inputs = {"qkv": (hidden, hidden + 2 * key_value), "o": (hidden, hidden), "mlp": (hidden, 2 * wide)}
     inputs["down"] = (wide, hidden)
-    del first
     if step == "sparsify: wanda":
         return passing
     if step == "sparsify: sparsegpt":
@@ -257,9 +257,9 @@ def _moments(size: int) -> float:
 
 def show(found: dict[int, dict[str, Figures]], with_baseline: bool) -> None:
     names = ["this", *(["baseline"] if with_baseline else [])]
-    table = Table(title="seconds and GB a layer")
+    table = Table(title="seconds a layer, and GB of the step")
     for column in ("hidden", "step", *(f"s, {name}" for name in names), *(f"GB, {name}" for name in names)):
-        table.add_column(column, justify="left" if column == "step" else "right")
+        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=column == "step")
     for column in (*(("faster", "memory") if with_baseline else ()), "forward", "least"):
         table.add_column(column, justify="right")
     for hidden, steps in found.items():
@@ -267,7 +267,7 @@ def show(found: dict[int, dict[str, Figures]], with_baseline: bool) -> None:
             cells = [f"{figure[name]['seconds']:.2f}" for name in names]
             cells += [f"{figure[name]['bytes'] / 1e9:.2f}" for name in names]
             if with_baseline:
-                cells += [f"{figure['baseline'][key] / figure['this'][key]:.2f}" for key in ("seconds",)]
+                cells += [f"{figure['baseline']['seconds'] / figure['this']['seconds']:.2f}"]
                 cells += [f"{figure['this']['bytes'] / figure['baseline']['bytes']:.2f}"]
             cells += [f"{figure[key]['seconds']:.2f}" if key in figure else "" for key in ("forward", "least")]
             table.add_row(str(hidden), step, *cells)

@@ -256,7 +256,7 @@ def test_sensitivity_is_that_of_the_gradient(tiny_model: Models) -> None:
 def test_a_metric_weighs_directions_by_the_gradient(tiny_model: Models) -> None:
     model = tiny_model()
     windows = torch.randint(0, 256, (8, 16), generator=torch.Generator().manual_seed(0))
-    root = loss_metrics(model, windows, batch_size=2)[3]["mlp"]
+    root = loss_metrics(model, windows, batch_size=2).of(3, "mlp")
     gradient = gradient_behind_the_last_layer(model, windows)
     error = torch.randn(64, generator=torch.Generator().manual_seed(1))
     along, mean = (gradient @ error).square().mean(), gradient.square().sum(-1).mean() / 64

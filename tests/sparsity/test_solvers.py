@@ -94,7 +94,11 @@ def test_admm_leaves_less_than_the_others(seed: int) -> None:
     masked = weight * quota.keep(wanda(weight, hessian.diagonal().sqrt()))
     refitted, *others = (
         loss(weight, sparse, hessian).sum()
-        for sparse in (admm(weight, scaled(hessian), hessian @ weight.T, quota), sparsegpt(weight, hessian, quota), masked)
+        for sparse in (
+            admm(weight, scaled(hessian), hessian @ weight.T, quota),
+            sparsegpt(weight, hessian, quota),
+            masked,
+        )
     )
     assert refitted < 0.6 * min(others)
 

@@ -1,6 +1,7 @@
 """How much the loss minds an error in the residual stream after each half of each layer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,13 +11,27 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import layer_arguments, move
+from secateur.calibration.streaming import DiskTensors, layer_arguments, move
 from secateur.console import track
 from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import PARTS, Part, adapter_of
 
 LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
-Metrics = Sequence[Mapping[Part, Tensor]]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """R of each half of each layer, on the disk: together they are larger than most of the model.
+
+    Attributes:
+        tensors: (hidden_size, hidden_size) each, first layer 0's attention, then its MLP, then layer 1's.
+    """
+
+    tensors: MutableSequence[Tensor]
+
+    def of(self, layer: int, part: Part) -> Tensor:
+        """R after half a layer, (hidden_size, hidden_size), upper triangular."""
+        return self.tensors[len(PARTS) * layer + PARTS.index(part)]
 
 
 def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, float]]:
@@ -39,7 +54,7 @@ def stream_sensitivity(model: PreTrainedModel, windows: Tensor, batch_size: int)
     return _by_layer((all_reduce_sum(squares) / (2 * windows.numel() * model.config.hidden_size)).tolist())
 
 
-def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, Tensor]]:
+def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> Metrics:
     """As `stream_sensitivity`, for errors whose direction is known.
 
     Args:
@@ -52,14 +67,16 @@ def loss_metrics(model: PreTrainedModel, windows: Tensor, batch_size: int) -> li
         hidden_size), upper triangular. Of each direction it holds a tenth of the mean over all at least.
     """
     size = model.config.hidden_size
-    moments = [torch.zeros(size, size) for _ in range(2 * len(adapter_of(model).layers(model)))]
+    count = len(PARTS) * len(adapter_of(model).layers(model))
+    moments = DiskTensors(torch.zeros(size, size) for _ in range(count))
     for gradients in _stream_gradients(model, windows, batch_size):
         for position, gradient in enumerate(gradients):
             flat = gradient.float().flatten(0, -2)  # (tokens, hidden_size)
             moments[position] = moments[position].to(flat.device).addmm_(flat.T, flat)
-    for position, moment in enumerate(moments):
-        moments[position] = _root(all_reduce_sum(moment) / (2 * windows.numel()))
-    return _by_layer(moments)
+    place = model.device
+    for position in range(count):
+        moments[position] = _root(all_reduce_sum(moments[position].to(place)) / (2 * windows.numel()))
+    return Metrics(moments)
 
 
 def _root(moment: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def sensitivity_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: i
     return stream_sensitivity(model, spread(windows, SENSITIVITY_WINDOWS), max(1, batch_size // 4))
 
 
-def metrics_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, Tensor]]:
+def metrics_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: int) -> Metrics:
     """As `sensitivity_of_layers`, for each direction of the error: see `loss_metrics`."""
     return loss_metrics(model, spread(windows, METRIC_WINDOWS), max(1, batch_size // 4))
 
@@ -61,7 +61,7 @@ def obs_scores(
             linear = output_projection(adapter, layer, part)
             inputs = stream.stored(stream.inputs(index, _half(stream, index, part), linear))
             moments = Moments.of(batch.flatten(0, -2) for batch in onto(inputs, linear.weight.device))
-            metric = metrics[index][part] if metrics else None
+            metric = metrics.of(index, part) if metrics else None
             removals = part_removals(adapter, layer, part, moments, damping, metric=metric)
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
             layer_scores[part] = PartScores(removals.blocks, costs)
@@ -152,7 +152,7 @@ def cut_and_refit(
         layer, part = adapter.layers(model)[half.index], half.part
         units = counts.get((half.index, part), 0)
         known = scores[half.index].get(part) if scores else None
-        metric = metrics[half.index][part] if metrics else None
+        metric = metrics.of(half.index, part) if metrics else None
         fitted: Tensor | None = None
         if known or not units:
             chosen = known.order[:units] if known else torch.empty(0, dtype=torch.long)

@@ -106,11 +106,17 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
             tokens = batch.to(model.device)
             hidden = adapter.body(model)(tokens, use_cache=False).last_hidden_state
             chunked_loss(model, hidden, tokens).div(windows.numel()).backward()
-        values = {linear: (linear.weight * _gradient(linear)).detach().abs().float() for linear in linears}
-    return [
-        {part: PartScores.from_unit_scores(unit_sums(adapter, layer, part, values)) for part in PARTS}
-        for layer in layers
-    ]
+        return [
+            {part: PartScores.from_unit_scores(_products(adapter, layer, part)) for part in PARTS} for layer in layers
+        ]
+
+
+@torch.no_grad()
+def _products(adapter: Adapter, layer: nn.Module, part: Part) -> Tensor:
+    """Σ |w · ∂L/∂w| over each unit of half a layer, (units,)."""
+    linears = adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer)
+    values = {linear: (linear.weight * _gradient(linear)).abs().float() for linear in linears}
+    return unit_sums(adapter, layer, part, values)
 
 
 def _gradient(linear: nn.Linear) -> Tensor:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from secateur.errors import InputError
 
-
 SAMPLE = 1 << 16
 
 

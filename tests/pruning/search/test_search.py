@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError, OutputError
 from secateur.models import count_parameters, save
+from secateur.models.adapters import adapter_of
 from secateur.pruning import prune
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import cut_and_refit
@@ -26,7 +27,7 @@ from secateur.pruning.search import Round, SearchConfig, search
 from secateur.pruning.search.candidates import HalfName, cut_with_candidates, narrowed, uncut_again
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText
-from secateur.pruning.units import part_shapes
+from secateur.pruning.units import output_projection, part_shapes
 from secateur.report import search_table
 from secateur.runs import searching
 
@@ -95,9 +96,11 @@ def changes_seen_and_expected(
     watched, uncut = Watched.by(model, held_out, 2), log_probabilities(model, held_out)
     with uncut_again(model):
         cut = cut_with_candidates(model, ladders, fitted, 4, 0.2)
-        for half in cut.values():
+        adapter = adapter_of(model)
+        for (layer, part), half in cut.items():
             if half.narrower is not None:
-                half.narrower = half.present.lerp(half.narrower, part_of_the_way)
+                present = output_projection(adapter, adapter.layers(model)[layer], part).weight.detach()
+                half.narrower = present.lerp(half.narrower(), part_of_the_way).clone
         expected = expected_changes(model, cut, watched, seed=0)
         now = kl_divergence(model, uncut, held_out)
         assert divergence(model, watched) == pytest.approx(now, rel=1e-3, abs=1e-6)

@@ -4,15 +4,17 @@ So the model keeps its shape while cuts are tried, and a half is moved to anothe
 projection.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.calibration.sensitivity import Metrics
+from secateur.calibration.streaming import DiskTensors
 from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import halves_towards_uncut, part_removals
@@ -24,32 +26,30 @@ MOVES = 16  # a half is tried narrower by a sixteenth of its steps
 
 @dataclass
 class Candidates:
-    """Half a layer cut to its present width and to a narrower one, each re-fitted.
+    """Half a layer cut to its present width, which the model has, and to a narrower one, each re-fitted.
 
     Both projections are (out_features, in_features), with zero columns for the units that are gone.
 
     Attributes:
         units: those that are gone.
-        present: the output projection at the present width.
-        narrower: the output projection at the narrower one; None where nothing is left to go.
+        narrower: reads the output projection at the narrower width from the disk; None where nothing is left to go.
     """
 
     units: Tensor
-    present: Tensor
-    narrower: Tensor | None
+    narrower: Callable[[], Tensor] | None
 
 
 @contextmanager
 def uncut_again(model: PreTrainedModel) -> Iterator[None]:
-    """Put every output projection back when the block ends."""
+    """Put every output projection back when the block ends. Meanwhile they lie on the disk."""
     adapter = adapter_of(model)
     linears = [output_projection(adapter, layer, part) for layer in adapter.layers(model) for part in PARTS]
-    weights = [linear.weight.detach() for linear in linears]
+    weights = DiskTensors(linear.weight.detach() for linear in linears)
     try:
         yield
     finally:
         for linear, weight in zip(linears, weights, strict=True):
-            linear.weight.data = weight
+            linear.weight.data.copy_(weight)
 
 
 @torch.no_grad()
@@ -80,22 +80,25 @@ def cut_with_candidates(
     """
     adapter = adapter_of(model)
     found: dict[HalfName, Candidates] = {}
+    stored = DiskTensors()
     for half in halves_towards_uncut(model, windows, batch_size):
         name = (half.index, half.part)
         layer = adapter.layers(model)[half.index]
         linear = output_projection(adapter, layer, half.part)
         if name not in ladders:
             everything = torch.arange(linear.in_features, device=linear.weight.device)
-            linear.weight.data = half.gram.refit(linear.weight.detach(), everything, damping).to(linear.weight)
+            linear.weight.data.copy_(half.gram.refit(linear.weight.detach(), everything, damping))
             continue
         ladder = ladders[name]
         taken = ladder.removed_units()
         more = sum(ladder.units[: narrower_steps(ladder)]) if narrower else taken
-        metric = metrics[half.index][half.part] if metrics else None
+        metric = metrics.of(half.index, half.part) if metrics else None
         removals = part_removals(adapter, layer, half.part, half.gram, damping, more, [taken, more], metric)
-        present, less = (removals.weights[units].to(linear.weight) for units in (taken, more))
-        found[name] = Candidates(removals.blocks[:taken], present, less if more > taken else None)
-        linear.weight.data = present
+        linear.weight.data.copy_(removals.weights[taken])
+        found[name] = Candidates(removals.blocks[:taken], None)
+        if more > taken:
+            stored.append(removals.weights[more].to(linear.weight))
+            found[name].narrower = partial(stored.__getitem__, len(stored) - 1)
     return found
 
 
@@ -106,11 +109,12 @@ def narrowed(model: PreTrainedModel, name: HalfName, half: Candidates) -> Iterat
         raise ValueError("the half has nothing left to lose")
     adapter = adapter_of(model)
     linear = output_projection(adapter, adapter.layers(model)[name[0]], name[1])
-    linear.weight.data = half.narrower
+    present = linear.weight.detach().clone()
+    linear.weight.data.copy_(half.narrower())
     try:
         yield
     finally:
-        linear.weight.data = half.present
+        linear.weight.data.copy_(present)
 
 
 def narrower_steps(ladder: Ladder) -> int:

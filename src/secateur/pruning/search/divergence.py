@@ -85,12 +85,13 @@ def expected_changes(
     """
     # Drawn for all windows at once, so that several processes draw what one does.
     chances = torch.rand(watched.windows.shape, generator=torch.Generator().manual_seed(seed))
-    differences = {name: half.narrower - half.present for name, half in cut.items() if half.narrower is not None}
-    slopes, curvatures = torch.zeros(2, len(differences), dtype=torch.float64)
+    movable = {name: half.narrower for name, half in cut.items() if half.narrower is not None}
+    slopes, curvatures = torch.zeros(2, len(movable), dtype=torch.float64)
+    adapter = adapter_of(model)
     batches = (shared_batches(tensor, watched.batch_size) for tensor in (watched.windows, chances))
     with only_gradients_of(model, []):
         for tokens, chance, uncut in track(list(zip(*batches, watched.uncut, strict=True)), "Measuring the cut"):
-            with _projection_inputs(model, differences) as inputs:
+            with _projection_inputs(model, movable) as inputs:
                 streams = residual_streams(model, tokens.to(model.device), recompute=False)
             final = final_states(model, streams[-1])
             pulls, draws = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
@@ -98,13 +99,14 @@ def expected_changes(
             towards = _take_gradients(streams)
             final.backward(draws)
             drawn = _take_gradients(streams)
-            for position, (name, difference) in enumerate(differences.items()):
+            for position, (name, narrower) in enumerate(movable.items()):
                 where = 2 * name[0] + PARTS.index(name[1])
-                added = nn.functional.linear(inputs[name], difference.to(inputs[name].device)).float()
+                present = output_projection(adapter, adapter.layers(model)[name[0]], name[1]).weight.detach()
+                added = nn.functional.linear(inputs[name], narrower().to(present.device) - present).float()
                 slopes[position] += (towards[where].float() * added).sum().item()
                 curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
     changes = all_reduce_sum(slopes + curvatures) / watched.windows.numel()
-    return dict(zip(differences, changes.tolist(), strict=True))
+    return dict(zip(movable, changes.tolist(), strict=True))
 
 
 def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
