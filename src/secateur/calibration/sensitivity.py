@@ -15,6 +15,7 @@ from secateur.calibration.streaming import DiskTensors, layer_arguments, move
 from secateur.console import track
 from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import PARTS, Part, adapter_of
+from secateur.models.streamed import release, streamed
 
 LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
 
@@ -116,12 +117,15 @@ def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = T
     for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
         place = next(layer.parameters()).device
         hidden, extra = hidden.to(place), move(extra, place)
+        if streamed(model):  # the backward pass is through with a layer once it reaches what went into it
+            hidden.register_hook(lambda _, layer=layer: release(model, layer))
         for half, arguments in ((adapter.attention_half, (extra,)), (adapter.mlp_half, ())):
             if recompute:
                 hidden = checkpoint(half, layer, hidden, *arguments, use_reentrant=False)
             else:
                 hidden = half(layer, hidden, *arguments)
             streams.append(hidden)
+        release(model, layer)
     for stream in streams:
         stream.retain_grad()
     return streams

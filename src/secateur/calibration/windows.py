@@ -9,9 +9,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.own_text import own_text
+from secateur.calibration.streaming import Offload
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.errors import InputError
-from secateur.models.options import LARGEST_SEED, LoadOptions, no_number
+from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
+from secateur.models.streamed import streamed
 
 
 class LayerRange(BaseModel):
@@ -64,6 +66,14 @@ class CalibratedConfig(LayerRange, LoadOptions):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
 
 
+class StreamedConfig(StreamOptions, CalibratedConfig):
+    """What cuts can be told that work on a model larger than memory."""
+
+    offload: Offload = Field(
+        default="none", description="Where calibration activations wait between layers: with the model, cpu, or disk."
+    )
+
+
 class Calibration(NamedTuple):
     """Windows to fit a cut to.
 
@@ -89,7 +99,12 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config
 
     Raises:
         DataError: the corpus is not there or shorter than one window.
+        InputError: the model is streamed and is to write text.
     """
+    if config.own_text and streamed(model):
+        raise InputError(
+            "a streamed model does not write text: each token would read all of its files; pass --own-text 0"
+        )
     corpus = load_corpus(config.calibration, "train")
     own = int(config.own_text * config.samples)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)

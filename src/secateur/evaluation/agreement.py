@@ -20,6 +20,7 @@ from secateur.evaluation.evaluate import (
     corpus_windows,
     load_texts,
     measure_quality,
+    measures_speed,
     speed_options,
 )
 from secateur.evaluation.modes import input_device, weight_bytes
@@ -82,7 +83,7 @@ def compare_models(names: Sequence[str], config: EvaluateConfig | None = None) -
         baseline_windows = baseline_windows or windows
         _warn_of_other_tokens(candidate, windows, baseline_windows)
         evaluations.append(evaluation)
-        if config.speed:
+        if measures_speed(model, config):
             held.append((evaluation, model))
         del model
     _measure_held(held, config)

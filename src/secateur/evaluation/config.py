@@ -4,10 +4,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from secateur.models.options import LARGEST_SEED, LoadOptions
+from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions
 
 
-class EvaluateConfig(LoadOptions):
+class EvaluateConfig(StreamOptions):
     """What is measured, and on which text."""
 
     data: list[str] = Field(

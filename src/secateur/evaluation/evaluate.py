@@ -1,5 +1,6 @@
 """Everything that is measured of one model."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import Corpus, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
+from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device
 from secateur.evaluation.perplexity import perplexity
@@ -20,6 +22,9 @@ from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
+from secateur.models.streamed import streamed
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -105,12 +110,28 @@ def evaluate(
     evaluation = measure_quality(model, windows, corpora, config, name)
     evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
     evaluation.size_bytes = size_bytes
-    if config.speed:
+    if measures_speed(model, config):
         barrier()
         if is_first():
             evaluation.add_speed(measure_speed(model, **speed_options(config)))
         barrier()
     return evaluation
+
+
+def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -> bool:
+    """Whether a model's speed is to be measured: not that of a streamed one, which is the disk's.
+
+    Raises:
+        InputError: the model is streamed, and more is asked for than perplexity.
+    """
+    if not streamed(underlying(model)):
+        return config.speed
+    if config.tasks or (config.speed and "speed" in config.model_fields_set):
+        raise InputError(
+            "of a streamed model only perplexity is measured, one layer at a time; leave out --tasks and --speed"
+        )
+    logger.info("Speed is not measured: the model is larger than memory, and its layers are read one at a time")
+    return False
 
 
 def load_texts(config: EvaluateConfig) -> list[Corpus]:

@@ -11,12 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.calibration import token_losses
+from secateur.calibration.sensitivity import final_states
+from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, is_first, share
 from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring
 from secateur.models import adapter_of
 from secateur.models.lora import underlying
+from secateur.models.streamed import release, streamed
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +57,10 @@ def perplexity(
     seqlen = windows.shape[1]
     first_scored = max(1, seqlen - (stride or seqlen))
     own = share(windows)
+    by_layer = isinstance(model, PreTrainedModel) and streamed(model)
     with measuring(model):
-        losses = _window_losses(model, own, first_scored, batch_size) if len(own) else ()
+        measure = _streamed_losses if by_layer else _window_losses
+        losses = measure(model, own, first_scored, batch_size) if len(own) else ()
         (total,) = all_reduce_numbers(math.fsum(track(losses, description, total=len(own))))
     tokens = (seqlen - 1) + (len(windows) - 1) * (seqlen - first_scored)
     return torch.tensor(total / tokens, dtype=torch.float64).exp().item()
@@ -89,6 +94,26 @@ def _window_losses(
             batch_size //= 2
             torch.cuda.empty_cache()
             logger.warning("Not enough GPU memory: going on with %d windows per batch", batch_size)
+
+
+@torch.no_grad()
+def _streamed_losses(
+    model: PreTrainedModel | PeftModel, windows: Tensor, first_scored: int, batch_size: int
+) -> Iterator[float]:
+    """As `_window_losses`, with all windows going through a layer before the next one is read."""
+    model = underlying(model)
+    parts = [part for part in (windows[:1], windows[1:]) if len(part)]
+    streams = [LayerStream.start(model, part, batch_size) for part in parts]
+    for index, layer in enumerate(adapter_of(model).layers(model)):
+        for stream in streams:
+            for step, _ in stream.halves(index):
+                stream.advance(index, step)
+        release(model, layer)
+    for stream, part, first in zip(streams, parts, (1, first_scored), strict=False):
+        for hidden, batch in zip(stream.hidden, part.split(batch_size), strict=True):
+            final = final_states(model, hidden)
+            losses = token_losses(model, final[:, first - 1 :], batch[:, first - 1 :])
+            yield from losses.double().sum(dim=1).tolist()
 
 
 def _batch_losses(model: PreTrainedModel | PeftModel, batch: Tensor, first_scored: int) -> list[float] | None:

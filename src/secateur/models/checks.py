@@ -13,6 +13,7 @@ from secateur.errors import ModelError
 from secateur.models.config_file import CONFIG, check_generation_config, read_config
 from secateur.models.config_schema import DeclaredConfig
 from secateur.models.quantised import check_quantisation
+from secateur.models.streamed import release
 from secateur.models.weight_files import WEIGHTS, StoredTensor, stored_tensors, unused_shards
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,11 @@ def require_finite(model: PreTrainedModel, what: str) -> None:
 
 def not_finite(model: PreTrainedModel) -> str | None:
     """The name of the first weight that is NaN or infinite somewhere."""
-    weights = ((name, weight) for name, weight in model.named_parameters() if not weight.is_meta)
-    return next((name for name, weight in weights if not bool(torch.isfinite(weight).all())), None)
+    for name, weight in model.named_parameters():
+        if not weight.is_meta and not bool(torch.isfinite(weight).all()):
+            return name
+        release(model, weight)
+    return None
 
 
 def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:

@@ -22,7 +22,9 @@ from secateur.models.checks import check_directory, warn_of_what_is_left_out
 from secateur.models.config_file import load_config
 from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
+from secateur.models.streamed import fits_in_memory, stream_layers
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
+from secateur.models.weight_files import stored_bytes
 from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ def load(
     device_map: str | None = None,
     trust_remote_code: bool = False,
     load_in_8bit: bool = False,
+    stream: bool | None = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model, in evaluation mode, and its tokenizer.
 
@@ -53,9 +56,13 @@ def load(
         trust_remote_code: run Python code that stands beside the weights.
         load_in_8bit: hold the projections in 8 bits (bitsandbytes), to train an adapter beside them on a GPU.
 
+        stream: leave the weights in their files, of which one layer at a time is in memory while the model is cut or
+            its perplexity measured; None: where they would take more than 60 % of memory.
+
     Raises:
         ModelError: the model cannot be found, is damaged, holds only pickled weights, or is not supported.
-        InputError: the device is not there, or cannot hold 8 bits, or `device_map` is given to several processes.
+        InputError: the device is not there, or cannot hold 8 bits, or `device_map` is given to several processes, or
+            the model cannot be streamed.
     """
     if device_map is not None and process_count() > 1:
         raise InputError(
@@ -63,6 +70,8 @@ def load(
             "leave it out, or start one process"
         )
     place = resolve_device(device)
+    if stream:
+        _require_streamable(place, device_map)
     arguments: dict[str, Any] = {"dtype": resolve_dtype(dtype, place)}
     if load_in_8bit:
         device_map = device_map or str(place)
@@ -70,7 +79,14 @@ def load(
     if device_map is not None:
         arguments["device_map"] = device_map
     path = find_model(name)
+    if stream is None:
+        streamable = place.type == "cpu" and device_map is None and process_count() == 1 and path.is_dir()
+        stream = streamable and not fits_in_memory(stored_bytes(path))
+        if stream:
+            logger.info("%s takes more than 60 %% of memory: its layers are read one at a time (--stream)", path)
     if path.is_file():
+        if stream:
+            raise InputError("a .gguf file cannot be streamed: give a directory with *.safetensors, or no --stream")
         model, tokenizer = read_gguf(path, **arguments)
     else:
         warn_of_what_is_left_out(path)
@@ -78,11 +94,20 @@ def load(
         tokenizer = load_tokenizer(path, model.config, trust_remote_code=trust_remote_code)
         load_zeros(model, path)
     guard_embeddings(model, tokenizer, path)
+    if stream:
+        stream_layers(model)
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
         remember_checkpoint_dtype(model, path)
     return model.eval(), tokenizer
+
+
+def _require_streamable(place: torch.device, device_map: str | None) -> None:
+    if place.type != "cpu" or device_map is not None:
+        raise InputError("--stream reads layers into the memory of the host: use it with --device cpu, no --device-map")
+    if process_count() > 1:
+        raise InputError("--stream is for one process; start one, or leave it out")
 
 
 def eight_bits(place: torch.device) -> transformers.BitsAndBytesConfig:

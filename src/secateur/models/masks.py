@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.models.adapters import adapter_of
+from secateur.models.streamed import release
 from secateur.models.zeros_record import RECORD, believed_zeros, projections_of, remember_zeros, zeros_in
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,10 @@ class _Judgement:
 @torch.no_grad()
 def _judged(model: PreTrainedModel) -> _Judgement:
     linears = projections_of(model)
-    zeros = {name: zeros_in(linear.weight) for name, linear in linears.items()}
+    zeros = {}
+    for name, linear in linears.items():
+        zeros[name] = zeros_in(linear.weight)
+        release(model, linear)
     noted = believed_zeros(model, zeros)
     sparse = {
         name: linear for name, linear in linears.items() if name in noted or _has_pattern(linear.weight, zeros[name])

@@ -32,6 +32,20 @@ class LoadOptions(BaseModel):
         return {name: getattr(self, name) for name in LoadOptions.model_fields}
 
 
+class StreamOptions(LoadOptions):
+    """How a model is loaded that may be larger than memory."""
+
+    stream: bool | None = Field(
+        default=None,
+        description="Leave the weights in their files and have one layer in memory at a time (CPU); by itself where "
+        "they would take more than 60 % of memory.",
+    )
+
+    def load_arguments(self) -> dict[str, Any]:
+        """As `LoadOptions`, with `stream`."""
+        return {**super().load_arguments(), "stream": self.stream}
+
+
 Config = TypeVar("Config", bound=BaseModel)
 
 

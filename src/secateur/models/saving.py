@@ -13,8 +13,11 @@ from secateur.distributed import is_first
 from secateur.models import modeling_secateur
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
+from secateur.models.streamed import streamed
 from secateur.models.widths import is_uneven
 from secateur.models.zeros_record import zeros_file
+
+STREAMED_SHARD = "1GB"  # a file is put together in memory
 
 
 def save(
@@ -63,7 +66,10 @@ def save(
 def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     dtype = getattr(model, "checkpoint_dtype", model.dtype)
     if dtype == model.dtype:
-        model.save_pretrained(directory)
+        if streamed(model):
+            model.save_pretrained(directory, max_shard_size=STREAMED_SHARD)
+        else:
+            model.save_pretrained(directory)
         return
     converted: dict[int, Tensor] = {}  # tied weights stay one tensor
     state = {

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from secateur.calibration.windows import CalibratedConfig
+from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
 from secateur.errors import InputError
 from secateur.models.masks import ZEROS_HELP, Zeros
@@ -66,7 +66,7 @@ PLANNED = (
 )
 
 
-class PruneConfig(CutLimits):
+class PruneConfig(StreamedConfig, CutLimits):
     """Structured pruning of GQA groups and MLP channels."""
 
     plan: str | None = Field(

@@ -9,10 +9,12 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments
 from secateur.calibration.sensitivity import Metrics, loss_metrics, stream_sensitivity
-from secateur.calibration.streaming import LayerStream, Step, onto
+from secateur.calibration.streaming import LayerStream, Offload, Step, onto
+from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.console import track
 from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
+from secateur.models.streamed import map_settled, release, settle
 from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
@@ -40,6 +42,8 @@ def obs_scores(
     batch_size: int,
     damping: float,
     metrics: Metrics | None = None,
+    offload: Offload = "none",
+    walks: Walks = NOTHING_KEPT,
 ) -> list[LayerScores]:
     """Order units by the error left after the best re-fit, on the uncut model.
 
@@ -50,12 +54,17 @@ def obs_scores(
         windows: calibration tokens, (windows, seq).
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         metrics: how much the loss minds an error by its direction, `metrics_of_layers`; by its size alone if None.
+        offload: where activations wait between layers.
+        walks: what an earlier try has done.
     """
     adapter = adapter_of(model)
-    sensitivity = sensitivity_of_layers(model, windows, batch_size) if metrics is None else None
-    stream = LayerStream.start(model, share(windows), batch_size)
-    scores: list[LayerScores] = []
-    for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
+    sensitivity = None
+    if metrics is None:
+        sensitivity = walks.value("sensitivity", lambda: sensitivity_of_layers(model, windows, batch_size))
+    stream = LayerStream.start(model, share(windows), batch_size, offload)
+    first = walks.begin("scores", {"uncut": stream})
+    scores = [_scores_of(walks.found("scores", index)) for index in range(first)]
+    for index, layer in track(list(enumerate(adapter.layers(model)))[first:], "Scoring units"):
         layer_scores: LayerScores = {}
         for part in PARTS:
             linear = output_projection(adapter, layer, part)
@@ -66,8 +75,19 @@ def obs_scores(
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
             layer_scores[part] = PartScores(removals.blocks, costs)
             stream.add(linear, inputs)
+        release(model, layer)
         scores.append(layer_scores)
+        walks.keep("scores", index, _kept_scores(layer_scores))
+        walks.done("scores", index, {"uncut": stream})
     return scores
+
+
+def _kept_scores(scores: LayerScores) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part, found in scores.items() for name, tensor in vars(found).items()}
+
+
+def _scores_of(kept: Mapping[str, Tensor]) -> LayerScores:
+    return {part: PartScores(kept[f"{part}.order"], kept[f"{part}.costs"]) for part in PARTS}
 
 
 def spread(windows: Tensor, count: int) -> Tensor:
@@ -114,10 +134,14 @@ def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], counts: Cou
     """Cut the model in place by the order of `scores`, without re-fitting. Returns the units removed."""
     adapter = adapter_of(model)
     removed = _nothing(model)
-    for (layer, part), units in counts.items():
-        chosen = scores[layer][part].order[:units]
-        _cut(adapter, adapter.layers(model)[layer], part, chosen)
-        removed[layer][part] = sorted(chosen.tolist())
+    for index, layer in enumerate(adapter.layers(model)):
+        parts = [part for part in PARTS if counts.get((index, part))]
+        for part in parts:
+            chosen = scores[index][part].order[: counts[index, part]]
+            _cut(adapter, layer, part, chosen)
+            removed[index][part] = sorted(chosen.tolist())
+        if parts:
+            settle(model, index, layer)
     return removed
 
 
@@ -130,6 +154,8 @@ def cut_and_refit(
     batch_size: int,
     damping: float,
     metrics: Metrics | None = None,
+    offload: Offload = "none",
+    walks: Walks = NOTHING_KEPT,
 ) -> Removed:
     """Cut the model in place, re-fitting each output projection by least squares.
 
@@ -141,6 +167,8 @@ def cut_and_refit(
         batch_size: windows that go through a layer at once.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         metrics: of the errors by which units are ordered on the cut stream, as in `obs_scores`.
+        offload: where activations wait between layers.
+        walks: what an earlier try has done of a streamed model, whose layers it has written.
 
     Returns:
         For each layer and half the indices of the units removed.
@@ -148,7 +176,12 @@ def cut_and_refit(
     adapter = adapter_of(model)
     removed = _nothing(model)
     first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
-    for half in halves_towards_uncut(model, windows, batch_size, first):
+    for index, kept in _kept_of_the_cut(walks, first):
+        for part in PARTS:
+            _cut(adapter, adapter.layers(model)[index], part, kept[part].long())
+            removed[index][part] = kept[part].tolist()
+        map_settled(model, index, adapter.layers(model)[index])
+    for half in halves_towards_uncut(model, windows, batch_size, first, offload, walks):
         layer, part = adapter.layers(model)[half.index], half.part
         units = counts.get((half.index, part), 0)
         known = scores[half.index].get(part) if scores else None
@@ -161,7 +194,16 @@ def cut_and_refit(
             chosen, fitted = removals.blocks, removals.weights[units]
         half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping, fitted)
         removed[half.index][part] = sorted(chosen.tolist())
+        if part == PARTS[-1]:
+            gone = {str(name): torch.tensor(units) for name, units in removed[half.index].items()}
+            walks.keep("cut", half.index, gone)
     return removed
+
+
+def _kept_of_the_cut(walks: Walks, first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The layers that an earlier try has cut, with the units removed of their halves."""
+    for index in range(first, walks.reached("cut")):
+        yield index, walks.found("cut", index)
 
 
 @dataclass
@@ -182,7 +224,14 @@ class Half:
 
 
 @torch.no_grad()
-def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: int, first: int = 0) -> Iterator[Half]:
+def halves_towards_uncut(
+    model: PreTrainedModel,
+    windows: Tensor,
+    batch_size: int,
+    first: int = 0,
+    offload: Offload = "none",
+    walks: Walks = NOTHING_KEPT,
+) -> Iterator[Half]:
     """The halves of an uncut model's layers in turn, each to be cut by the caller before it asks for the next one.
 
     Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
@@ -194,11 +243,15 @@ def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: in
         windows: calibration tokens, (windows, seq).
         batch_size: windows that go through a layer at once.
         first: the first layer that will be cut; those before it are passed over.
+        offload: where activations wait between layers.
+        walks: what an earlier try has done; its layers are passed over as well.
     """
     adapter = adapter_of(model)
-    uncut = LayerStream.start(model, share(windows), batch_size)
+    uncut = LayerStream.start(model, share(windows), batch_size, offload)
     cut = uncut.fork()
-    for index, layer in enumerate(track(adapter.layers(model), "Cutting and re-fitting")):
+    streams = {"uncut": uncut, "cut": cut}
+    begin = walks.begin("cut", streams)
+    for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Cutting and re-fitting"):
         for part in PARTS:
             uncut.advance(index, _half(uncut, index, part))
             if index < first:
@@ -209,6 +262,11 @@ def halves_towards_uncut(model: PreTrainedModel, windows: Tensor, batch_size: in
             yield half
             left = (batch if half.columns is None else batch[..., half.columns.to(batch.device)] for batch in inputs)
             cut.add(output_projection(adapter, layer, part), left)
+        if index < first:
+            release(model, layer)
+        else:
+            settle(model, index, layer)
+        walks.done("cut", index, streams)
 
 
 def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, inputs: Sequence[Tensor]) -> Gram:

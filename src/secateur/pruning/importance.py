@@ -8,10 +8,12 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import LayerStream, onto
+from secateur.calibration.streaming import LayerStream, Offload, onto
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, share, shared_batches
+from secateur.errors import InputError
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
+from secateur.models.streamed import release, streamed
 from secateur.pruning.units import output_projection, part_shape, unit_sums
 
 
@@ -52,7 +54,9 @@ def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
     ]
 
 
-def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[LayerScores]:
+def activation_scores(
+    model: PreTrainedModel, windows: Tensor, batch_size: int, offload: Offload = "none"
+) -> list[LayerScores]:
     """Fluctuation of a unit's activation, weighted by its outgoing weights (FLAP, An et al. 2024).
 
     A unit with inputs x_j of the output projection scores Σ_j Var(x_j) ‖W_:j‖².
@@ -61,7 +65,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
         windows: calibration tokens, (windows, seq).
     """
     adapter = adapter_of(model)
-    stream = LayerStream.start(model, share(windows), batch_size)
+    stream = LayerStream.start(model, share(windows), batch_size, offload)
     scores: list[LayerScores] = []
     for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
         halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
@@ -83,6 +87,7 @@ def activation_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) 
             weighted = variance * linear.weight.detach().double().square().sum(0)
             units = part_shape(adapter, layer, part).units
             layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
+        release(model, layer)
         scores.append(layer_scores)
     return scores
 
@@ -96,6 +101,11 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
     Args:
         windows: calibration tokens, (windows, seq).
     """
+    if streamed(model):
+        raise InputError(
+            "--importance taylor holds the gradients of all weights; for a streamed model use obs, activation or "
+            "magnitude"
+        )
     adapter = adapter_of(model)
     layers = adapter.layers(model)
     linears = [

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
+from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
@@ -71,6 +72,7 @@ def prune(
     config: PruneConfig | None = None,
     *,
     layer_importance: LayerImportance | LayerImportanceMethod | None = None,
+    walks: Walks = NOTHING_KEPT,
     **options: Any,
 ) -> PruneResult:
     """Remove whole GQA groups and MLP channels from a model, in place.
@@ -82,6 +84,7 @@ def prune(
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
         layer_importance: scores of the layers, measured before, or how to measure them; they are measured if the
             allocation needs them or an option is about them.
+        walks: what an earlier try with the same model and settings has done, of a model that is streamed.
 
     Raises:
         InputError: the options do not fit the model, or the ratio is more than it can lose.
@@ -113,11 +116,12 @@ def prune(
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
             metrics = _metrics(model, windows, config, planned)
-            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics)
+            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks)
         with timed(seconds, "cut"):
             if config.compensate:
                 order = scores if planned or not config.by_refit else None
-                removed = cut_and_refit(model, order, counts, windows, config.batch_size, config.damping, metrics)
+                sizes = config.batch_size, config.damping
+                removed = cut_and_refit(model, order, counts, windows, *sizes, metrics, config.offload, walks)
             else:
                 removed = cut_units(model, scores, counts)
     check_group_ratios(model)
@@ -164,20 +168,25 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
 
 @in_eval_mode
 def unit_scores(
-    model: PreTrainedModel, windows: Tensor, config: PruneConfig, metrics: Metrics | None = None
+    model: PreTrainedModel,
+    windows: Tensor,
+    config: PruneConfig,
+    metrics: Metrics | None = None,
+    walks: Walks = NOTHING_KEPT,
 ) -> list[LayerScores]:
     """The units of every layer in the order in which they go, with what each costs.
 
     Args:
         windows: calibration tokens, (windows, seq).
         metrics: for `fisher`, `metrics_of_layers`.
+        walks: what an earlier try has done.
     """
     if config.by_refit:
-        return obs_scores(model, windows, config.batch_size, config.damping, metrics)
+        return obs_scores(model, windows, config.batch_size, config.damping, metrics, config.offload, walks)
     if config.importance == "taylor":
         return taylor_scores(model, windows, config.batch_size)
     if config.importance == "activation":
-        return activation_scores(model, windows, config.batch_size)
+        return activation_scores(model, windows, config.batch_size, config.offload)
     return magnitude_scores(model)
 
 
@@ -197,15 +206,16 @@ def _decide(
     planned: PlannedCut | None,
     layer_importance: Sequence[float] | None,
     metrics: Metrics | None,
+    walks: Walks,
 ) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
     """The order in which units go, and how many of each half of each layer."""
     if planned is None:
-        scores = unit_scores(model, windows, config, metrics)
+        scores = unit_scores(model, windows, config, metrics, walks)
         return scores, units_removed(allocate(model, config, scores, layer_importance))
     found_by_the_cut = config.compensate and config.by_refit
     if planned.names_all_units or found_by_the_cut:
         return planned.units, planned.counts
-    scored = unit_scores(model, windows, config, metrics)
+    scored = unit_scores(model, windows, config, metrics, walks)
     return [{**found, **named} for found, named in zip(scored, planned.units, strict=True)], planned.counts
 
 

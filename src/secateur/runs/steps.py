@@ -29,6 +29,7 @@ from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
 from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
+from secateur.runs.streamed_cuts import going_on, may_replace
 from secateur.sparsity import SparsifyConfig, SparsifyResult, sparsify
 
 logger = logging.getLogger(__name__)
@@ -61,20 +62,24 @@ def prune_model(
     Raises:
         SecateurError: what `load`, `prune` and `save` raise.
     """
-    output = require_free(output, overwrite, [name, config.calibration, config.layer_importance_file, config.plan])
+    free = may_replace(output, PLAN, overwrite)
+    output = require_free(output, free, [name, config.calibration, config.layer_importance_file, config.plan])
     check_texts(config.calibration)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
-        result = prune(model, tokenizer, config, layer_importance=layer_importance)
-        logger.debug(
-            "%.2f%% of all parameters removed; calibrated on %s", 100 * result.plan.reached, result.plan.calibration
-        )
-        logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
-        if plan_name is not None:
-            result.plan.settings["plan"] = plan_name
-        files = result.files()
-        files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
-        save(model, tokenizer, output, overwrite=overwrite, extras={**files, **records})
+        inputs = [config.plan, config.layer_importance_file]
+        with going_on(model, output, PLAN, config, overwrite, inputs) as work:
+            result = prune(model, tokenizer, config, layer_importance=layer_importance, walks=work.walks)
+            logger.debug(
+                "%.2f%% of all parameters removed; calibrated on %s", 100 * result.plan.reached, result.plan.calibration
+            )
+            logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
+            if plan_name is not None:
+                result.plan.settings["plan"] = plan_name
+            files = result.files()
+            files[STRATEGY] = pruning_strategy(files[PLAN], files.get(IMPORTANCE))
+            work.finish()
+            save(model, tokenizer, output, overwrite=free, extras={**files, **records})
     return result
 
 
@@ -82,19 +87,29 @@ def sparsify_model(
     name: str, output: Path, config: SparsifyConfig, *, command_line: str, overwrite: bool = False
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
-    output = require_free(output, overwrite, [name, config.calibration])
+    free = may_replace(output, ZEROS, overwrite)
+    output = require_free(output, free, [name, config.calibration])
     if config.needs_text:
         check_texts(config.calibration)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
-        result = sparsify(model, tokenizer, config)
-        logger.debug(
-            "%.2f%% of the weights are zero; calibrated on %s", 100 * result.reached, result.calibration or "no text"
-        )
-        logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
-        zeros = {**result.to_dict(), **zeros_file(model).get(ZEROS, {})}  # with those that the model had before
-        files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records}
-        save(model, tokenizer, output, overwrite=overwrite, extras=files)
+        with going_on(model, output, ZEROS, config, overwrite, []) as work:
+            result = sparsify(model, tokenizer, config, walks=work.walks)
+            logger.debug(
+                "%.2f%% of the weights are zero; calibrated on %s",
+                100 * result.reached,
+                result.calibration or "no text",
+            )
+            logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
+            zeros = {**result.to_dict(), **zeros_file(model).get(ZEROS, {})}  # with those that the model had before
+            work.finish()
+            save(
+                model,
+                tokenizer,
+                output,
+                overwrite=free,
+                extras={ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records},
+            )
     return result
 
 

@@ -4,8 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from secateur.calibration.streaming import Offload
-from secateur.calibration.windows import CalibratedConfig
+from secateur.calibration.windows import StreamedConfig
 from secateur.models.options import no_number
 from secateur.sparsity.quota import Pattern
 
@@ -19,7 +18,7 @@ ONLY_FOR = {
 }
 
 
-class SparsifyConfig(CalibratedConfig):
+class SparsifyConfig(StreamedConfig):
     """Weight sparsity: single weights of the projections become zero."""
 
     method: Method = Field(
@@ -59,9 +58,6 @@ class SparsifyConfig(CalibratedConfig):
         "sparsegpt as a share of their mean, 0.01 unless given.",
     )
     own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
-    offload: Offload = Field(
-        default="none", description="Where calibration activations wait between layers: with the model, cpu, or disk."
-    )
     layer_by_layer: bool = Field(
         default=False,
         description="Keep the model on the CPU and bring one layer at a time to --device, for a model larger than it.",

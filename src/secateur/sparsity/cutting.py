@@ -8,10 +8,12 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments, Norms
 from secateur.calibration.streaming import LayerStream, onto
+from secateur.calibration.walks import NOTHING_KEPT, Streams, Walks
 from secateur.console import track
 from secateur.distributed import broadcast, process_count, process_number
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
+from secateur.models.streamed import map_settled, settle
 from secateur.sparsity.admm import ScaledHessian, admm
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.quota import Quota
@@ -23,14 +25,17 @@ Cut = Callable[[nn.Linear, Quota], Tensor]
 
 
 @torch.no_grad()
-def cut_by_magnitude(quotas: Quotas) -> None:
+def cut_by_magnitude(model: PreTrainedModel, quotas: Quotas) -> None:
     """Zero the smallest weights of each row. No text is needed."""
-    for linear, quota in quotas.items():
-        linear.weight.mul_(quota.keep(magnitude(linear.weight.float())))
+    for index, layer in enumerate(adapter_of(model).layers(model)):
+        for linear in (module for module in layer.modules() if module in quotas):
+            assert isinstance(linear, nn.Linear)
+            linear.weight.mul_(quotas[linear].keep(magnitude(linear.weight.float())))
+        settle(model, index, layer)
 
 
 @torch.no_grad()
-def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -> None:
+def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> None:
     """Cut a model in place by Wanda or SparseGPT, while the calibration text goes through it once.
 
     Each half of a layer is run as far as its first projections, which are cut; then as far as its output projection,
@@ -40,6 +45,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
         stream: calibration text before the first layer.
         quotas: the projections that are cut, and their zeros.
         config: how.
+        walks: what an earlier try has done of a streamed model, whose layers it has written.
     """
     statistics = _wanda_cut if config.method == "wanda" else _sparsegpt_cut
 
@@ -49,7 +55,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
             by = statistics(onto(inputs, chosen[0].weight.device), config.ridge)
             _share_out(chosen, lambda linear: by(linear, quotas[linear]))
 
-    for index in _cut_range(stream.model, quotas, config):
+    for index in _cut_range({"cut": stream}, quotas, config, walks):
         for step, (*first, output) in stream.halves(index):
             cut(first, stream.inputs(index, step, first[0]))
             inputs = stream.stored(stream.inputs(index, step, output))
@@ -58,7 +64,7 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) ->
 
 
 @torch.no_grad()
-def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -> None:
+def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> None:
     """Cut a model in place by ADMM, towards what the uncut model gives.
 
     Two streams of the calibration text go through the layers side by side, the uncut model's and the cut one's. First
@@ -67,7 +73,7 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig) -
     Arguments as `cut_streamed`.
     """
     uncut = stream.fork()
-    for index in _cut_range(stream.model, quotas, config):
+    for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks):
         for step, (*first, output) in stream.halves(index):
             goals = uncut.stored(uncut.inputs(index, step, first[0]))
             uncut.advance(index, step)
@@ -162,13 +168,22 @@ def _sparsegpt_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
     return lambda linear, quota: sparsegpt(linear.weight, damped, quota)
 
 
-def _cut_range(model: PreTrainedModel, quotas: Quotas, config: SparsifyConfig) -> Iterator[int]:
-    """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted."""
+def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks) -> Iterator[int]:
+    """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted.
+
+    Those that an earlier try has done take the weights that it has written.
+    """
+    model = streams["cut"].model
     layers = adapter_of(model).layers(model)
     last = max(index for index, layer in enumerate(layers) if any(module in quotas for module in layer.modules()))
-    for index in track(range(last + 1), "Cutting"):
+    first = walks.begin("cut", streams)
+    for index in range(first):
+        map_settled(model, index, layers[index])
+    for index in track(range(first, last + 1), "Cutting"):
         home = next(layers[index].parameters()).device
         if config.layer_by_layer:
             layers[index].to(resolve_device(config.device))
         yield index
         layers[index].to(home)
+        settle(model, index, layers[index])
+        walks.done("cut", index, streams)

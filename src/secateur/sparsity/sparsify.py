@@ -10,12 +10,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.moments import solvable
 from secateur.calibration.streaming import LayerStream
+from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
+from secateur.errors import InputError
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
+from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import remember_zeros
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
@@ -93,6 +96,8 @@ def sparsify(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: SparsifyConfig | None = None,
+    *,
+    walks: Walks = NOTHING_KEPT,
     **options: Any,
 ) -> SparsifyResult:
     """Set single weights of a model's projections to zero, in place.
@@ -101,6 +106,7 @@ def sparsify(
         model: a causal language model of a supported family.
         tokenizer: its tokenizer.
         config: what to cut.
+        walks: what an earlier try with the same model and settings has done, of a model that is streamed.
         options: fields of `SparsifyConfig`, instead of `config` or over it: `sparsify(model, tokenizer, sparsity=0.6)`.
 
     Raises:
@@ -111,6 +117,10 @@ def sparsify(
     config = configured(SparsifyConfig, config, options)
     require_in_memory(model)
     require_finite(model, "the model")
+    if streamed(model) and config.spread == "fisher":
+        raise InputError(
+            "--allocation fisher holds what a pass through all layers leaves; for a streamed model use uniform or owl"
+        )
     matrices = cut_matrices(model, config)
     planned = quotas(matrices, config)
     seconds: dict[str, float] = {}
@@ -124,9 +134,10 @@ def sparsify(
             with timed(seconds, "allocation"):
                 planned = _allocated(model, matrices, calibration, config)
         with timed(seconds, "cut"), solvable(config.ridge):
-            _cut(model, dict(zip((matrix.linear for matrix in matrices), planned, strict=True)), calibration, config)
+            chosen = dict(zip((matrix.linear for matrix in matrices), planned, strict=True))
+            _cut(model, chosen, calibration, config, walks)
     result = SparsifyResult(
-        matrices=[_described(matrix, config.pattern) for matrix in matrices],
+        matrices=[_described(model, matrix, config.pattern) for matrix in matrices],
         asked=config.share,
         calibration=calibration.description if calibration else "",
         calibration_source=calibration.corpus.source if calibration else "",
@@ -140,16 +151,20 @@ def sparsify(
 
 
 def _cut(
-    model: PreTrainedModel, planned: dict[nn.Linear, Quota], calibration: Calibration | None, config: SparsifyConfig
+    model: PreTrainedModel,
+    planned: dict[nn.Linear, Quota],
+    calibration: Calibration | None,
+    config: SparsifyConfig,
+    walks: Walks,
 ) -> None:
     if calibration is None or config.method == "magnitude":
-        cut_by_magnitude(planned)
+        cut_by_magnitude(model, planned)
         return
     stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
     if config.method == "admm":
-        cut_refitting(stream, planned, config)
+        cut_refitting(stream, planned, config, walks)
     else:
-        cut_streamed(stream, planned, config)
+        cut_streamed(stream, planned, config, walks)
 
 
 def _allocated(
@@ -170,7 +185,8 @@ def _allocated(
     return quotas(matrices, config, [by_layer[matrix.layer] for matrix in matrices])
 
 
-def _described(matrix: Matrix, pattern: str | None) -> CutMatrix:
+def _described(model: PreTrainedModel, matrix: Matrix, pattern: str | None) -> CutMatrix:
     weight = matrix.linear.weight
     zeros = weight.numel() - int(weight.count_nonzero())
+    release(model, weight)
     return CutMatrix(matrix.layer, matrix.name, matrix.shape, zeros, zeros / weight.numel(), pattern)

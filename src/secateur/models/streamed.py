@@ -1,0 +1,138 @@
+"""A model larger than memory: its weights stay in their files, and a layer's are in memory while it is worked on.
+
+Safetensors files are mapped, so weights are read when they are touched. What is added here: they leave memory once
+they are done with, and a layer that was changed is written to a file of its own and mapped from there, so that changed
+weights do not add up in memory either.
+"""
+
+import ctypes
+import mmap
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from secateur.errors import InputError
+from secateur.files import write_bytes
+
+MOST_OF_MEMORY = 0.6
+PAGE_OUT = 21  # MADV_PAGEOUT of Linux: pages go, what was changed of them stays known
+ATTRIBUTE = "secateur_streamed"
+
+
+@dataclass
+class Streamed:
+    """Where the layers of a streamed model go that were changed.
+
+    Attributes:
+        directory: holds a file for each.
+        temporary: the same, where it goes with the model.
+    """
+
+    directory: Path
+    temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def file(self, index: int) -> Path:
+        return self.directory / f"walk-layer-{index:04}.safetensors"
+
+
+def fits_in_memory(size: int) -> bool:
+    """Whether weights of so many bytes leave room for work with them in this machine's memory."""
+    return size <= MOST_OF_MEMORY * psutil.virtual_memory().total
+
+
+def stream_layers(model: PreTrainedModel) -> None:
+    """Have a model's layers leave memory when they are done with.
+
+    Raises:
+        InputError: its weights are not in their files as the model has them.
+    """
+    total = sum(weight.nbytes for weight in model.parameters())
+    if not sys.platform.startswith("linux"):
+        raise InputError("--stream needs Linux, which tells a process what it has mapped; leave it out")
+    regions = _mapped_files()
+    mapped = sum(weight.nbytes for weight in model.parameters() if _lies_in(weight, regions))
+    if mapped < 0.9 * total:
+        raise InputError(
+            f"the model cannot be streamed: {1 - mapped / total:.0%} of its weights are converted or put together when "
+            "they are loaded; pass --dtype with the format that they are stored in, or leave out --stream"
+        )
+    temporary = tempfile.TemporaryDirectory(prefix="secateur-layers-")
+    setattr(model, ATTRIBUTE, Streamed(Path(temporary.name), temporary))
+
+
+def streamed(model: nn.Module) -> Streamed | None:
+    """Where a streamed model's changed layers go; None for a model in memory."""
+    return cast("Streamed | None", getattr(model, ATTRIBUTE, None))
+
+
+def keep_layers_in(model: PreTrainedModel, directory: Path) -> None:
+    """Have a streamed model's changed layers written to a directory that outlives it."""
+    setattr(model, ATTRIBUTE, Streamed(directory))
+
+
+def release(model: nn.Module, part: nn.Module | Tensor) -> None:
+    """Let weights that are done with leave memory, if the model is streamed. They come back when they are touched."""
+    if streamed(model) is None:
+        return
+    weights = [part] if isinstance(part, Tensor) else list(part.parameters())
+    for weight in weights:
+        start = weight.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+        length = weight.data_ptr() + weight.nbytes - start
+        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), PAGE_OUT)
+
+
+def settle(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
+    """Write a changed layer of a streamed model to its file, and have it mapped from there.
+
+    Args:
+        index: of the layer.
+        layer: the layer.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    place = streamed(model)
+    if place is None:
+        return
+    write_bytes(place.file(index), save({name: weight.detach().contiguous() for name, weight in _weights(layer)}))
+    map_settled(model, index, layer)
+
+
+def map_settled(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
+    """Give a layer, which has the shapes of its cut already, the weights that `settle` has written of it."""
+    place = streamed(model)
+    assert place is not None
+    stored = load_file(place.file(index))
+    for name, weight in _weights(layer):
+        weight.data = stored[name]
+    release(model, layer)
+
+
+def _weights(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(layer.named_parameters())
+
+
+def _lies_in(weight: Tensor, regions: list[tuple[int, int]]) -> bool:
+    return any(start <= weight.data_ptr() < end for start, end in regions)
+
+
+def _mapped_files() -> list[tuple[int, int]]:
+    """From where to where safetensors files are mapped in this process's memory."""
+    maps: Any = psutil.Process().memory_maps(grouped=False)
+    found = []
+    for region in maps:
+        if region.path.endswith(".safetensors"):
+            start, _, end = region.addr.partition("-")
+            found.append((int(start, 16), int(end, 16)))
+    return found
+
+
+def _libc() -> Any:
+    return ctypes.CDLL(None)

@@ -1,0 +1,200 @@
+"""A model whose layers are read one at a time gives what it gives in memory, to the last bit."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+import secateur
+from secateur.calibration.walks import Streams, Walks
+from secateur.errors import InputError
+from secateur.models import streamed
+from secateur.models.loading import load
+from secateur.pruning import PruneConfig
+from secateur.runs.steps import prune_model, sparsify_model
+from secateur.sparsity import SparsifyConfig
+from tiny import make_tiny_model, make_tiny_tokenizer
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux what is mapped")
+TEXT = {"samples": 6, "seqlen": 32, "own_text": 0.0, "batch_size": 2}
+
+
+def stored(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def require_same(one: Path, other: Path) -> None:
+    ours, theirs = stored(one), stored(other)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(" ".join(f"the number {number} is followed by {number + 1}." for number in range(400)))
+    return str(file)
+
+
+def saved(directory: Path, **settings: Any) -> str:
+    model: PreTrainedModel = make_tiny_model(**settings)
+    model.save_pretrained(directory, max_shard_size="60KB")  # several files, with an index
+    make_tiny_tokenizer().save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("models") / "tied")
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return saved(tmp_path_factory.mktemp("models") / "untied", family="qwen2", tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"even": True, "offload": "disk"},
+        {"importance": "activation"},
+        {"importance": "fisher"},
+        {"compensate": False},
+        {"layers": "2:4"},
+        {"allocation": "inverse"},
+    ],
+    ids=str,
+)
+def test_pruned(model: str, text: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    for name, stream in (("memory", False), ("streamed", True)):
+        config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=stream, **TEXT, **options)
+        prune_model(model, tmp_path / name, config, command_line="")
+    require_same(tmp_path / "memory", tmp_path / "streamed")
+    plans = [json.loads((tmp_path / name / "pruning_plan.json").read_text()) for name in ("memory", "streamed")]
+    assert plans[0]["layers"] == plans[1]["layers"]
+    assert not (tmp_path / "streamed.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "wanda"},
+        {"method": "wanda", "allocation": "owl"},
+        {"method": "sparsegpt", "pattern": "2:4"},
+        {"method": "admm", "allocation": "uniform", "offload": "disk"},
+        {"method": "magnitude", "layers": "1:3"},
+    ],
+    ids=str,
+)
+def test_made_sparse(untied: str, text: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    for name, stream in (("memory", False), ("streamed", True)):
+        config = SparsifyConfig(calibration=text, dtype="float32", stream=stream, **TEXT, **options)
+        sparsify_model(untied, tmp_path / name, config, command_line="")
+    require_same(tmp_path / "memory", tmp_path / "streamed")
+
+
+@pytest.mark.parametrize("stride", [None, 16])
+def test_perplexity(model: str, untied: str, text: str, stride: int | None) -> None:
+    for name in (model, untied):
+        found = []
+        for stream in (False, True):
+            loaded, tokenizer = load(name, dtype="float32", stream=stream)
+            settings = {"data": [text], "seqlen": 32, "windows": 7, "batch_size": 3, "stride": stride, "speed": False}
+            found.append(secateur.evaluate(loaded, tokenizer, **settings).perplexity)
+        assert found[0] == found[1]
+
+
+def test_by_itself_where_the_model_is_large(
+    model: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert streamed.streamed(load(model, dtype="float32", stream=None)[0]) is None
+    monkeypatch.setattr(streamed, "MOST_OF_MEMORY", 1e-9)
+    with caplog.at_level(logging.INFO):
+        loaded, tokenizer = load(model, dtype="float32", stream=None)
+    assert streamed.streamed(loaded)
+    assert "--stream" in caplog.text
+    with pytest.raises(InputError, match="--own-text 0"):
+        secateur.prune(loaded, tokenizer)
+    with pytest.raises(InputError, match="taylor"):
+        secateur.prune(loaded, tokenizer, importance="taylor", own_text=0.0, samples=2, seqlen=32)
+    with pytest.raises(InputError, match="uniform or owl"):
+        secateur.sparsify(loaded, tokenizer)
+
+
+def test_refused_where_weights_are_converted(model: str) -> None:
+    with pytest.raises(InputError, match="pass --dtype"):
+        load(model, dtype="bfloat16", stream=True)
+
+
+def test_killed_it_goes_on_at_its_layer(model: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
+    program = f"""
+import os, signal
+from pathlib import Path
+from secateur.calibration.walks import Walks
+from secateur.pruning import PruneConfig
+from secateur.runs.steps import prune_model
+done = Walks.done
+def until(self, walk, index, streams):
+    done(self, walk, index, streams)
+    if (walk, index) == ("cut", 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+Walks.done = until
+config = PruneConfig(**{config.model_dump(exclude_unset=True)!r})
+prune_model({model!r}, Path({str(tmp_path / "out")!r}), config, command_line="")
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -signal.SIGKILL
+    assert (tmp_path / "out.partial").is_dir() and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="seed: 0, now 1"):
+        prune_model(model, tmp_path / "out", config.model_copy(update={"seed": 1}), command_line="")
+    assert goes_on(model, tmp_path / "out", config, monkeypatch) == [("cut", 2), ("cut", 3)]
+    prune_model(model, tmp_path / "memory", config.model_copy(update={"stream": False}), command_line="")
+    require_same(tmp_path / "memory", tmp_path / "out")
+
+
+class StoppedError(Exception):
+    """In place of a kill."""
+
+
+def test_stopped_while_scoring_it_goes_on_at_its_layer(
+    untied: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = Walks.done
+
+    def until(self: Walks, walk: str, index: int, streams: Streams) -> None:
+        done(self, walk, index, streams)
+        if (walk, index) == ("scores", 2):
+            raise StoppedError
+
+    config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
+    with monkeypatch.context() as stopping, pytest.raises(StoppedError):
+        stopping.setattr(Walks, "done", until)
+        prune_model(untied, tmp_path / "out", config, command_line="")
+    walks = goes_on(untied, tmp_path / "out", config, monkeypatch)
+    assert walks == [("scores", 3), ("cut", 0), ("cut", 1), ("cut", 2), ("cut", 3)]
+    prune_model(untied, tmp_path / "memory", config.model_copy(update={"stream": False}), command_line="")
+    require_same(tmp_path / "memory", tmp_path / "out")
+
+
+def goes_on(model: str, output: Path, config: PruneConfig, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Start a cut that was stopped again, and say which layers of which walk it has done."""
+    done, walked = Walks.done, []
+
+    def noting(self: Walks, walk: str, index: int, streams: Streams) -> None:
+        walked.append((walk, index))
+        done(self, walk, index, streams)
+
+    with monkeypatch.context() as watching:
+        watching.setattr(Walks, "done", noting)
+        prune_model(model, output, config, command_line="")
+    assert not output.with_name(f"{output.name}.partial").exists()
+    return walked
