@@ -3,10 +3,12 @@
 n are the inputs of a half's output projection (o_proj, down_proj), d is the hidden size, T the calibration tokens.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from secateur.calibration.moments import PANEL, TOKENS_AT_ONCE
 from secateur.calibration.own_text import PIECE_TOKENS, PIECES
 from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
 from secateur.planning.work import Work
@@ -16,9 +18,10 @@ from secateur.pruning.search.rounds import MOST_TRIED
 from secateur.sparsity.sparsify import FISHER_WINDOWS
 
 REMOVAL_ROUNDS = 32  # of `pruning.obs.removal_order`
-ADMM_PRODUCTS = 2 * (20 + 20 + 1) + 2  # FLOPs of `sparsity.admm.admm` in units of out · n²: solves, polishing, target
 ADMM_GROWING = 15
-ADMM_PASSES = 12 * 40  # reads and writes of matrices beside the products, of 20 iterations and 20 steps
+ADMM_POLISHING = 10  # steps that conjugate gradients took on SmolLM2's matrices
+ADMM_PRODUCTS = 2 * (ADMM_GROWING + ADMM_POLISHING) + 2  # FLOPs of `sparsity.admm.admm` in units of out · n²
+ADMM_PASSES = 10 * (ADMM_GROWING + ADMM_POLISHING)  # reads and writes of matrices beside the products
 SPARSEGPT_COLUMN_LAUNCHES = 8
 SPARSEGPT_BLOCK = 128
 SEARCH = SearchConfig()
@@ -61,8 +64,8 @@ def unit_scores(setting: Setting) -> Phase:
     sensitivity = Work(training=3 * few * (shape.body_flops(setting.config.seqlen) + shape.head_flops))
     grams, solves = Work(), Work()
     for n, block, units in setting.halves():
-        grams += Work(moments=2 * tokens * n**2)
-        solves += Work(float64=n**3) + removal(n, shape.hidden_size, block, units - 1)
+        grams += Work(moments=gram(tokens, n))
+        solves += Work(float32=n**3) + removal(n, shape.hidden_size, block, units - 1)
     widest = setting.widest_half
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
     streams = 2 * (2 * len(shape.layers) + 1) * at_once * shape.hidden_size * setting.width
@@ -72,28 +75,26 @@ def unit_scores(setting: Setting) -> Phase:
         sensitivity + setting.forward(tokens) + grams + solves,
         weights=setting.weights,
         streams=tokens * (shape.hidden_size + widest) * setting.width,
-        workspace=max(measuring, 28 * widest**2 + 16 * widest * shape.hidden_size + 4 * setting.batch_tokens * widest),
+        # XᵀX, its factor whose place the inverse takes, what the removals leave of a second one, the projection.
+        workspace=max(measuring, 12 * widest**2 + 16 * widest * shape.hidden_size + 4 * TOKENS_AT_ONCE * widest),
     )
 
 
 def cut_and_refit(setting: Setting) -> Phase:
-    """Two streams side by side; in each half the best re-fit, the order of removal towards it, and the last re-fit."""
+    """Two streams side by side; in each half the best re-fit, and the removals with what they leave re-fitted."""
     shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
     rate = min(0.8, setting.config.ratio * shape.parameters / shape.matrices)
     grams, solves = Work(), Work()
     for n, block, units in setting.halves():
-        kept = n - round(rate * units) * block
-        grams += Work(moments=2 * tokens * (n**2 + n * hidden))
-        best = n**3 / 3 + 2 * n**2 * hidden
-        last = kept**3 / 3 + 2 * kept**2 * hidden
-        solves += Work(float64=best + n**3 + last) + removal(n, hidden, block, round(rate * units))
+        grams += Work(moments=gram(tokens, n) + 2 * tokens * n * hidden)
+        solves += Work(float32=n**3 + 2 * n**2 * hidden) + removal(n, hidden, block, round(rate * units))
     widest = setting.widest_half
     return Phase(
         "prune: cut and re-fit",
         setting.forward(2 * tokens) + grams + solves,
         weights=setting.weights,
         streams=tokens * (2 * hidden + widest) * setting.width,
-        workspace=28 * widest**2 + 28 * widest * hidden + 4 * setting.batch_tokens * (widest + hidden),
+        workspace=(8 + 4 * rate) * widest**2 + 24 * widest * hidden + 4 * TOKENS_AT_ONCE * (widest + hidden),
     )
 
 
@@ -115,32 +116,44 @@ def search(setting: Setting) -> Phase:
     priced = Work(products=measured * (2 * body + 2 * head), training=measured * (2 * body + 2 * head))
     tried = Work(products=measured / 2 * (MOST_TRIED + 2) * (body + 2 * head))
     rounds = (cut.work + Work(products=measured * (body + 2 * head)) + priced + tried) * (SEARCH.rounds - 1)
-    projections = sum(n * hidden for n, _, _ in setting.halves())
     at_once = max(1, config.batch_size // 4) * config.seqlen
     graph = len(shape.layers) * setting.layer_activations(at_once) + setting.scored_logits
     graph += 2 * (2 * len(shape.layers) + 1) * at_once * hidden * setting.width
     return Phase(
         "search",
         scores.work + metrics * 2 + rounds + cut.work + last.work,
-        # The uncut projections, those of the present width, of the narrower one, and their difference.
-        weights=setting.weights + 3 * projections * setting.width,
+        weights=setting.weights,
         streams=max(cut.streams, last.streams),
-        workspace=2 * len(shape.layers) * 4 * hidden**2 + max(scores.workspace, last.workspace, graph),
+        # What waits on the disk comes one by one: a metric, a narrower projection.
+        workspace=4 * hidden**2 + max(scores.workspace, last.workspace, graph),
     )
 
 
+@functools.cache
 def removal(n: int, hidden: int, block: int, units: int) -> Work:
     """What `pruning.obs.removal_order` does to remove `units` blocks of so many inputs."""
     if units < 1:
         return Work()
+    products = traffic = 0.0
+    for going, done in removal_rounds(block, units):
+        present, left = n - done, n - done - going
+        products += 2 * present * done * going + 2 * left * going * (hidden + block) + going**2 * (hidden + left)
+        traffic += 4 * hidden * (present + 2 * left)
+        if block > 1:
+            products += present // block * (2 / 3 * block**3 + 2 * block**2 * hidden)
+    return Work(float32=products, traffic=traffic)
+
+
+def removal_rounds(block: int, units: int) -> Iterator[tuple[int, int]]:
+    """Of each round of `removal_order` the inputs that leave, and those that have left before."""
     at_once = max(1, units // REMOVAL_ROUNDS)
-    rounds = math.ceil(units / at_once)
-    columns, step = units * block, at_once * block
-    updates = columns * (2 * hidden * n + 2 * n**2 + 2 * hidden * step + 2 * step * n + 2 * step**2)
-    if block == 1:
-        return Work(float64=updates, traffic=rounds * 16 * hidden * n)
-    costs = rounds * (n // block) * (2 / 3 * block**3 + 2 * block**2 * hidden)
-    return Work(float64=updates + costs)
+    for removed in range(0, units, at_once):
+        yield min(at_once, units - removed) * block, removed * block
+
+
+def gram(tokens: int, n: int) -> float:
+    """FLOPs of the second moments of n inputs: the panels on and below the diagonal."""
+    return float(tokens * n * (n + min(n, PANEL)))
 
 
 def sparsify_phases(setting: Setting) -> list[Phase]:
@@ -206,10 +219,12 @@ def _admm(setting: Setting) -> Phase:
     for rows, n in _solved(setting):
         elementwise = 4 * rows * n * ADMM_PASSES
         ranked = ADMM_GROWING * rows * n
-        solves += Work(float64=n**3, float32=ADMM_PRODUCTS * rows * n**2, traffic=elementwise, ranked=ranked)
+        solves += Work(float32=ADMM_PRODUCTS * rows * n**2, traffic=elementwise, ranked=ranked)
+    # Projections with the same inputs share the inverse.
+    solves += Work(float64=sum(hidden**3 + n**3 for n, _, _ in setting.halves()))
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
     measuring = len(shape.layers) * setting.layer_activations(at_once) + setting.scored_logits
-    solving = max(max(48 * n**2 + 16 * rows * n, 28 * n**2 + 44 * rows * n) for rows, n in _matrices(setting))
+    solving = max(20 * n**2 + 24 * rows * n for rows, n in _matrices(setting))
     return Phase(
         "sparsify: admm",
         fisher + setting.forward(2 * tokens) + Work(moments=_grams(setting) + 2 * tokens * cross) + solves,
@@ -222,8 +237,8 @@ def _admm(setting: Setting) -> Phase:
 
 def _grams(setting: Setting) -> float:
     """FLOPs of the second moments of the inputs of all projections; those that read the same inputs share them."""
-    each = sum(setting.shape.hidden_size**2 + n**2 for n, _, _ in setting.halves())
-    return 2.0 * setting.calibration_tokens * each
+    hidden, tokens = setting.shape.hidden_size, setting.calibration_tokens
+    return sum(gram(tokens, hidden) + gram(tokens, n) for n, _, _ in setting.halves())
 
 
 def _matrices(setting: Setting) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,7 @@
 """How long work takes: amounts by kind, and the rate at which a device does each kind."""
 
-from dataclasses import dataclass, fields
+import operator
+from dataclasses import dataclass
 
 from secateur.planning.devices import Device
 
@@ -42,13 +43,13 @@ class Work:
     sent: float = 0.0
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+        return Work(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __mul__(self, times: float) -> "Work":
-        return Work(*(getattr(self, field.name) * times for field in fields(self)))
+        return Work(*(amount * times for amount in vars(self).values()))
 
     def __truediv__(self, parts: float) -> "Work":
-        return Work(*(getattr(self, field.name) / parts for field in fields(self)))
+        return Work(*(amount / parts for amount in vars(self).values()))
 
 
 @dataclass(frozen=True)
