@@ -145,6 +145,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def all_reduce_together(tensors: Sequence[Tensor]) -> None:
+    """`all_reduce_sum` of several tensors of one device, in one message."""
+    if process_count() > 1 and tensors:
+        total = all_reduce_sum(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, part in zip(tensors, total.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
 def all_reduce_numbers(*numbers: float) -> list[float]:
     """Add numbers up over all processes."""
     return all_reduce_sum(torch.tensor(numbers, dtype=torch.float64)).tolist() if process_count() > 1 else [*numbers]
@@ -162,6 +170,11 @@ def broadcast(tensor: Tensor, of: int = 0) -> Tensor:
 def first_decides(decision: bool) -> bool:
     """The first process's answer to a question that others may answer otherwise, by their clock or disk."""
     return bool(broadcast(torch.tensor(decision)))
+
+
+def any_process(own: bool) -> bool:
+    """Whether something is so in at least one process."""
+    return all_reduce_numbers(own)[0] > 0
 
 
 def barrier() -> None:

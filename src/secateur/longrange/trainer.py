@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.console import track
+from secateur.distributed import all_reduce_together, any_process, broadcast
 from secateur.errors import TrainingError
 from secateur.longrange.checkpoint import (
     BEST,
@@ -57,7 +58,7 @@ class Trainer:
         data: the examples.
         directory: of the run; the first process writes there.
         report: is given figures by name and the step.
-        parts: pieces that a batch is split into, so that each fits in memory.
+        parts: pieces that a process's share of a batch is split into, so that each fits in memory; as many everywhere.
     """
 
     config: LongRangeConfig
@@ -77,7 +78,8 @@ class Trainer:
         self.switch = Switch.of(self.config.training)
         self.watch = AttentionWatch(sizes.num_blocks, sizes.block_size)
         self.seen: list[LayerStatistics] = []
-        self.wrapped: nn.Module = self.accelerator.prepare_model(self.model)
+        # For its precision only: the processes add their gradients up when all of them have theirs.
+        self.wrapped: nn.Module = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self.optimiser = self._new_optimiser()
 
     @property
@@ -151,7 +153,7 @@ class Trainer:
             self._go_sparse(str(self.switch.reason))
 
     def _learn(self, batch: Batch, checked: bool) -> None:
-        """One step of the optimiser; the batch is split and its gradients summed where it does not fit in memory.
+        """One step of the optimiser; shares are split and their gradients summed where one does not fit in memory.
 
         What was seen of the attention is in `seen`: nothing where it is not to be looked at, or the batch was split
         under way.
@@ -160,18 +162,19 @@ class Trainer:
         while True:
             self.optimiser.zero_grad(set_to_none=True)
             self.seen = []
+            reason: str | None = None
             try:
                 loss = self._gradients(batch, checked)
-                break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                if self.parts >= len(batch.labels):
-                    raise TrainingError(
-                        "a single example does not fit in memory; take a smaller model or shorter sequences"
-                    ) from error
-                self.parts, checked = 2 * self.parts, False
-                logger.warning("a batch does not fit in memory; it is split into %d parts", self.parts)
+                reason = str(error).strip().partition("\n")[0]
+            # Not in the except block: the error holds on to the tensors that did not fit.
+            if not any_process(reason is not None):
+                break
+            self._split_further(reason)
+            checked = False
+        self._add_up(loss)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is {float(loss)} at step {self.state.step}; take a smaller learning_rate or more warmup"
@@ -181,19 +184,43 @@ class Trainer:
             self.state.losses.append({"step": self.state.step, "loss": float(loss)})
             self.report({"train/loss": float(loss)}, self.state.step)
 
+    def _split_further(self, reason: str | None) -> None:
+        """Twice as many parts, in all processes, where memory was short in one of them."""
+        largest = -(-self.config.training.batch_size // self.accelerator.num_processes)
+        if self.parts >= largest:
+            raise TrainingError(
+                f"a single example does not fit in memory ({reason or 'in another process'}); take a smaller model or "
+                "shorter sequences"
+            )
+        self.parts *= 2
+        logger.warning("a batch does not fit in memory; it is split into %d parts", self.parts)
+
     def _gradients(self, batch: Batch, checked: bool) -> Tensor:
-        """Gradients of the batch's mean loss, and that of the pattern where attention is looked at."""
+        """This process's part of the batch's mean loss and its gradients.
+
+        Where attention is looked at, the first process's is, and the pattern learns from that.
+        """
         total = torch.zeros((), device=self.accelerator.device)
-        size = -(-len(batch.labels) // self.parts)
+        checked = checked and self.accelerator.is_main_process
+        size = max(1, -(-len(batch.labels) // self.parts))
         for number, part in enumerate(batch.split(size)):
             collector = self._looking() if checked and number == 0 else None
             logits = self.wrapped(part.input_ids, part.input_ids_2, collector=collector)
-            loss = functional.cross_entropy(logits.float(), part.labels, reduction="sum") / len(batch.labels)
+            losses = functional.cross_entropy(logits.float(), part.labels, reduction="sum")
+            loss = losses / self.config.training.batch_size  # the examples of all processes
             self.accelerator.backward(loss)
             total += loss.detach()
         if checked:
             self._learn_pattern()
         return total
+
+    def _add_up(self, loss: Tensor) -> None:
+        """The loss and the gradients of all processes together, in place."""
+        if self.accelerator.num_processes > 1:
+            for weight in self.model.parameters():
+                if weight.grad is None:
+                    weight.grad = torch.zeros_like(weight)
+            all_reduce_together([loss, *(weight.grad for weight in self.model.parameters() if weight.grad is not None)])
 
     def _looking(self) -> Callable[[int, Tensor, Tensor, Tensor], None]:
         return lambda layer, query, key, mask: self.seen.append(self.watch.observe(layer, query, key, mask))
@@ -206,44 +233,42 @@ class Trainer:
     @torch.no_grad()
     def _look_first(self) -> None:
         """Sparse from the first step on, by the attention that the untrained model pays to the first batch."""
-        batch = self._batch(0)
-        self.model.eval()
-        self.model(batch.input_ids, batch.input_ids_2, collector=self._looking())
+        if self.accelerator.is_main_process:
+            batch = self._batch(0)
+            self.model.eval()
+            self.model(batch.input_ids, batch.input_ids_2, collector=self._looking())
         self._go_sparse("asked for from the start", by_learner=False)
 
     def _go_sparse(self, reason: str, by_learner: bool = True) -> None:
-        """Fix the patterns and start the optimiser anew."""
-        sizes, learned = self.config.model, by_learner and self.options.pattern == "learned"
-        watched = [self.watch.layers[index] for index in range(sizes.num_layers)]
-        scores = self.learner.gram() if learned else [layer.block_attention for layer in watched]
-        real_blocks = watched[0].seen.view(sizes.num_blocks, sizes.block_size).any(1)
-        patterns = choose_patterns(scores, sizes.density, sizes.block_size, real_blocks)
-        self.model.patterns = self._agreed(patterns)
+        """Fix the patterns, the first process's for all, and start the optimiser anew."""
+        size, blocks = self.config.model.block_size, self.model.pattern_blocks.to(torch.uint8)
+        if self.accelerator.is_main_process:
+            chosen = self._chosen(by_learner and self.options.pattern == "learned")
+            blocks = torch.stack([pattern.blocks for pattern in chosen]).to(torch.uint8)
+        self.model.patterns = [BlockPattern(layer, size) for layer in broadcast(blocks).bool()]
         self.state.switched, self.state.reason = self.state.step, reason
         self.state.best, self.state.stale = -1.0, 0
         self.watch.layers.clear()
         self.optimiser = self._new_optimiser()
         logger.info("attention is sparse from step %d on: %s", self.state.step, reason)
 
+    def _chosen(self, learned: bool) -> list[BlockPattern]:
+        """Patterns of what has been learned, or else seen, of the attention."""
+        sizes = self.config.model
+        watched = [self.watch.layers[index] for index in range(sizes.num_layers)]
+        scores = self.learner.gram() if learned else [layer.block_attention for layer in watched]
+        real_blocks = watched[0].seen.view(sizes.num_blocks, sizes.block_size).any(1)
+        return choose_patterns(scores, sizes.density, sizes.block_size, real_blocks)
+
     def _figures(self) -> list[LayerFigures]:
         """What the first process has seen of the attention in this step."""
         figures = layer_figures(self.seen) if self.seen else []
         if self.accelerator.num_processes == 1:
             return figures
-        numbers = torch.zeros(self.config.model.num_layers, 4, dtype=torch.float64, device=self.accelerator.device)
+        numbers = torch.zeros(self.config.model.num_layers, 4, dtype=torch.float64)
         for row, layer in zip(numbers, figures, strict=False):
             row[:] = torch.tensor([1.0, layer.skewness, layer.distance, layer.change_percent])
-        torch.distributed.broadcast(numbers, 0)
-        return [LayerFigures(*row) for seen, *row in numbers.tolist() if seen]
-
-    def _agreed(self, patterns: list[BlockPattern]) -> list[BlockPattern]:
-        """The first process's patterns."""
-        if self.accelerator.num_processes > 1:
-            for pattern in patterns:
-                numbers = pattern.blocks.to(torch.uint8)
-                torch.distributed.broadcast(numbers, 0)
-                pattern.blocks.copy_(numbers.bool())
-        return patterns
+        return [LayerFigures(*row) for seen, *row in broadcast(numbers).tolist() if seen]
 
     def _evaluate(self) -> None:
         training, state = self.config.training, self.state

@@ -20,7 +20,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from secateur.distributed import all_reduce_sum, process_count
+from secateur.distributed import all_reduce_together, process_count
 from secateur.errors import InputError
 
 
@@ -90,10 +90,9 @@ def average_unsharded_gradients(model: nn.Module) -> None:
     """Average over processes the gradients that FSDP does not, those of weights that are whole everywhere."""
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    if plain:
-        mean = all_reduce_sum(torch.cat([gradient.flatten() for gradient in plain])) / process_count()
-        for gradient, part in zip(plain, mean.split([gradient.numel() for gradient in plain]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+    all_reduce_together(plain)
+    for gradient in plain:
+        gradient /= process_count()
 
 
 def reshard(model: nn.Module) -> None:
