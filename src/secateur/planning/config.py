@@ -17,7 +17,7 @@ EVALUATE = EvaluateConfig.model_validate({})
 class PlanConfig(BaseModel):
     """Devices, and how much the commands have to do."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     devices: str = Field(description="How many of which device: 8xH100, 1xA100-40, 2xRTX4090, cpu.")
     memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,8 @@ class Cluster:
         return self.device.link if self.count <= self.per_machine else min(self.device.link, NETWORK)
 
 
+# Every phase is asked for in every layout, and for advice with every number of devices.
+@lru_cache(maxsize=32)
 def _phases(setting: Setting) -> list[list[Phase]]:
     """Every phase in the ways in which it can be done, the fastest first."""
     single = [load(setting), evaluate(setting), *prune_phases(setting), search(setting), *sparsify_phases(setting)]
