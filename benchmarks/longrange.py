@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from secateur.longrange.pattern import BlockPattern
 from secateur.longrange.sparse import pattern_attention
-from secateur.models.memory import allocated_peak
+from secateur.models.memory import peak_growth
 
 BATCH, HEADS, HEAD_DIM = 8, 2, 32
 ATTENTION_DROPOUT = 0.1
@@ -50,7 +50,7 @@ def main() -> None:
             ),
         }
         seconds = timed(ways, options.repeats, device)
-        peaks = {name: allocated_peak(run, device) for name, run in ways.items()}
+        peaks = {name: peak_growth(run, device) for name, run in ways.items()}
         for name in ways:
             share = pattern.density if name.startswith("sparse") else 1
             print(f"{length:6} {share:8.3f} {name:>16} {1e3 * seconds[name]:9.1f} {peaks[name] / 1e6:9.1f}", flush=True)

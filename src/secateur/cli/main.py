@@ -88,7 +88,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, traceback: Trac
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    # Before PyTorch is imported: its profiler warns of memory that was there before, which is no news to a user.
+    # Before PyTorch is imported: what its C++ parts warn of is nothing that a user can act on.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.excepthook = _unexpected
     interruptions: list[int] = []

@@ -37,7 +37,7 @@ class TrainState:
         evaluations: step, loss and accuracy on dev of each.
         losses: step and mean training loss.
         seconds: of the steps by kind: dense, checked (dense, with a look at the attention), sparse.
-        memory: most bytes allocated at once in a step, by kind.
+        memory: most bytes in use in a step beyond what was before it, by kind.
         switch: the rule with its history, `Switch.record`.
     """
 

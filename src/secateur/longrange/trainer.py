@@ -38,7 +38,7 @@ from secateur.longrange.pattern import BlockPattern, PatternLearner, choose_patt
 from secateur.longrange.schedule import batch_of_step, learning_rate
 from secateur.longrange.statistics import AttentionWatch, LayerFigures, LayerStatistics, layer_figures
 from secateur.longrange.switch import Switch
-from secateur.models.memory import allocated_peak, now
+from secateur.models.memory import now, peak_growth
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Trainer:
         measured = kind not in state.memory and len(state.seconds.get(kind, [])) == MEASURED_STEP
         start = now(self.model)
         if measured:
-            state.memory[kind] = allocated_peak(lambda: self._learn(batch, checked), self.accelerator.device)
+            state.memory[kind] = peak_growth(lambda: self._learn(batch, checked), self.accelerator.device)
         else:
             self._learn(batch, checked)
             state.seconds.setdefault(kind, []).append(now(self.model) - start)

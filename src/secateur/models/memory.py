@@ -1,19 +1,20 @@
 """The most memory that a piece of work uses, and how long it takes."""
 
-import itertools
+import ctypes
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 from torch import nn
-from torch._C._profiler import _ExperimentalConfig
-from torch.autograd import ProfilerConfig, ProfilerState
 
 SAMPLING_SECONDS = 0.02
+# Linux: writing "5" makes the peak of the resident set the present one. See proc_pid_clear_refs(5).
+CLEAR, STATUS, RESET_PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status"), "5"
 
 
 @dataclass
@@ -44,22 +45,18 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] = time.perf_counter() - start
 
 
-def allocated_peak(run: Callable[[], object], device: torch.device) -> int:
-    """The most bytes that PyTorch allocates at once, beyond what it held before, while a function runs."""
+def peak_growth(run: Callable[[], object], device: torch.device) -> int:
+    """The most bytes in use while a function runs, beyond what was before: allocated on a GPU, else resident."""
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    # The older of PyTorch's profilers: the newer one writes lines of its own on standard error.
-    settings = ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, _ExperimentalConfig())
-    torch.autograd._enable_profiler_legacy(settings)
-    try:
+    _give_back()
+    with _peak_of_process() as peak:
+        before = peak.bytes
         run()
-    finally:
-        threads = torch.autograd._disable_profiler_legacy()
-    changes = [event.cpu_memory_usage() for events in threads for event in events if event.kind() == "memory_alloc"]
-    return max(itertools.accumulate(changes, initial=0))
+    return peak.bytes - before
 
 
 @contextmanager
@@ -79,10 +76,40 @@ def _peak_of_gpus(gpus: list[torch.device]) -> Iterator[Peak]:
     peak.bytes = sum(torch.cuda.max_memory_allocated(gpu) for gpu in gpus)
 
 
+_watched: list[Peak] = []  # of the blocks that run now, one within another
+
+
 @contextmanager
 def _peak_of_process() -> Iterator[Peak]:
+    """The peak that Linux keeps for each process; elsewhere the resident set is looked at all the time."""
+    peak = Peak(psutil.Process().memory_info().rss)
+    if not _begin_anew():
+        with _sampled(peak):
+            yield peak
+        return
+    _watched.append(peak)
+    try:
+        yield peak
+    finally:
+        _begin_anew()
+        _watched.pop()
+
+
+def _begin_anew() -> bool:
+    """Note the peak in every block that is watched, and let Linux begin it anew. Returns whether it does."""
+    try:
+        high = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        CLEAR.write_text(RESET_PEAK)
+    except (OSError, StopIteration):
+        return False
+    for peak in _watched:
+        peak.bytes = max(peak.bytes, int(high.split()[1]) * 1024)
+    return True
+
+
+@contextmanager
+def _sampled(peak: Peak) -> Iterator[None]:
     process, done = psutil.Process(), threading.Event()
-    peak = Peak(process.memory_info().rss)
 
     def watch() -> None:
         while not done.wait(SAMPLING_SECONDS):
@@ -91,7 +118,14 @@ def _peak_of_process() -> Iterator[Peak]:
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield peak
+        yield
     finally:
         done.set()
         watcher.join()
+
+
+def _give_back() -> None:
+    """Return to the system what glibc keeps of freed memory: a block that fits in there would seem to take none."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
