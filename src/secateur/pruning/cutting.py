@@ -15,7 +15,7 @@ from secateur.console import track
 from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.streamed import map_settled, release, settle
-from secateur.pruning.importance import LayerScores, PartScores
+from secateur.pruning.importance import LayerScores, PartScores, kept_scores, scores_of
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
 
@@ -63,7 +63,7 @@ def obs_scores(
         sensitivity = walks.value("sensitivity", lambda: sensitivity_of_layers(model, windows, batch_size))
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     first = walks.begin("scores", {"uncut": stream})
-    scores = [_scores_of(walks.found("scores", index)) for index in range(first)]
+    scores = [scores_of(walks.found("scores", index)) for index in range(first)]
     for index, layer in track(list(enumerate(adapter.layers(model)))[first:], "Scoring units"):
         layer_scores: LayerScores = {}
         for part in PARTS:
@@ -77,17 +77,9 @@ def obs_scores(
             stream.add(linear, inputs)
         release(model, layer)
         scores.append(layer_scores)
-        walks.keep("scores", index, _kept_scores(layer_scores))
+        walks.keep("scores", index, kept_scores(layer_scores))
         walks.done("scores", index, {"uncut": stream})
     return scores
-
-
-def _kept_scores(scores: LayerScores) -> dict[str, Tensor]:
-    return {f"{part}.{name}": tensor for part, found in scores.items() for name, tensor in vars(found).items()}
-
-
-def _scores_of(kept: Mapping[str, Tensor]) -> LayerScores:
-    return {part: PartScores(kept[f"{part}.order"], kept[f"{part}.costs"]) for part in PARTS}
 
 
 def spread(windows: Tensor, count: int) -> Tensor:

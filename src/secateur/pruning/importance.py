@@ -1,5 +1,6 @@
 """Scores of units: which GQA groups and MLP channels of a layer matter least, and what each costs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from transformers import PreTrainedModel
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
 from secateur.calibration.streaming import LayerStream, Offload, onto
+from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, share, shared_batches
 from secateur.errors import InputError
@@ -40,6 +42,16 @@ class PartScores:
 LayerScores = dict[Part, PartScores]
 
 
+def kept_scores(scores: LayerScores) -> dict[str, Tensor]:
+    """A layer's scores as tensors by name."""
+    return {f"{part}.{name}": tensor for part, found in scores.items() for name, tensor in vars(found).items()}
+
+
+def scores_of(kept: Mapping[str, Tensor]) -> LayerScores:
+    """The scores that `kept_scores` was given."""
+    return {part: PartScores(kept[f"{part}.order"], kept[f"{part}.costs"]) for part in PARTS}
+
+
 def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
     """Sum of squared weights over a unit's rows and columns."""
 
@@ -55,7 +67,11 @@ def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
 
 
 def activation_scores(
-    model: PreTrainedModel, windows: Tensor, batch_size: int, offload: Offload = "none"
+    model: PreTrainedModel,
+    windows: Tensor,
+    batch_size: int,
+    offload: Offload = "none",
+    walks: Walks = NOTHING_KEPT,
 ) -> list[LayerScores]:
     """Fluctuation of a unit's activation, weighted by its outgoing weights (FLAP, An et al. 2024).
 
@@ -63,11 +79,14 @@ def activation_scores(
 
     Args:
         windows: calibration tokens, (windows, seq).
+        offload: where activations wait between layers.
+        walks: what an earlier try has done.
     """
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size, offload)
-    scores: list[LayerScores] = []
-    for index, layer in enumerate(track(adapter.layers(model), "Scoring units")):
+    begin = walks.begin("scores", {"uncut": stream})
+    scores = [scores_of(walks.found("scores", index)) for index in range(begin)]
+    for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Scoring units"):
         halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
         layer_scores: LayerScores = {}
         for part in PARTS:
@@ -89,6 +108,8 @@ def activation_scores(
             layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
         release(model, layer)
         scores.append(layer_scores)
+        walks.keep("scores", index, kept_scores(layer_scores))
+        walks.done("scores", index, {"uncut": stream})
     return scores
 
 

@@ -186,7 +186,7 @@ def unit_scores(
     if config.importance == "taylor":
         return taylor_scores(model, windows, config.batch_size)
     if config.importance == "activation":
-        return activation_scores(model, windows, config.batch_size, config.offload)
+        return activation_scores(model, windows, config.batch_size, config.offload, walks)
     return magnitude_scores(model)
 
 
