@@ -1,79 +1,19 @@
 """Models on pretended devices: no operation of a command may mix them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
-from pretended import CPU, Devices, Mismatch, pretend, pretended, spread
-from torch import nn
+from pretended import CPU, Mismatch, one_gpu, places
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.attention import TuneConfig, tune
-from secateur.calibration import losses, sensitivity
-from secateur.models import memory
 from secateur.sparsity import cutting
 
 Models = Callable[..., PreTrainedModel]
-TEXT = "calibration.txt"
 
-
-@pytest.fixture(autouse=True)
-def _pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New parameters are where their data is, modules move their tags, `--device` is the first GPU."""
-    parameter = nn.Parameter.__new__
-
-    def made(cls: type, data: torch.Tensor | None = None, requires_grad: bool = True) -> nn.Parameter:
-        new = parameter(cls, data, requires_grad)
-        return new if data is None else pretend(new, pretended(data))  # type: ignore[return-value]
-
-    def moved(module: nn.Module, *arguments: object, **options: object) -> nn.Module:
-        for place in arguments:
-            if isinstance(place, str | torch.device):
-                for tensor in [*module.parameters(), *module.buffers()]:
-                    pretend(tensor, place)
-        return module
-
-    monkeypatch.setattr(nn.Parameter, "__new__", made)
-    monkeypatch.setattr(nn.Module, "to", moved)
-    # What runs in the backward pass is outside the mode.
-    for module in (losses, sensitivity):
-        monkeypatch.setattr(module, "checkpoint", lambda run, *given, use_reentrant, **options: run(*given, **options))
-    monkeypatch.setattr(memory, "_peak_of_gpus", lambda gpus: memory._peak_of_process())
-    with Devices():
-        yield
-
-
-def one_gpu(model: PreTrainedModel) -> PreTrainedModel:
-    for tensor in [*model.parameters(), *model.buffers()]:
-        pretend(tensor, "cuda:0")
-    return model
-
-
-def two_gpus(model: PreTrainedModel) -> PreTrainedModel:
-    """The embedding and the first half of the layers on one, the rest, the norm and the head on the other."""
-    layers = model.config.num_hidden_layers
-    places = {f"model.layers.{index}": f"cuda:{int(index >= layers // 2)}" for index in range(layers)}
-    head = "cuda:0" if model.config.tie_word_embeddings else "cuda:1"
-    ends = {"model.norm": "cuda:1", "model.rotary_emb": "cuda:0", "lm_head": head}
-    return spread(model, {"model.embed_tokens": "cuda:0", **places, **ends})
-
-
-def places(model: PreTrainedModel) -> dict[str, torch.device]:
-    return {name: pretended(weight) for name, weight in model.named_parameters()}
-
-
-LAYOUTS = {"one GPU": one_gpu, "two GPUs": two_gpus}
-
-
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
-def tied(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-@pytest.fixture(params=LAYOUTS)
-def placed(request: pytest.FixtureRequest, tied: bool, tiny_model: Models) -> Models:
-    return lambda: LAYOUTS[request.param](tiny_model(tie_word_embeddings=tied))
+pytestmark = pytest.mark.usefixtures("pretending")
 
 
 def test_mixing_is_noticed() -> None:
