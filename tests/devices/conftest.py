@@ -1,6 +1,7 @@
 """Pretended devices for a test, and tiny models on them."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import nn
 from torch.utils import checkpoint
 from transformers import PreTrainedModel
 
-from secateur.models import memory
+import secateur
+from secateur.models import memory, save
+from tiny import make_tiny_model, make_tiny_tokenizer
 
 Models = Callable[..., PreTrainedModel]
-LAYOUTS = {"one GPU": one_gpu, "two GPUs": two_gpus}
+LAYOUTS = {"one GPU": (one_gpu, True), "two GPUs, tied": (two_gpus, True), "two GPUs, untied": (two_gpus, False)}
 
 
 @pytest.fixture
@@ -41,12 +44,27 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
-def tied(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
 @pytest.fixture(params=LAYOUTS)
-def placed(request: pytest.FixtureRequest, tied: bool, tiny_model: Models) -> Models:
+def placed(request: pytest.FixtureRequest, tiny_model: Models) -> Models:
     """A model of two layers; on two GPUs one on each."""
-    return lambda **sizes: LAYOUTS[request.param](tiny_model(tie_word_embeddings=tied, num_hidden_layers=2, **sizes))
+    layout, tied = LAYOUTS[request.param]
+    return lambda: layout(tiny_model(tie_word_embeddings=tied, num_hidden_layers=2))
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A model, a sparse one, an adapter of both, a text."""
+    place, tokenizer = tmp_path_factory.mktemp("made"), make_tiny_tokenizer([("1", "2")])
+    sizes = {"num_hidden_layers": 2, "vocab_size": len(tokenizer)}
+    text = place / "text.txt"
+    text.write_text(" ".join(map(str, range(400))), encoding="utf-8")
+    for name in ("MODEL", "SPARSE"):
+        model = make_tiny_model(**sizes)
+        with torch.no_grad():
+            model.get_output_embeddings().weight.mul_(0.02)  # a loss no higher than that of guessing
+        if name == "SPARSE":
+            secateur.sparsify(model, tokenizer, sparsity=0.5, method="magnitude")
+        save(model, tokenizer, place / name)
+    quick: dict[str, Any] = {"data": str(text), "samples": 2, "seqlen": 32, "val_size": 0}
+    secateur.recover(make_tiny_model(**sizes), tokenizer, place / "ADAPTER", method="lora", **quick)
+    return {"TEXT": str(text), **{name: str(place / name) for name in ("MODEL", "SPARSE", "ADAPTER")}}

@@ -51,6 +51,8 @@ class Devices(TorchFunctionMode):
         if name == "__set__" and getattr(function, "__self__", None) is torch.Tensor.data:
             pretend(args[0], pretended(args[1]))
             return function(*args)
+        if name == "__deepcopy__":
+            return pretend(function(*args), pretended(args[0]))
         if name in ("to", "cpu", "cuda") and args and isinstance(args[0], torch.Tensor):
             return _moved(name, args, kwargs)
         target = None

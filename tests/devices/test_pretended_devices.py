@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pretended import CPU, Mismatch, one_gpu, places
+from pretended import CPU, Mismatch, one_gpu, places, two_gpus
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
@@ -47,7 +47,7 @@ def test_sparsify_with_activations_elsewhere(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, method: str, offload: str
 ) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": offload}
-    model = one_gpu(tiny_model("llama"))
+    model = one_gpu(tiny_model("llama", num_hidden_layers=2))
     before = places(model)
     secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method=method, **options)
     assert places(model) == before
@@ -95,7 +95,7 @@ def test_sparsify_layer_by_layer(
 ) -> None:
     monkeypatch.setattr(cutting, "resolve_device", lambda _: torch.device("cuda:0"))
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": offload}
-    model = tiny_model()
+    model = tiny_model(num_hidden_layers=2)
     before = places(model)
     secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method=method, layer_by_layer=True, **options)
     assert places(model) == before
@@ -108,3 +108,14 @@ def test_attention_tune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast)
 
 def test_diagnose(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     assert secateur.diagnose(placed(), tiny_tokenizer).tensors
+
+
+def test_every_family(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, family: str) -> None:
+    options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
+    model = two_gpus(tiny_model(family, num_hidden_layers=2))
+    before = places(model)
+    secateur.prune(model, tiny_tokenizer, ratio=0.2, **options)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, **options)
+    assert places(model) == before
+    result = secateur.evaluate(model, tiny_tokenizer, windows=2, seqlen=32, speed=False)
+    assert result.perplexity and all(value > 1 for value in result.perplexity.values())

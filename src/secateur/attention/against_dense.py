@@ -19,7 +19,7 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.files import expanded
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
 
@@ -74,9 +74,10 @@ def compare_with_dense(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     Raises:
         InputError: the profile is another model's.
         DataError: the text is shorter than one window.
-        ModelError: the family is not supported.
+        ModelError: the family is not supported, or weights are not finite or outside of memory.
     """
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
+    require_in_memory(model)
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     corpus = load_corpus(config.data, "test")
@@ -140,7 +141,7 @@ class Agreement:
     def add(self, model: PreTrainedModel, dense: Tensor, sparse: Tensor, tokens: Tensor, applied: Applied) -> None:
         """Add a batch: last hidden states of both kinds, (batch, seq, hidden_size), and tokens, (batch, seq)."""
         head = model.get_output_embeddings()
-        targets = tokens[:, 1:].flatten().to(dense.device)
+        targets = tokens[:, 1:].flatten()
         pairs = zip(
             dense[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),
             sparse[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),
@@ -148,7 +149,8 @@ class Agreement:
             strict=True,
         )
         for one, other, target in pairs:
-            logits, others = head(one).float(), head(other).float()  # (tokens, vocabulary)
+            logits, others = head(one).float(), head(other).float()  # (tokens, vocabulary), where the head is
+            target = target.to(logits.device)
             self.cosine += float(functional.cosine_similarity(logits, others).sum())
             self.same += float((logits.argmax(-1) == others.argmax(-1)).sum())
             self.loss += float(functional.cross_entropy(logits, target, reduction="sum"))

@@ -14,7 +14,7 @@ from secateur.attention.hook import apply, remove
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import DataError, InputError, ModelError
 from secateur.files import expanded
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.json_file import one_line
 from secateur.models.modes import in_eval_mode, own_settings_aside
 
@@ -69,7 +69,9 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config:
     Raises:
         InputError: the profile is another model's, or there is no chat template.
         DataError: the prompt cannot be read, or is empty.
+        ModelError: weights are not finite or outside of memory.
     """
+    require_in_memory(model)
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)
     warn_of_long_windows(model, prompt.shape[1] + config.max_new_tokens)

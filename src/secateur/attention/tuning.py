@@ -21,7 +21,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
@@ -66,9 +66,10 @@ def tune(
     Raises:
         InputError: the layers are outside the model, or all have a sliding window.
         DataError: the text is shorter than one window.
-        ModelError: the family is not supported, or weights are not finite.
+        ModelError: the family is not supported, or weights are not finite or outside of memory.
     """
     config = configured(TuneConfig, config, options)
+    require_in_memory(model)
     layers = adapter_of(model).layers(model)
     chosen = [index for index in config.layer_range(len(layers)) if not _has_window(model, index, config.seqlen)]
     if not chosen:

@@ -16,6 +16,7 @@ from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
+from secateur.models.checks import require_in_memory
 from secateur.models.masks import describe_zeros, share_of_zeros
 
 RANDOM_TOKENS = 32
@@ -101,13 +102,15 @@ def diagnose(
             (windows, seqlen); without either random tokens are run and their loss is not judged.
         config: what counts as huge, and the text.
         options: fields of `DiagnoseConfig`, instead of `config` or over it.
+
+    Raises:
+        DataError: the text cannot be found or is too short.
+        ModelError: a device map has left weights outside of memory.
     """
     config = configured(DiagnoseConfig, config, options)
-    tensors = [
-        _look_at(name, parameter)
-        for name, parameter in track(list(model.named_parameters()), "weights")
-        if not parameter.is_meta
-    ]
+    require_in_memory(model)
+    weights = track(list(model.named_parameters()), "weights")
+    tensors = [_look_at(name, parameter) for name, parameter in weights]
     problems = [problem for tensor in tensors for problem in _value_problems(tensor, config.huge)]
     shapes = list(_shape_problems(model))
     problems += [*shapes, *_tying_problems(model)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -26,8 +26,10 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def input_device(model: PreTrainedModel | PeftModel) -> torch.device:
-    """Where token ids go in."""
-    return weight_of(underlying(model).get_input_embeddings()).device
+    """Where token ids go in: with the embeddings, or where Accelerate takes them for as long as they work."""
+    embeddings = underlying(model).get_input_embeddings()
+    place = weight_of(embeddings).device
+    return torch.device(cast(Any, embeddings)._hf_hook.execution_device) if place.type == "meta" else place
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -65,12 +65,12 @@ def _warn_once(message: str) -> None:
 
 
 def require_in_memory(model: PreTrainedModel) -> None:
-    """Raise `ModelError` where a device map has left a weight to be fetched when it is needed: it cannot be changed."""
+    """Raise `ModelError` where a device map has left a weight to be fetched when it is needed."""
     name = next((name for name, weight in model.named_parameters() if weight.is_meta), None)
     if name is not None:
         raise ModelError(
-            f"the device map has no room for {name} and keeps it outside of the model, where it cannot be changed; use "
-            "--device cpu (sparsify: with --layer-by-layer), or more or larger GPUs"
+            f"the device map has no room for {name} and keeps it outside of the model, where it cannot be read or "
+            "changed; use --device cpu (sparsify: with --layer-by-layer), or more or larger GPUs"
         )
 
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.files import expanded
+from secateur.models.checks import require_in_memory
 from secateur.models.saved_adapters import (
     CONFIG,
     MERGE_ELSEWHERE,
@@ -72,11 +73,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
             left as it was.
     """
     saved = read_adapter(expanded(adapter))
-    if any(weight.is_meta for weight in model.parameters()):
-        raise ModelError(
-            "an adapter cannot be put on a model whose weights wait outside the devices (device_map); load it without, "
-            "or in a smaller dtype"
-        )
+    require_in_memory(model)
     with _without_warnings():
         _try(model, saved, to_merge)
         adapted = wrap(model, saved.config)

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import InputError, ModelError
 from secateur.models import attach_adapter
-from secateur.models.checks import not_finite
+from secateur.models.checks import not_finite, require_in_memory
 from secateur.models.lora import merged
 from secateur.models.masks import Zeros, sparsity_of, zero_again, zeros_to_keep
 from secateur.models.zeros_record import forget_zeros
@@ -37,12 +37,14 @@ def merge_adapter(
     Raises:
         InputError: the model is sparse, and what is to become of its zeros is not said.
         ModelError: the directory holds no adapter, a damaged or pickled one, one of a kind that cannot be merged, or
-            one of another model, which is then left as it was; or weights are NaN or infinite with it.
+            one of another model, which is then left as it was; or weights are outside of memory, or are NaN or
+            infinite with it.
     """
     try:
         zeros = said_zeros(zeros, keep_zeros, allow_dense)
     except ValueError as error:
         raise InputError(str(error)) from error
+    require_in_memory(model)
     masks = zeros_to_keep(model, zeros)
     if masks and zeros == "auto":
         raise InputError(

@@ -233,6 +233,7 @@ def _teacher(
         )
     if loaded is None:
         return None
+    require_in_memory(loaded)
     require_finite(loaded, "the teacher")
     check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
     remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)

@@ -16,6 +16,7 @@ from secateur.files import expanded, require_free, write_json
 from secateur.files.result_files import PLAN, STRATEGY
 from secateur.files.unfinished import Unfinished
 from secateur.models import load
+from secateur.models.checks import require_in_memory
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
 from secateur.report import pruning_strategy, search_plot
@@ -72,6 +73,7 @@ def search_model(
     check_texts(config.calibration)
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
+        require_in_memory(model)
         unfinished = UnfinishedSearch(target)
         if is_first():
             unfinished.open(_settings(config, weights_fingerprint(model)), overwrite)
