@@ -39,3 +39,9 @@ def test_export(gpus: None, made: dict[str, str], tmp_path: Path) -> None:
     """It works on the CPU, whatever else is there."""
     result = CliRunner().invoke(app, ["export", made["MODEL"], "-o", str(tmp_path / "model.gguf")])
     assert result.exit_code == 0, result.output
+
+
+def test_tasks(gpus: None, made: dict[str, str], task_directory: Path) -> None:
+    arguments = ["--tasks", "sums", "--include-path", str(task_directory), "--no-speed", "--no-perplexity"]
+    result = CliRunner().invoke(app, ["evaluate", made["MODEL"], *arguments, "--device-map", "auto"])
+    assert result.exit_code == 0, (result.output, result.exc_info)

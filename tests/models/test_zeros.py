@@ -16,8 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import secateur
 from secateur.errors import InputError
 from secateur.evaluation import diagnose
-from secateur.models.masks import lost_zeros, masks_of_all_zeros, share_of_zeros, zero_masks, zeros_to_keep
-from secateur.models.zeros_record import projections_of, zeros_file
+from secateur.models.masks import (
+    describe_zeros,
+    lost_zeros,
+    masks_of_all_zeros,
+    share_of_zeros,
+    zero_masks,
+    zeros_to_keep,
+)
+from secateur.models.zeros_record import projections_of, zeros_file, zeros_in
 from secateur.recovery import RecoverConfig, merge_adapter
 from secateur.recovery.config import MergeConfig
 
@@ -139,15 +146,47 @@ def test_one_sparse_matrix_is_enough(tiny_model: TinyModel) -> None:
     assert set(zero_masks(model)) == {"1.up_proj"}
 
 
-def test_zeros_of_eight_bits_are_not_looked_at(tiny_model: TinyModel) -> None:
-    """As bitsandbytes holds them: int8, each row by its largest. A row with one large weight is mostly zero then."""
-    model = tiny_model()
+def in_eight_bits(model: PreTrainedModel) -> PreTrainedModel:
+    """As bitsandbytes holds weights: int8, each row by its largest."""
     for linear in projections_of(model).values():
-        weight = linear.weight.detach().clone()
-        weight[:, 0] = 1000.0
+        weight = linear.weight.detach()
         scaled = (127 * weight / weight.abs().amax(1, keepdim=True)).round().to(torch.int8)
         linear.weight = torch.nn.Parameter(scaled, requires_grad=False)
-    assert zero_masks(model) == {} and zeros_to_keep(model, "keep") == {}
+    return model
+
+
+def test_zeros_of_eight_bits_are_not_looked_at(tiny_model: TinyModel) -> None:
+    """Rounding makes about one in a hundred; a row with one large weight is mostly zero then."""
+    model = in_eight_bits(tiny_model())
+    zeros = sum(zeros_in(linear.weight) for linear in projections_of(model).values())
+    assert zeros > 0.005 * sum(linear.weight.numel() for linear in projections_of(model).values())
+    outliers = tiny_model()
+    with torch.no_grad():
+        for linear in projections_of(outliers).values():
+            linear.weight[:, 0] = 1000.0
+    for dense in (model, in_eight_bits(outliers)):
+        assert zero_masks(dense) == {} and zeros_to_keep(dense, "keep") == {} and share_of_zeros(dense) == 0
+        assert describe_zeros(dense).endswith("the zeros of weights in 8 bits are not looked at")
+    settled = RecoverConfig(load_in_8bit=True).settled(sparse=bool(zeros_to_keep(model)))
+    assert settled.method == "lora"
+    settled.require_fit(sparse=False)
+
+
+def test_what_is_left_of_a_record_in_eight_bits(
+    tiny_model: TinyModel, tiny_tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """A matrix that the record names has more zeros in 8 bits than were made; those left out of 8 bits keep masks."""
+    model = tiny_model()
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method="magnitude")
+    expected = zero_masks(model)
+    secateur.save(model, tiny_tokenizer, tmp_path / "sparse")
+    loaded, _ = secateur.load(tmp_path / "sparse", dtype="float32")
+    whole = projections_of(loaded)["1.up_proj"].weight
+    in_eight_bits(loaded)
+    assert zero_masks(loaded) == {}
+    projections_of(loaded)["1.up_proj"].weight = whole
+    assert set(zero_masks(loaded)) == {"1.up_proj"}
+    assert torch.equal(zero_masks(loaded)["1.up_proj"], expected["1.up_proj"])
 
 
 def test_the_reason_is_one_logged_line(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -73,9 +73,8 @@ def zeros_to_keep(model: PreTrainedModel, zeros: Zeros = "auto") -> dict[str, Te
 
 
 def masks_of_all_zeros(model: PreTrainedModel) -> dict[str, Tensor]:
-    """As `zero_masks`, of every projection with a zero in it. Weights in 8 bits have zeros of their own and no mask."""
-    linears = {name: linear for name, linear in projections_of(model).items() if linear.weight.is_floating_point()}
-    return _masks({name: linear for name, linear in linears.items() if zeros_in(linear.weight)})
+    """As `zero_masks`, of every projection with a zero in it."""
+    return _masks({name: linear for name, linear in _unquantised(model).items() if zeros_in(linear.weight)})
 
 
 def describe_zeros(model: PreTrainedModel) -> str:
@@ -117,6 +116,11 @@ def sparsity_of(masks: Masks) -> float:
     return 1 - sum(int(keep.sum()) for keep in masks.values()) / sum(keep.numel() for keep in masks.values())
 
 
+def _unquantised(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The projections that may have a mask: rounding to 8 bits makes zeros that nobody chose."""
+    return {name: linear for name, linear in projections_of(model).items() if linear.weight.is_floating_point()}
+
+
 @torch.no_grad()
 def _masks(linears: Mapping[str, nn.Linear]) -> dict[str, Tensor]:
     return {name: linear.weight != 0 for name, linear in linears.items()}
@@ -127,7 +131,7 @@ class _Judgement:
     """Which of a model's projections are sparse.
 
     Attributes:
-        linears: all projections by layer and name.
+        linears: all projections by layer and name, but for those in 8 bits.
         zeros: how many weights of each are zero.
         noted: those that the record of zeros names.
         sparse: those whose zeros count.
@@ -150,6 +154,8 @@ class _Judgement:
 
     @property
     def sentence(self) -> str:
+        if not self.linears:
+            return "The model counts as dense: the zeros of weights in 8 bits are not looked at"
         if not self.sparse:
             share = self.share(self.linears, self.linears)
             found = f"{share:.2%} of its projections' weights are zero, and without a pattern" if share else "no zeros"
@@ -162,7 +168,7 @@ class _Judgement:
 
 @torch.no_grad()
 def _judged(model: PreTrainedModel) -> _Judgement:
-    linears = projections_of(model)
+    linears = _unquantised(model)
     zeros = {}
     for name, linear in linears.items():
         zeros[name] = zeros_in(linear.weight)
@@ -180,8 +186,7 @@ def _has_pattern(weight: Tensor, zeros: int) -> bool:
     Below a third, N:M is taken for one where its zeros are at least half of all: where chance has put a zero into each
     of a few groups, there are many more in others.
     """
-    # Rounding to 8 bits makes zeros that nobody chose.
-    if not weight.is_floating_point() or not zeros:
+    if not zeros:
         return False
     share = zeros / weight.numel()
     if share >= SPARSE_FROM:
