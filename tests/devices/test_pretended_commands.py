@@ -1,5 +1,6 @@
 """The commands as they are typed, on one pretended GPU and, with --device-map auto, on two."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,24 @@ def test_a_command(gpus: None, made: dict[str, str], tmp_path: Path, name: str, 
     result = CliRunner().invoke(app, [*arguments, *(["--device-map", device_map] if device_map else [])])
     assert result.exit_code == 0, result.output
     assert "-o" not in arguments or Path(arguments[arguments.index("-o") + 1]).exists()
+
+
+def test_run(gpus: None, made: dict[str, str], tmp_path: Path) -> None:
+    text = {"samples": 4, "seqlen": 32}
+    measured = {"windows": 2, "seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
+    recipe = {
+        "model": made["MODEL"],
+        "device_map": "auto",
+        "prune": {**text, "calibration": made["TEXT"], "own_text": 0, "ratio": 0.2},
+        "sparsify": {**text, "calibration": made["TEXT"], "own_text": 0},
+        "recover": {**text, "data": made["TEXT"], "val_size": 0},
+        "evaluate": {**measured, "data": [made["TEXT"]]},
+        "samples": {"prompts": ["1"], "max_new_tokens": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "recipe.yaml"), "-o", str(tmp_path / "run")])
+    assert result.exit_code == 0, (result.output, result.exc_info)
+    assert (tmp_path / "run" / "report.html").is_file()
 
 
 def test_export(gpus: None, made: dict[str, str], tmp_path: Path) -> None:
