@@ -43,7 +43,9 @@ def __dir__() -> list[str]:
 
 
 def _is_the_command() -> bool:
-    return Path(next(iter(sys.argv), "")).stem == "secateur"
+    name = next(iter(sys.argv), "")
+    # `-m` stands there while `python -m secateur` is looking for the module.
+    return Path(name).stem == "secateur" or (name == "-m" and "secateur" in sys.orig_argv)
 
 
 # Transformers' Auto classes know uneven models from here on. The command line imports what it needs itself: help and

@@ -1,6 +1,8 @@
 """The commands on a tiny model: what they write and print, their exit status, and what bad input gets."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,14 @@ def test_a_group_lists_its_commands() -> None:
 
 def test_version() -> None:
     assert done(secateur("--version")).output.startswith("secateur 0.")
+
+
+def test_help_does_not_wait_for_pytorch() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "secateur", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "sparsify" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "secateur.cli.main" in imported and not imported & {"torch", "transformers"}
 
 
 def test_without_a_command_help_is_shown() -> None:
