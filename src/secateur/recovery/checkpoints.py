@@ -79,10 +79,6 @@ def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def write_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    save_file(weights, path)
-
-
 @torch.no_grad()
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put weights back that `gathered_weights` gave. A name that is not there raises `KeyError`."""
@@ -105,10 +101,6 @@ def restore_own_weights(model: nn.Module, kept: dict[str, Tensor]) -> None:
     """Put back what `keep_own_weights` has kept."""
     for name, weight in trainable_weights(model).items():
         own_part(weight).copy_(kept[name])
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    return load_file(path)
 
 
 @dataclass(frozen=True)

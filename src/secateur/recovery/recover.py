@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -286,7 +287,7 @@ def _restore_best(trainer: RecoveryTrainer) -> None:
     logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
     if best == 0:
         logger.warning("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
-    weights = checkpoints.read_weights(trainer.workplace.best / checkpoints.WEIGHTS)
+    weights = load_file(trainer.workplace.best / checkpoints.WEIGHTS)
     checkpoints.load_weights(trainer.student, weights)
 
 

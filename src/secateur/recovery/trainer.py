@@ -13,6 +13,7 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
@@ -335,7 +336,7 @@ class RecoveryTrainer(Trainer):
             weights = checkpoints.gathered_weights(self.student)
             if is_first():
                 with self.workplace.new_best() as directory:
-                    checkpoints.write_weights(directory / checkpoints.WEIGHTS, weights)
+                    save_file(weights, directory / checkpoints.WEIGHTS)
             return
         progress.evaluations_without_gain += 1
         if patience is not None and progress.evaluations_without_gain >= patience:
@@ -348,7 +349,7 @@ class RecoveryTrainer(Trainer):
         optimizer = checkpoints.gathered_optimizer(self._optimizer)
         if is_first():
             with self.workplace.new_checkpoint(self.state.global_step) as directory:
-                checkpoints.write_weights(directory / checkpoints.WEIGHTS, weights)
+                save_file(weights, directory / checkpoints.WEIGHTS)
                 checkpoints.write_training_state(directory, optimizer, self.lr_scheduler, self._scaler, self.progress)
                 self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
         barrier()
@@ -365,7 +366,7 @@ class RecoveryTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         with checkpoints.readable(Path(resume_from_checkpoint)):
-            weights = checkpoints.read_weights(Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
+            weights = load_file(Path(resume_from_checkpoint) / checkpoints.WEIGHTS)
             checkpoints.load_weights(self.student, weights)
             before = checkpoints.read_progress(Path(resume_from_checkpoint))
         before.micro_batch_size = min(before.micro_batch_size, self.progress.micro_batch_size)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.moments import solvable
@@ -135,7 +134,12 @@ def sparsify(
                 planned = _allocated(model, matrices, calibration, config)
         with timed(seconds, "cut"), solvable(config.ridge):
             chosen = dict(zip((matrix.linear for matrix in matrices), planned, strict=True))
-            _cut(model, chosen, calibration, config, walks)
+            if calibration is None or config.method == "magnitude":
+                cut_by_magnitude(model, chosen)
+            else:
+                stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
+                cut = cut_refitting if config.method == "admm" else cut_streamed
+                cut(stream, chosen, config, walks)
     result = SparsifyResult(
         matrices=[_described(model, matrix, config.pattern) for matrix in matrices],
         asked=config.share,
@@ -148,23 +152,6 @@ def sparsify(
     )
     remember_zeros(model, result.to_dict())
     return result
-
-
-def _cut(
-    model: PreTrainedModel,
-    planned: dict[nn.Linear, Quota],
-    calibration: Calibration | None,
-    config: SparsifyConfig,
-    walks: Walks,
-) -> None:
-    if calibration is None or config.method == "magnitude":
-        cut_by_magnitude(model, planned)
-        return
-    stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
-    if config.method == "admm":
-        cut_refitting(stream, planned, config, walks)
-    else:
-        cut_streamed(stream, planned, config, walks)
 
 
 def _allocated(
