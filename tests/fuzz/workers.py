@@ -1,6 +1,7 @@
 """Mutations run in processes of their own, so that one that hangs or dies is seen and the others go on."""
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -85,6 +86,7 @@ def prepare(root: Path) -> None:
     transformers.logging.disable_progress_bar()
     for module in IMPORTED:
         importlib.import_module(module)
+    gc.freeze()  # for the forks, which share it
     (root / "samples").mkdir()
     process = os.fork()
     if process == 0:

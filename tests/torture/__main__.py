@@ -3,6 +3,7 @@
 import argparse
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,9 +21,10 @@ from torture.scenarios import SCENARIOS, make_inputs
 
 @dataclass(frozen=True)
 class Order:
-    """One scenario to be tortured: how often, and by which signal."""
+    """One scenario to be tortured: with which inputs, how often, and by which signal."""
 
     scenario: Scenario
+    inputs: Path
     sample: int | None
     how: signal.Signals
 
@@ -32,8 +34,8 @@ def carried_out(order: Order) -> tuple[Scenario, Tally, float]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="secateur-torture-") as directory:
         root = Path(directory)
+        shutil.copytree(order.inputs, root, dirs_exist_ok=True)
         os.environ.update(HF_HUB_OFFLINE="1", SECATEUR_CACHE=str(root / "cache"))
-        make_inputs(root, lambda command: run_unhurt(command, root))
         tally = torture(order.scenario, root, lambda changes: points(changes, order.sample), order.how)
     return order.scenario, tally, time.perf_counter() - start
 
@@ -51,8 +53,13 @@ def main(names: list[str], sample: int | None, how: signal.Signals, jobs: int) -
     rows: dict[str, tuple[str, ...]] = {}
     lost = 0
     warm_up()
-    orders = [Order(scenario, sample, how) for scenario in SCENARIOS if not names or scenario.name in names]
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="secateur-torture-") as directory,
+        multiprocessing.get_context("fork").Pool(jobs) as pool,
+    ):
+        inputs = Path(directory)
+        pool.apply(_made, (inputs,))
+        orders = [Order(scenario, inputs, sample, how) for scenario in SCENARIOS if not names or scenario.name in names]
         for scenario, tally, seconds in pool.imap_unordered(carried_out, orders):
             hurt = len({problem.partition(":")[0] for problem in tally.problems})
             lost += hurt
@@ -67,6 +74,11 @@ def main(names: list[str], sample: int | None, how: signal.Signals, jobs: int) -
     console.print(table)
     console.print(f"{lost} lost or left over", highlight=False)
     return 1 if lost else 0
+
+
+def _made(inputs: Path) -> None:
+    os.environ.update(HF_HUB_OFFLINE="1", SECATEUR_CACHE=str(inputs / "cache"))
+    make_inputs(inputs, lambda command: run_unhurt(command, inputs))
 
 
 def points(changes: int, sample: int | None) -> Sequence[int]:

@@ -1,5 +1,6 @@
 """Killing a command at its N-th change to the file system, and looking at what is there afterwards."""
 
+import gc
 import hashlib
 import importlib
 import os
@@ -93,10 +94,11 @@ def run_unhurt(command: Sequence[str], root: Path, work: Path | None = None) -> 
 
 
 def warm_up() -> None:
-    """Import what the commands need, once: the processes that are killed are forks of this one."""
+    """Import what the commands need, once: the processes that are killed are forks of this one, which share it."""
     runs = ("runs.stages", "runs.sweep", "runs.searching", "longrange.recipe")
     for module in (*runs, "attention.tuning", "report", "recovery"):
         importlib.import_module(f"secateur.{module}")
+    gc.freeze()
 
 
 def _problems(scenario: Scenario, old: Path, whole: Path, work: Path) -> list[str]:
