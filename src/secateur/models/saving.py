@@ -2,18 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_utils
 
 from secateur import files
 from secateur.distributed import is_first
 from secateur.models import modeling_secateur
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
-from secateur.models.streamed import streamed
+from secateur.models.streamed import release, streamed
 from secateur.models.widths import is_uneven
 from secateur.models.zeros_record import zeros_file
 
@@ -67,7 +69,8 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     dtype = getattr(model, "checkpoint_dtype", model.dtype)
     if dtype == model.dtype:
         if streamed(model):
-            model.save_pretrained(directory, max_shard_size=STREAMED_SHARD)
+            with _released_once_written(model):
+                model.save_pretrained(directory, max_shard_size=STREAMED_SHARD)
         else:
             model.save_pretrained(directory)
         return
@@ -79,6 +82,23 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     model.save_pretrained(directory, state_dict=state)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+
+
+@contextmanager
+def _released_once_written(model: PreTrainedModel) -> Iterator[None]:
+    """Let the weights of a streamed model leave memory as soon as Transformers has written the file they are in."""
+    write = modeling_utils.safe_save_file
+
+    def write_and_release(tensors: dict[str, Tensor], *arguments: Any, **options: Any) -> None:
+        write(tensors, *arguments, **options)
+        for tensor in tensors.values():
+            release(model, tensor)
+
+    modeling_utils.safe_save_file = write_and_release
+    try:
+        yield
+    finally:
+        modeling_utils.safe_save_file = write
 
 
 def _add_modeling_file(model: PreTrainedModel, directory: Path) -> None:

@@ -60,10 +60,11 @@ def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
         return unit_sums(adapter, layer, part, {linear: linear.weight.detach().float().square() for linear in linears})
 
     adapter = adapter_of(model)
-    return [
-        {part: PartScores.from_unit_scores(squares(adapter, layer, part)) for part in PARTS}
-        for layer in adapter.layers(model)
-    ]
+    scores: list[LayerScores] = []
+    for layer in adapter.layers(model):
+        scores.append({part: PartScores.from_unit_scores(squares(adapter, layer, part)) for part in PARTS})
+        release(model, layer)
+    return scores
 
 
 def activation_scores(
