@@ -1,5 +1,6 @@
 """Small random models of every supported family, a byte tokenizer, SmolLM2 itself, and a task of local files."""
 
+import gc
 import json
 import logging
 import os
@@ -7,23 +8,46 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+# The process that hands the tests out to others needs no PyTorch: what imports it stands in the functions.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # Triton reads this when it is imported, and PyTorch imports it.
 if not Path("/dev/nvidia0").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-from tiny import make_tiny_model, make_tiny_tokenizer
-
+BUDGET = 3.0  # seconds of a test that is neither `real` nor `slow`
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: processes are given tests one by one, and so end at about the same time."""
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("real", "slow")])
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of garbage collections: Accelerate starts one with each training, of half a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that `make check` runs although they take long."""
+    passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call"]
+    longer = [report for report in passed if report.duration > BUDGET and not {"real", "slow"} & set(report.keywords)]
+    for report in sorted(longer, key=lambda report: -report.duration):
+        line = f"{report.nodeid} took {report.duration:.1f} s, more than {BUDGET:.0f}: shorten it or mark it slow"
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)
 def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    import torch
+
     # Tiny models are faster on one thread than on two that wait for each other.
     beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     shared = max(1, (os.cpu_count() or 1) // beside)
@@ -43,7 +67,9 @@ def private_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tiny_model() -> Callable[..., PreTrainedModel]:
+def tiny_model() -> "Callable[..., PreTrainedModel]":
+    from tiny import make_tiny_model
+
     return make_tiny_model
 
 
@@ -53,7 +79,9 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> "PreTrainedTokenizerFast":
+    from tiny import make_tiny_tokenizer
+
     return make_tiny_tokenizer()
 
 
@@ -75,7 +103,7 @@ def torchrun() -> Callable[..., "subprocess.CompletedProcess[str]"]:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def smollm2() -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
     """SmolLM2-135M-Instruct in float32. Tests that change it work on a deep copy."""
     from secateur.models import load
 

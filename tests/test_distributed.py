@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(
     tiny_model: Callable[..., PreTrainedModel],
     tiny_tokenizer: PreTrainedTokenizerBase,
@@ -115,6 +116,7 @@ def gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_workers_end_when_torchrun_is_killed(tmp_path: Path) -> None:
     with two_waiting(tmp_path, "30") as (launcher, workers):
         launcher.kill()
@@ -122,6 +124,7 @@ def test_workers_end_when_torchrun_is_killed(tmp_path: Path) -> None:
         wait_for(lambda: all(map(gone, workers)), 20)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_ends_the_others(tmp_path: Path) -> None:
     with two_waiting(tmp_path, "30") as (launcher, workers):
         workers[1].kill()
@@ -129,6 +132,7 @@ def test_a_worker_that_is_killed_ends_the_others(tmp_path: Path) -> None:
         assert all(map(gone, workers))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_stopped_ends_the_others(tmp_path: Path) -> None:
     with two_waiting(tmp_path, "0.05") as (launcher, workers):
         workers[1].suspend()

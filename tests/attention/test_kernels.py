@@ -50,6 +50,7 @@ shapes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=15, deadline=None)
 @given(shape=shapes, causal=st.booleans(), density=st.floats(0, 1), seed=st.integers(0, 99))
@@ -64,6 +65,7 @@ def test_backends_equal_plain_attention(
     torch.testing.assert_close(found, plain(*parts, blocks, grid), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("queries", "keys", "causal"), [(300, 300, True), (130, 450, True), (200, 333, False)])
 def test_flex_equals_plain_attention(queries: int, keys: int, causal: bool) -> None:
     parts = tensors(0, 1, 6, 2, queries, keys, 64)
@@ -73,6 +75,7 @@ def test_flex_equals_plain_attention(queries: int, keys: int, causal: bool) -> N
     torch.testing.assert_close(found, plain(*parts, blocks, grid), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @needs_triton
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 99), threshold=st.floats(0.1, 6), causal=st.booleans(), queries=st.integers(1, 200))

@@ -202,6 +202,7 @@ def test_layers_with_a_sliding_window_are_not_tuned(
         tune(tiny_model("mistral", sliding_window=64), tiny_tokenizer, data=str(text), seqlen=256)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, text: Path, tmp_path: Path
 ) -> None:

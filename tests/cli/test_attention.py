@@ -59,6 +59,7 @@ def test_compare_prints_a_table(tiny: Path, text: Path, profile: Path, tmp_path:
     assert figures["ppl_ratio"] == pytest.approx(figures["sparse_perplexity"] / figures["perplexity"])
 
 
+@pytest.mark.slow
 def test_generate_writes_on(tiny: Path, text: Path, tmp_path: Path) -> None:
     arguments = ["--prompt-file", text, "--max-new-tokens", "5", "--json", tmp_path / "written.json"]
     done(secateur("attention", "generate", tiny, *arguments, *RULE))

@@ -101,6 +101,7 @@ def test_an_unknown_command_is_status_2() -> None:
     assert "prune" in failed(secateur("prun"), 2)
 
 
+@pytest.mark.slow
 def test_prune_writes_a_model_its_plan_and_how_to_repeat_it(tiny: Path, tmp_path: Path) -> None:
     out, figures = tmp_path / "out", tmp_path / "figures.json"
     result = done(secateur("prune", tiny, "-o", out, *QUICK_PRUNE, "--json", figures))
@@ -113,6 +114,7 @@ def test_prune_writes_a_model_its_plan_and_how_to_repeat_it(tiny: Path, tmp_path
     assert result.stdout.rstrip().endswith(str(out))
 
 
+@pytest.mark.slow
 def test_recover_merge_and_evaluate(tiny: Path, tmp_path: Path) -> None:
     adapter, merged, figures = tmp_path / "adapter", tmp_path / "merged", tmp_path / "figures.json"
     done(secateur("recover", tiny, "-o", adapter, *QUICK_RECOVER, "--lora-target", "mlp"))
@@ -163,6 +165,7 @@ def test_what_evaluate_refuses_about_tasks(tiny: Path, task_directory: Path, tmp
     assert "sums.jsonl is empty" in failed(secateur("evaluate", tiny, "--tasks", "sums", *own))
 
 
+@pytest.mark.slow
 def test_sweep_reports_a_failed_cell_and_is_status_1(tiny: Path, tmp_path: Path) -> None:
     recipe, out, figures = tmp_path / "r.yaml", tmp_path / "sweep", tmp_path / "figures.json"
     recipe.write_text(
@@ -176,6 +179,7 @@ def test_sweep_reports_a_failed_cell_and_is_status_1(tiny: Path, tmp_path: Path)
     assert "did you mean ratio?" in failed(secateur("sweep", recipe, "--set", "prune.ratoi=1", "-o", out))
 
 
+@pytest.mark.slow
 def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None:
     sparse, figures = tmp_path / "sparse", tmp_path / "figures.json"
     quick = ["--samples", 4, "--seqlen", 32, "--device", "cpu"]
@@ -240,6 +244,7 @@ def test_an_output_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_the_output(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done(secateur("prune", tiny, "-o", out, *QUICK_PRUNE))
@@ -363,6 +368,7 @@ samples: {{prompts: [Once], max_new_tokens: 2}}
     return path
 
 
+@pytest.mark.slow
 def test_run_ends_with_the_table_and_the_path_of_the_report(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,6 +405,7 @@ def test_report_of_a_directory_that_is_no_run(tmp_path: Path) -> None:
     assert "metrics.json" in failed(secateur("report", tmp_path / "none"))
 
 
+@pytest.mark.slow
 def test_figures_replace_only_figures(tiny: Path, tmp_path: Path) -> None:
     for suffix, option in (("json", "--json"), ("png", "--plot")):
         mine, figures = tmp_path / f"package.{suffix}", tmp_path / f"figures.{suffix}"

@@ -85,6 +85,7 @@ longrange:
 """
 
 
+@pytest.mark.slow
 def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     run = ["run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"]
@@ -118,6 +119,7 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, change: tuple[str, str], messag
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_together(prepared: Path, small: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "secateur"]
     arguments = ["longrange", "train", "--task", "listops", "-o", str(prepared), "--config", str(small)]

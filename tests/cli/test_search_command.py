@@ -16,6 +16,7 @@ def tiny(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> Pat
     return tmp_path / "tiny"
 
 
+@pytest.mark.slow
 def test_a_search_and_the_cut_by_its_plan(tiny: Path, tmp_path: Path) -> None:
     found = tmp_path / "found"
     text = done(secateur("search", tiny, "-o", found, *QUICK_SEARCH, "--json", tmp_path / "s.json")).output
@@ -34,6 +35,7 @@ def test_a_search_and_the_cut_by_its_plan(tiny: Path, tmp_path: Path) -> None:
     assert "holds" in failed(secateur("prune", tiny, "-o", found, "--plan", plan, *options, "--overwrite"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [

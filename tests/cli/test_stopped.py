@@ -34,6 +34,7 @@ def with_files_of_at_most(size: int, *arguments: object) -> "subprocess.Complete
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["prune", "recover", "run"])
 def test_a_disk_that_takes_no_more(tiny: Path, tmp_path: Path, command: str) -> None:
     options = {
@@ -50,9 +51,12 @@ def test_a_disk_that_takes_no_more(tiny: Path, tmp_path: Path, command: str) -> 
     assert not [path for path in tmp_path.rglob("*") if "secateur-" in path.name or path.suffix == ".partial"]
 
 
+@pytest.mark.slow
 def test_the_second_of_two_is_refused_before_any_work(tiny: Path, tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from secateur.files import claimed\n"
+        "import sys, time; from pathlib import Path\n"
+        "sys.argv[0] = 'secateur'\n"  # which does not import PyTorch at once
+        "from secateur.files import claimed\n"
         "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(100)"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "out")]

@@ -43,6 +43,7 @@ def errors(text: str) -> list[str]:
     return re.findall(r"^(?:\[rank\d\]: )?Error: (.*)$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     text = RECIPE.format(model=model, text=tmp_path / "text.txt")
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
@@ -72,6 +73,7 @@ def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchr
     assert "done before" in (tmp_path / "two" / "run.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message", "status"),
     [
@@ -106,6 +108,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_one_process_that_fails_ends_the_others(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
     (tmp_path / "failing.py").write_text(FAILING, encoding="utf-8")
     arguments = ["--calibration", tmp_path / "text.txt", "--samples", 4, "--seqlen", 32, "-o", tmp_path / "out"]

@@ -26,6 +26,7 @@ for name in ("wikitext2", "c4", "alpaca"):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "advice"),
     [

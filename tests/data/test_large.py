@@ -164,6 +164,7 @@ def test_no_more_is_parsed_and_tokenised_than_is_asked_for(
     assert len(parsed) < 1000 and sum(given) < 60_000
 
 
+@pytest.mark.slow
 def test_a_damaged_row_that_is_not_reached_is_not_minded_and_one_that_is_is_named(
     tmp_path: Path, large: Large, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

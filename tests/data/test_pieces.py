@@ -167,6 +167,7 @@ def test_pieces_joined_are_the_text(size: int) -> None:
     assert {len(piece) for piece in pieces[:-1]} <= {size}
 
 
+@pytest.mark.slow
 def test_a_megabyte_is_never_tokenised_at_once(
     tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -194,6 +195,7 @@ def published() -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_windows_of_a_text_of_1_1_mb_are_those_of_earlier_versions(tmp_path: Path) -> None:
     text = published()
     pairs = ["an", "th", "er", "Ġa", "Ġt", "ab", "cd", "Ã¤", "ĠÃ", "12", "xy", "zz", "an", "q"]

@@ -27,6 +27,7 @@ def gpus(made: dict[str, str], monkeypatch: pytest.MonkeyPatch, pretending: None
     monkeypatch.setattr(loading, "resolve_device", lambda device: torch.device("cuda:0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", [None, "auto"], ids=["one GPU", "two GPUs"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command(gpus: None, made: dict[str, str], tmp_path: Path, name: str, device_map: str | None) -> None:
@@ -36,6 +37,7 @@ def test_a_command(gpus: None, made: dict[str, str], tmp_path: Path, name: str, 
     assert "-o" not in arguments or Path(arguments[arguments.index("-o") + 1]).exists()
 
 
+@pytest.mark.slow
 def test_run(gpus: None, made: dict[str, str], tmp_path: Path) -> None:
     text = {"samples": 4, "seqlen": 32}
     measured = {"windows": 2, "seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}

@@ -62,6 +62,7 @@ def test_sparsify_by_allocation(placed: Models, tiny_tokenizer: PreTrainedTokeni
     assert places(model) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_importance", ["removal", "activation", "similarity"])
 def test_layer_importance(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, layer_importance: str) -> None:
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "layer_importance_samples": 2}

@@ -113,6 +113,7 @@ def test_compares_models_and_an_adapter(directories, adapter, text, tiny_model):
     assert all(model.decode_tokens_per_second > 0 for model in (large, small, adapted))
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_whether_models_share_the_memory(directories, text, monkeypatch):
     config = EvaluateConfig(data=[str(text)], **QUICK)
     batches = []

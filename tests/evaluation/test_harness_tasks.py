@@ -94,6 +94,7 @@ def test_tasks_are_built_once_and_asked_again(tiny_model, tiny_tokenizer, task_d
     assert first == second
 
 
+@pytest.mark.slow
 def test_an_uneven_model_and_an_adapter(tiny_model, tiny_tokenizer, task_directory: Path, tmp_path: Path) -> None:
     adapted = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     for name, parameter in adapted.named_parameters():
@@ -184,6 +185,7 @@ def test_the_extra_is_named_where_it_is_missing(task_directory: Path, monkeypatc
     assert refused(task_directory) == "tasks need a package; run: pip install 'secateur[tasks]'"
 
 
+@pytest.mark.slow
 def test_names_of_lm_eval(task_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One test, since reading lm-eval's 14,000 tasks takes seconds."""
     (task_directory / "broken.yaml").write_text("task: broken\n  doc: [\n")
@@ -403,6 +405,7 @@ def test_a_question_that_fails_names_the_task(tiny_model, tiny_tokenizer, task_d
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_directory_is_checked(tmp_path: Path, task_directory: Path, add_task: Add) -> None:
     assert "is not a directory" in refused(tmp_path / "none")
     (tmp_path / "empty").mkdir()

@@ -36,6 +36,7 @@ def differences(file: Path, model: PreTrainedModel, prompt: list[int] = PROMPT) 
     return max(abs(float(expected[token]) - value) for token, value in found.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("uneven", [False, True], ids=["even", "uneven"])
 def test_every_family_gives_the_same_probabilities(
@@ -58,6 +59,7 @@ def test_every_family_gives_the_same_probabilities(
     assert result.bytes == (tmp_path / "model.gguf").stat().st_size
 
 
+@pytest.mark.slow
 def test_heads_that_do_not_add_up_to_the_hidden_size(
     model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path
 ) -> None:
@@ -86,6 +88,7 @@ ROPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROPES)
 @pytest.mark.parametrize(("family", "uneven"), [("llama", False), ("llama", True), ("qwen3", False), ("qwen3", True)])
 def test_rotary_positions(

@@ -72,6 +72,7 @@ def test_an_even_file_is_measured_like_its_model(tiny: Path, tmp_path: Path) -> 
     assert gguf == pytest.approx(directory, rel=0.01)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_merged_or_named(tiny: Path, tmp_path: Path) -> None:
     adapter, file = tmp_path / "adapter", tmp_path / "model.gguf"
     quick = ["--samples", 16, "--seqlen", 32, "--val-size", 0, "--device", "cpu", "--lr", "1e-2"]
@@ -149,6 +150,7 @@ def recipe(tiny: Path, tmp_path: Path):
     return make
 
 
+@pytest.mark.slow
 def test_a_run_exports_its_last_model(recipe, tmp_path: Path) -> None:
     path = tmp_path / "run"
     metrics = run_recipe(recipe(export={}), "text", path, command_line="secateur run r.yaml")

@@ -110,6 +110,7 @@ def test_a_foreign_partial_is_in_the_way(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
+sys.argv[0] = "secateur"  # which does not import PyTorch at once
 from pathlib import Path
 from secateur.files import claimed
 with claimed(Path(sys.argv[1])):

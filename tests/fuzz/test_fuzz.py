@@ -19,6 +19,7 @@ from fuzz.kinds import KINDS, Kind
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_damaged_files_are_read_or_refused_in_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fuzz", "--mutations", "150"],
@@ -73,6 +74,7 @@ def _leave() -> None:
     os._exit(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "verdict"), [(_hang, "hang"), (_die, "crash"), (_swell, "crash"), (_leave, "crash"), (int, "accepted")]
 )

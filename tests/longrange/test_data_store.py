@@ -89,6 +89,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(tmp_path: P
     assert without_seconds(metas[0]) == without_seconds(metas[1])
 
 
+@pytest.mark.slow
 def test_pathfinder_is_prepared_alike_from_the_same_seed(tmp_path: Path) -> None:
     for run in ("first", "second"):
         meta = prepare("pathfinder", tmp_path / run, train=32, dev=8, test=8, path_length=6)

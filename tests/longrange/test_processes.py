@@ -22,6 +22,7 @@ CASES: dict[str, tuple[str, int, list[int], int]] = {
 }
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(
     options: dict[str, Any],
     settled: LongRangeConfig,

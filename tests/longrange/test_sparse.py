@@ -73,6 +73,7 @@ def test_it_equals_masked_attention_forward_and_backward(
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences() -> None:
     parts = tensors(0, 2, 2, 30, 3, torch.float64)
     pattern, real = pattern_of(1, 30, 8, 0.4), torch.arange(30) < torch.tensor([[30], [17]])
@@ -83,6 +84,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(attend, parts)
 
 
+@pytest.mark.slow
 def test_dropped_weights_are_dropped_in_the_backward_pass_too() -> None:
     parts = tensors(0, 1, 2, 24, 3, torch.float64)
     pattern = pattern_of(1, 24, 8, 0.6)

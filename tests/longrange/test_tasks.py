@@ -23,6 +23,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "build"), [("image", cifar_binary), ("text", acl_folders), ("retrieval", pairs), ("pathfinder", None)]
 )

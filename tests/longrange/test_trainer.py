@@ -73,6 +73,7 @@ def test_settled_attention_switches_by_itself(train: Train) -> None:
     assert results["switched"] == 5
 
 
+@pytest.mark.slow
 def test_dense_never_switches_and_sparse_begins_so(train: Train) -> None:
     dense = train(name="dense", mode="dense")
     assert dense["switched"] is None
@@ -82,6 +83,7 @@ def test_dense_never_switches_and_sparse_begins_so(train: Train) -> None:
     assert set(sparse["step_ms"]) == {"sparse"}
 
 
+@pytest.mark.slow
 def test_both_rules_choose_blocks(train: Train, tmp_path: Path) -> None:
     blocks = []
     for rule in ("learned", "mean-attention"):
@@ -90,6 +92,7 @@ def test_both_rules_choose_blocks(train: Train, tmp_path: Path) -> None:
     assert not torch.equal(*blocks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [5, 10])
 def test_a_run_that_was_stopped_goes_on(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: int
@@ -113,12 +116,14 @@ def test_a_run_that_was_stopped_goes_on(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(train: Train) -> None:
     one, other = train(name="one"), train(name="other")
     assert one["evaluations"] == other["evaluations"]
     assert train(name="third", seed=7)["evaluations"] != one["evaluations"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_split(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(name="whole", mode="dense")
     forward = LongRangeModel.forward
@@ -145,6 +150,7 @@ def test_an_example_that_does_not_fit(train: Train, monkeypatch: pytest.MonkeyPa
         train()
 
 
+@pytest.mark.slow
 def test_training_ends_when_accuracy_no_longer_rises(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"patience": 2, "num_train_steps": 60, "learning_rate": 1e-9, "eval_frequency": 2}
     results = train(training=training)
@@ -160,6 +166,7 @@ def test_a_loss_that_is_not_finite(train: Train, rate: float) -> None:
         train(training={"learning_rate": rate, "warmup": 0})
 
 
+@pytest.mark.slow
 def test_runs_with_other_settings_are_kept_apart(train: Train, tmp_path: Path) -> None:
     train()
     with pytest.raises(
@@ -191,6 +198,7 @@ def test_checkpoints_that_do_not_fit(train: Train, prepared: Path, tmp_path: Pat
         evaluate(EvaluateConfig(task="listops", data=prepared), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_further(train: Train, tmp_path: Path) -> None:
     training = {"patience": 2, "num_train_steps": 60, "learning_rate": 1e-9, "eval_frequency": 2}
     results = train(training=training)
@@ -202,6 +210,7 @@ def test_a_finished_run_is_not_trained_further(train: Train, tmp_path: Path) -> 
             train(training=training)
 
 
+@pytest.mark.slow
 def test_a_run_belongs_to_its_data(train: Train, tmp_path: Path) -> None:
     train()
     prepare("listops", tmp_path / "other", max_length=64, train=100, dev=40, test=40, seed=1)
@@ -215,6 +224,7 @@ def test_a_run_that_failed_early_begins_anew(train: Train) -> None:
     assert train()["steps"] == 12
 
 
+@pytest.mark.slow
 def test_overwriting_keeps_the_old_run_until_the_new_one_is_done(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -229,6 +239,7 @@ def test_overwriting_keeps_the_old_run_until_the_new_one_is_done(
     assert not (tmp_path / "sat.partial").exists()
 
 
+@pytest.mark.slow
 def test_pictures_stand_before_a_run_counts_as_done(
     train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -284,6 +295,7 @@ def test_learning_rates(settled: LongRangeConfig, decay: str) -> None:
     assert learning_rate(training, 10, True) == pytest.approx(rates[10] / 2)
 
 
+@pytest.mark.slow
 def test_curves_for_tensorboard(train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(InputError, match="needs the package tensorboard: pip install tensorboard"):

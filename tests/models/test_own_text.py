@@ -30,6 +30,7 @@ def test_each_token_is_drawn_from_the_models_distribution(
         assert (below <= draw + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_windows_are_the_same_text_cut_differently(
     tiny_model: Tiny, tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path
 ) -> None:

@@ -155,6 +155,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_kinds_that_peft_merges(name: str, tiny_model: TinyModel, tmp_path: Path) -> None:
     kind = getattr(peft, name, None)
@@ -353,6 +354,7 @@ def test_a_model_that_accelerate_looks_after(adapter: Path, tiny_model: TinyMode
     torch.testing.assert_close(logits(attach_adapter(model, adapter)), expected)
 
 
+@pytest.mark.slow
 def test_every_way_in(tiny_model: TinyModel, tiny_tokenizer, tmp_path: Path) -> None:
     """What evaluate measures unmerged is what merge writes, for a tied model with an adapter on its head."""
     settings = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=[*SOME, "lm_head"], use_dora=True)

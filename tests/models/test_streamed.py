@@ -61,6 +61,7 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> str:
     return saved(tmp_path_factory.mktemp("models") / "untied", family="qwen2", tie_word_embeddings=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,6 +85,7 @@ def test_pruned(model: str, text: str, tmp_path: Path, options: dict[str, Any]) 
     assert not (tmp_path / "streamed.partial").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,6 +137,7 @@ def test_refused_where_weights_are_converted(model: str) -> None:
         load(model, dtype="bfloat16", stream=True)
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_at_its_layer(model: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
     program = f"""
@@ -165,6 +168,7 @@ class StoppedError(Exception):
     """In place of a kill."""
 
 
+@pytest.mark.slow
 def test_stopped_while_scoring_it_goes_on_at_its_layer(
     untied: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ def test_ratio_is_met_and_groups_stay_whole(
     assert model(torch.arange(20)[None]).logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_half_of_the_calibration_is_the_models_own_text(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path
 ) -> None:

@@ -35,6 +35,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -67,6 +68,7 @@ def test_training_helps_and_fills_no_zero(
     torch.testing.assert_close(loaded(tokens).logits, result.model(tokens).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["masked-lora", "masked"])
 def test_bfloat16_keeps_zeros_and_format(train: Train, tiny_model: TinyModel, method: str) -> None:
     model = sparse(tiny_model()).bfloat16()
@@ -115,6 +117,7 @@ def test_plain_lora_beside_zeros_has_the_papers_settings_unless_told_otherwise()
     assert RecoverConfig(method="lora").settled(sparse=False).seqlen == 512
 
 
+@pytest.mark.slow
 def test_a_plain_adapter_stands_beside_the_zeros_and_merging_must_be_chosen(
     train: Train, tiny_model: TinyModel
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_lost_zero_is_an_error(train: Train, tiny_model: TinyModel, monkeypatc
         train(sparse(tiny_model()), method="masked")
 
 
+@pytest.mark.slow
 def test_a_stopped_masked_training_goes_on(
     train: Train, tiny_model: TinyModel, stopped_at: Callable[[int], AbstractContextManager[None]]
 ) -> None:

@@ -23,6 +23,7 @@ def adapter(train: Train, tiny_model: TinyModel) -> Path:
     return train(tiny_model(), "adapter", epochs=2).output
 
 
+@pytest.mark.slow
 def test_merged_and_unmerged_give_the_same_logits(adapter: Path, tiny_model: TinyModel) -> None:
     tokens = torch.arange(30)[None]
     unmerged = attach_adapter(tiny_model(), adapter)(tokens).logits
@@ -33,6 +34,7 @@ def test_merged_and_unmerged_give_the_same_logits(adapter: Path, tiny_model: Tin
     assert not torch.allclose(unmerged, tiny_model()(tokens).logits, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_recover_with_merge_does_both(adapter: Path, train: Train, tiny_model: TinyModel) -> None:
     direct = train(tiny_model(), "merged", epochs=2, merge=True).model
     merged = merge_adapter(tiny_model(), adapter)
@@ -40,6 +42,7 @@ def test_recover_with_merge_does_both(adapter: Path, train: Train, tiny_model: T
         torch.testing.assert_close(direct.state_dict()[name], weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "message"),
     [
@@ -84,6 +87,7 @@ def test_directories_without_a_sound_adapter(adapter: Path, tiny_model: TinyMode
         merge_adapter(tiny_model(), adapter)
 
 
+@pytest.mark.slow
 def test_sums_that_are_no_numbers(adapter: Path, tiny_model: TinyModel) -> None:
     file = adapter / "adapter_model.safetensors"
     save_file({name: 1e30 * weight for name, weight in load_file(file).items()}, file, {"format": "pt"})

@@ -39,6 +39,7 @@ def make_uneven(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+@pytest.mark.slow
 def test_lora_trains_only_the_adapter(train: Train, tiny_model: TinyModel) -> None:
     model = tiny_model()
     before = weights_of(model)
@@ -59,6 +60,7 @@ def test_the_adapter_directory_is_peft_s(train: Train, tiny_model: TinyModel) ->
     torch.testing.assert_close(fresh(tokens).logits, result.model(tokens).logits)
 
 
+@pytest.mark.slow
 def test_every_family_and_uneven_layers(train: Train, tiny_model: TinyModel, family: str) -> None:
     model = make_uneven(tiny_model(family))
     result = train(model, epochs=2, merge=True)
@@ -91,6 +93,7 @@ def test_the_model_itself_stays_usable(train: Train, tiny_model: TinyModel) -> N
     assert model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2, do_sample=False).shape == (1, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_bfloat16_comes_back_as_bfloat16(train: Train, tiny_model: TinyModel, method: str) -> None:
     model = tiny_model().bfloat16()
@@ -99,6 +102,7 @@ def test_bfloat16_comes_back_as_bfloat16(train: Train, tiny_model: TinyModel, me
     assert AutoModelForCausalLM.from_pretrained(result.output).dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_step_does_not_depend_on_the_micro_batch(
     tmp_path: Path, private_cache: Path, tiny_model: TinyModel, tiny_tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -138,12 +142,14 @@ def test_the_first_loss_is_the_mean_over_scored_tokens(
     assert result.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(train: Train, tiny_model: TinyModel) -> None:
     runs = [train(tiny_model(), f"out{n}", lora_dropout=0.1, seed=seed) for n, seed in enumerate((1, 1, 2))]
     losses = [[entry["loss"] for entry in run.history[1:]] for run in runs]
     assert losses[0] == losses[1] != losses[2]
 
 
+@pytest.mark.slow
 def test_a_teacher_brings_the_student_nearer(
     train: Train, tiny_model: TinyModel, tiny_tokenizer: PreTrainedTokenizerBase, story: Path
 ) -> None:
@@ -169,6 +175,7 @@ def test_a_teacher_brings_the_student_nearer(
     assert divergence(taught.model) < divergence(plain.model)
 
 
+@pytest.mark.slow
 def test_remembering_the_teacher_changes_nothing(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,11 +192,13 @@ def test_remembering_the_teacher_changes_nothing(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_gives_the_same_numbers(train: Train, tiny_model: TinyModel) -> None:
     runs = [train(tiny_model(), f"out{on}", gradient_checkpointing=on) for on in (False, True)]
     assert runs[0].history[-1]["loss"] == pytest.approx(runs[1].history[-1]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_early_stopping_brings_the_best_weights_back(train: Train, tiny_model: TinyModel) -> None:
     result = train(tiny_model(), epochs=50, lr=0.5, early_stopping_patience=2, eval_steps=1, merge=True)
     evaluated = {entry["step"]: entry["eval_loss"] for entry in result.history if "eval_loss" in entry}
@@ -209,6 +218,7 @@ def test_extra_texts_are_measured_on_the_way(train: Train, tiny_model: TinyModel
     assert all(value > 1 for value in measured)
 
 
+@pytest.mark.slow
 def test_the_time_limit_stops(train: Train, tiny_model: TinyModel) -> None:
     result = train(tiny_model(), epochs=10_000, max_minutes=0.02)
     assert result.steps < 5_000
@@ -266,6 +276,7 @@ def test_float16_needs_a_gpu(train: Train, tiny_model: TinyModel) -> None:
         train(tiny_model().half())
 
 
+@pytest.mark.slow
 def test_an_output_in_use_is_refused(train: Train, tiny_model: TinyModel, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x", encoding="utf-8")

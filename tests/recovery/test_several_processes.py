@@ -70,6 +70,7 @@ def history_of(directory: Path) -> list[dict[str, float]]:
     return list(json.loads((directory / "recovery.json").read_text(encoding="utf-8"))["history"])
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(
     models: dict[str, Path], story: Path, tmp_path: Path, torchrun: Torchrun
 ) -> None:

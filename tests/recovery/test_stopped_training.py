@@ -28,6 +28,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "step"), [("lora", 5), ("lora", 13), ("full", 8)])
 def test_a_killed_training_goes_on_as_if_nothing_had_been(
     stopped_at: StoppedAt,
@@ -69,6 +70,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_go_on(
     stopped_at: StoppedAt, train: Train, tiny_model: TinyModel, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_someone_else_s_directory_is_left_alone(train: Train, tiny_model: TinyMo
         assert (tmp_path / "out.partial" / name).exists()
 
 
+@pytest.mark.slow
 def test_a_micro_batch_that_does_not_fit_is_halved(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved(
         torch.testing.assert_close(weights_of(result.model)[name], weight, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_that_ends_in_the_backward_pass_leaves_no_half_gradient(
     train: Train, tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def rows(*perplexities):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 4, 30, 80])
 def test_the_strategy_has_three_labelled_panels(figures, layers):
     png = pruning_strategy(plan(layers, frozen=(0,)), importance(layers))
@@ -98,6 +99,7 @@ def test_importance_comes_from_the_plan_where_it_stands_there(figures):
     assert [bar.get_height() for bar in figures[0].axes[0].containers[0]] == [0.5] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scores", "scale"), [([0.1, 0.2, 9], "log"), ([1, 2, 3], "linear"), ([-0.1, 0.2, 9], "linear")]
 )
@@ -193,6 +195,7 @@ def text_of(figure):
     return [text.get_text().strip() for text in figure.findobj(Text)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("name", STRANGE)
 def test_names_are_drawn_as_they_are(monkeypatch, name):

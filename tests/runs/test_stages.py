@@ -53,6 +53,7 @@ def models(metrics: dict[str, Any]) -> list[str]:
     return [model["name"] for model in metrics["models"]]
 
 
+@pytest.mark.slow
 def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     metrics = run(recipe(prune=PRUNE, recover=RECOVER, seed=3), tmp_path / "run")
     assert json.loads((tmp_path / "run/metrics.json").read_text()) == metrics
@@ -84,6 +85,7 @@ def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path:
     assert all(stage in log for stage in stages)
 
 
+@pytest.mark.slow
 def test_a_cut_follows_the_recipes_search(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     made = recipe(search={"ratio": 0.2, "samples": 4, "seqlen": 32, "rounds": 2}, prune={})
     run(made, tmp_path / "run")
@@ -112,6 +114,7 @@ def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(
     assert commands[3].startswith(f"secateur evaluate {model} pruned recovered --device cpu --data ")
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worked: list[str] = []
     kill = {"recover_model"}
@@ -146,6 +149,7 @@ def test_a_killed_run_continues(recipe: Callable[..., Recipe], tmp_path: Path, m
     assert worked == ["prune_model", "measure", "recover_model", "measure", "measure_speeds"]
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_its_checkpoint(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +172,7 @@ def test_training_goes_on_from_its_checkpoint(
     assert metrics["models"][-1]["perplexity"] == pytest.approx(straight["models"][-1]["perplexity"])
 
 
+@pytest.mark.slow
 def test_without_recovery(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     metrics = run(recipe(prune=PRUNE, evaluate={**MEASURE, "speed": False}), tmp_path / "run")
     assert models(metrics) == ["original", "pruned"]
@@ -175,6 +180,7 @@ def test_without_recovery(recipe: Callable[..., Recipe], tmp_path: Path) -> None
     assert "recover" not in metrics["seconds"]
 
 
+@pytest.mark.slow
 def test_zeros_recovery_and_their_map(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     sections = {"sparsify": SPARSIFY, "recover": {**RECOVER, "merge": False}}
     metrics = run(recipe(**sections), tmp_path / "run")
@@ -191,6 +197,7 @@ def test_zeros_recovery_and_their_map(recipe: Callable[..., Recipe], tmp_path: P
     assert run(recipe(**sections), tmp_path / "run")["seconds"] == metrics["seconds"]
 
 
+@pytest.mark.slow
 def test_both_cuts_one_after_the_other(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     metrics = run(recipe(prune=PRUNE, sparsify={**SPARSIFY, "pattern": "2:4"}, recover=RECOVER), tmp_path / "run")
     assert models(metrics) == ["original", "pruned", "sparse", "recovered"]
@@ -199,6 +206,7 @@ def test_both_cuts_one_after_the_other(recipe: Callable[..., Recipe], tmp_path: 
     assert last["parameters"] < metrics["models"][0]["parameters"]
 
 
+@pytest.mark.slow
 def test_without_a_cut_and_unmerged(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     metrics = run(recipe(recover={**RECOVER, "merge": False}), tmp_path / "run")
     assert models(metrics) == ["original", "recovered"]
@@ -220,6 +228,7 @@ def test_several_texts_the_first_is_the_number(recipe: Callable[..., Recipe], tm
     assert model["perplexity"] == model["perplexities"][data[0]] != model["perplexities"][data[1]]
 
 
+@pytest.mark.slow
 def test_tasks_at_every_stage(recipe: Callable[..., Recipe], task_directory: Path, tmp_path: Path) -> None:
     tasks = {"tasks": ["sums"], "include_path": str(task_directory), "limit": 5, "speed": False}
     made = recipe(prune=PRUNE, evaluate={**MEASURE, **tasks})

@@ -60,6 +60,7 @@ def sweep(recipe: Path, *settings: str, directory: Path | None = None, **options
     return sweep_recipe(recipe, settings, target, command_line="secateur sweep", **options)
 
 
+@pytest.mark.slow
 def test_cells_are_runs_that_share_what_is_alike(recipe: Path, worked: list[str], tmp_path: Path) -> None:
     result = sweep(recipe, "prune.ratio=0.1,0.3")
     assert worked == ["measure", "score_layers", "prune_model", "measure", "prune_model", "measure"]
@@ -96,6 +97,7 @@ def _yaml(file: Path) -> Any:
     return yaml.safe_load(file.read_text())
 
 
+@pytest.mark.slow
 def test_done_cells_are_skipped_and_a_stopped_one_goes_on(
     recipe: Path, worked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +125,7 @@ def test_done_cells_are_skipped_and_a_stopped_one_goes_on(
     assert worked == ["measure", "score_layers", "prune_model", "measure"]
 
 
+@pytest.mark.slow
 def test_a_failed_cell_does_not_stop_the_others(recipe: Path, tmp_path: Path) -> None:
     missing = tmp_path / "none.txt"
     result = sweep(recipe, f"prune.calibration={missing},{tmp_path}/text.txt")
@@ -143,6 +146,7 @@ def test_an_error_of_a_library_is_a_failed_cell(recipe: Path, monkeypatch: pytes
     assert list(sweep(recipe, "prune.ratio=0.1").failed.values()) == ["unexpected RuntimeError: out of luck"]
 
 
+@pytest.mark.slow
 def test_all_combinations_with_lists_and_words(recipe: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     settings = [f"evaluate.data=[{text}],['{text}[:50%]']", "prune.importance=magnitude,activation", "prune.even=true"]

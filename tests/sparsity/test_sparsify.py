@@ -90,6 +90,7 @@ def test_wanda_is_the_paper_s_score_on_what_the_cut_layers_before_give(
     assert torch.equal(down.weight == 0, torch.zeros_like(weight, dtype=torch.bool).scatter(1, lowest, True))
 
 
+@pytest.mark.slow
 def test_admm_stays_nearer_to_the_dense_model(cut: Callable[..., SparsifyResult], tiny_model: Models) -> None:
     tokens = torch.randint(32, 120, (8, 48), generator=torch.Generator().manual_seed(0))
     expected = tiny_model()(tokens).logits
@@ -101,6 +102,7 @@ def test_admm_stays_nearer_to_the_dense_model(cut: Callable[..., SparsifyResult]
     assert errors["admm"] == min(errors.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["wanda", "admm"])
 def test_where_activations_wait_changes_nothing(
     cut: Callable[..., SparsifyResult], tiny_model: Models, method: str

@@ -10,6 +10,7 @@ import pytest
 FEW = ("prune --overwrite", "recover", "run --overwrite")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--sample", "2"), ("--sample", "3", "--signal", "SIGTERM", *FEW)])
 def test_the_old_or_the_new_and_nothing_left_over(arguments: tuple[str, ...]) -> None:
     tests = Path(__file__).parents[1]

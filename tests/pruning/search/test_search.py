@@ -126,6 +126,7 @@ def test_where_nothing_is_cut_yet_the_curvature_counts(tiny_model: Models, windo
     assert 0.25 < expected.sum() / found.sum() < 4
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_prune_then_cuts(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_the_first_round_is_what_prune_cuts(
     assert found.plan.layers == cut.plan.layers
 
 
+@pytest.mark.slow
 def test_no_half_moves_far_in_a_round(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     rounds = _search(tiny_model(), tiny_tokenizer, rounds=4, patience=9).rounds
     for before, after in itertools.pairwise(rounds):
@@ -185,6 +187,7 @@ def test_frozen_layers_and_halves_stay(tiny_model: Models, tiny_tokenizer: PreTr
     assert all(done.attention_share == 0 for done in result.rounds)
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_was_stopped(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     whole = _search(tiny_model(), tiny_tokenizer, rounds=3)
     kept: list[Round] = []
@@ -202,6 +205,7 @@ def test_a_search_goes_on_where_it_was_stopped(tiny_model: Models, tiny_tokenize
     assert again.plan == whole.plan
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_other_settings_are_refused(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
