@@ -29,7 +29,8 @@ class LlamaCpp:
         params = xllamacpp.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel = context, 1
-        params.cpuparams.n_threads = os.cpu_count() or 1
+        beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // beside)
         params.warmup, params.verbosity = False, 0
         self.server = xllamacpp.Server(params)
         self.visible = self.tokens("a", special=False)[-1]

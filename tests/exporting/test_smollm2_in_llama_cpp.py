@@ -44,7 +44,6 @@ class Exported:
 def exports(
     smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Exported]:
-    torch.set_num_threads(2)
     directory = tmp_path_factory.mktemp("smollm2")
     original, tokenizer = smollm2
     even, uneven = copy.deepcopy(original), copy.deepcopy(original)
@@ -62,6 +61,7 @@ def exports(
 
 
 @pytest.mark.real
+@pytest.mark.xdist_group("smollm2 in llama.cpp")  # in one process, which makes the files once
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_tokens_and_perplexity(
     kind: str, exports: dict[str, Exported], smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast]
