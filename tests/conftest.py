@@ -35,6 +35,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or what is written in C++ reports its objects as leaked
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the tests that `make check` runs although they take long."""
     passed = [report for report in terminalreporter.stats.get("passed", []) if report.when == "call"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.sparsity.quota import Quota
 
-PRECISION = 1e-4  # of conjugate gradients: they end once a step wins so small a part of what all of them have won
+PRECISION = 1e-3  # of conjugate gradients: they end once a step wins so small a part of what all of them have won
 
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
 
