@@ -1,18 +1,17 @@
 """What is done of a walk through the layers, kept on the disk, so that a walk that was stopped goes on at its layer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from secateur.calibration.streaming import LayerStream
-from secateur.errors import InputError
 from secateur.files import reported, write_bytes, write_json
 from secateur.files.json_text import read_json
+from secateur.models.streamed import damaged, read_kept
 
 KEPT = "walk-*"  # the names of all that is kept
 Streams = Mapping[str, LayerStream]
@@ -34,14 +33,26 @@ class Walks:
     def begun(self) -> bool:
         return self.directory is not None and next(self.directory.glob(KEPT), None) is not None
 
-    def value(self, name: str, compute: Callable[[], Any]) -> Any:
-        """A JSON value that was computed before, or is now. Raises `InputError` where its file is damaged."""
+    def value(self, name: str, compute: Callable[[], Any], fits: Callable[[Any], bool]) -> Any:
+        """A JSON value that was computed before, or is now.
+
+        Args:
+            name: of the value.
+            compute: computes it.
+            fits: whether a JSON value can be it.
+
+        Raises:
+            InputError: its file is damaged.
+        """
         if self.directory is None:
             return compute()
         file = self.directory / f"walk-{name}.json"
         if not file.is_file():
             write_json(file, compute())
-        return read_json(file, "is damaged", advice=f"; delete {file.parent} to begin anew")
+        value = read_json(file, "is damaged", advice=f"; delete {file.parent} to begin anew")
+        if not fits(value):
+            raise damaged(file, "it is of something else")
+        return value
 
     def reached(self, walk: str) -> int:
         """The first layer that is not done."""
@@ -57,13 +68,13 @@ class Walks:
         file = self._hidden(walk)
         if file is None:
             return 0
-        hidden = _read(file)
+        kept = read_kept(file)
         for name, stream in streams.items():
-            batches = range(len(stream.hidden))
-            try:
-                stream.replace(hidden[f"{name}.{number}"] for number in batches)
-            except KeyError as error:
-                raise _damaged(file, f"it lacks {error}") from error
+            for number, before in enumerate(stream.hidden):
+                batch = kept.get(f"{name}.{number}")
+                if batch is None or batch.shape != before.shape or batch.dtype != before.dtype:
+                    raise damaged(file, f"it has no {name}.{number} as the windows need it")
+                stream.hidden[number] = batch
         return _layer(file)
 
     def done(self, walk: str, index: int, streams: Streams) -> None:
@@ -87,9 +98,14 @@ class Walks:
             stored = {name: tensor.contiguous() for name, tensor in found.items()}
             write_bytes(self._found(walk, index), save(stored))
 
-    def found(self, walk: str, index: int) -> dict[str, Tensor]:
-        """What was found in a layer that is done. Raises `InputError` where it is damaged."""
-        return _read(self._found(walk, index))
+    def found(self, walk: str, index: int, names: Collection[str]) -> dict[str, Tensor]:
+        """What was found in a layer that is done, under these names. Raises `InputError` where it is damaged."""
+        file = self._found(walk, index)
+        kept = read_kept(file)
+        missing = sorted(set(names) - kept.keys())
+        if missing:
+            raise damaged(file, f"it lacks {missing[0]}")
+        return kept
 
     def _found(self, walk: str, index: int) -> Path:
         assert self.directory is not None
@@ -107,16 +123,5 @@ NOTHING_KEPT = Walks()
 def _layer(file: Path) -> int:
     number = file.stem.rpartition("-")[2]
     if not number.isdecimal():
-        raise _damaged(file, "its name has no layer")
+        raise damaged(file, "its name has no layer")
     return int(number)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _damaged(file, str(error)[:200]) from error
-
-
-def _damaged(file: Path, reason: str) -> InputError:
-    return InputError(f"{file} is damaged ({reason}), so the cut cannot go on; delete {file.parent} to begin anew")

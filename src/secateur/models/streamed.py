@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psutil
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -106,13 +107,33 @@ def settle(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
 
 
 def map_settled(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
-    """Give a layer, which has the shapes of its cut already, the weights that `settle` has written of it."""
+    """Give a layer, which has the shapes of its cut already, the weights that `settle` has written of it.
+
+    Raises:
+        InputError: the file is damaged.
+    """
     place = streamed(model)
     assert place is not None
-    stored = load_file(place.file(index))
+    file = place.file(index)
+    stored = read_kept(file)
     for name, weight in _weights(layer):
+        if name not in stored or stored[name].shape != weight.shape or stored[name].dtype != weight.dtype:
+            raise damaged(file, f"it has no {name} of the cut layer")
         weight.data = stored[name]
     release(model, layer)
+
+
+def read_kept(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file that is kept of a cut. Raises `InputError` where it is damaged."""
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise damaged(file, str(error)[:200]) from error
+
+
+def damaged(file: Path, reason: str) -> InputError:
+    """The error for a file that is kept of a cut and cannot be gone on from."""
+    return InputError(f"{file} is damaged ({reason}), so the cut cannot go on; delete {file.parent} to begin anew")
 
 
 def _weights(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -15,7 +15,7 @@ from secateur.console import track
 from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.streamed import map_settled, release, settle
-from secateur.pruning.importance import LayerScores, PartScores, kept_scores, scores_of
+from secateur.pruning.importance import SCORE_NAMES, LayerScores, PartScores, kept_scores, scores_of
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
 
@@ -60,10 +60,14 @@ def obs_scores(
     adapter = adapter_of(model)
     sensitivity = None
     if metrics is None:
-        sensitivity = walks.value("sensitivity", lambda: sensitivity_of_layers(model, windows, batch_size))
+        sensitivity = walks.value(
+            "sensitivity",
+            lambda: sensitivity_of_layers(model, windows, batch_size),
+            lambda value: _is_sensitivity(value, len(adapter.layers(model))),
+        )
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     first = walks.begin("scores", {"uncut": stream})
-    scores = [scores_of(walks.found("scores", index)) for index in range(first)]
+    scores = [scores_of(walks.found("scores", index, SCORE_NAMES)) for index in range(first)]
     for index, layer in track(list(enumerate(adapter.layers(model)))[first:], "Scoring units"):
         layer_scores: LayerScores = {}
         for part in PARTS:
@@ -80,6 +84,16 @@ def obs_scores(
         walks.keep("scores", index, kept_scores(layer_scores))
         walks.done("scores", index, {"uncut": stream})
     return scores
+
+
+def _is_sensitivity(value: object, layers: int) -> bool:
+    """Whether a JSON value has a number for each half of so many layers."""
+    return (
+        isinstance(value, list)
+        and len(value) == layers
+        and all(isinstance(layer, dict) for layer in value)
+        and all(isinstance(layer.get(part), float) for layer in value for part in PARTS)
+    )
 
 
 def spread(windows: Tensor, count: int) -> Tensor:
@@ -195,7 +209,7 @@ def cut_and_refit(
 def _kept_of_the_cut(walks: Walks, first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The layers that an earlier try has cut, with the units removed of their halves."""
     for index in range(first, walks.reached("cut")):
-        yield index, walks.found("cut", index)
+        yield index, walks.found("cut", index, PARTS)
 
 
 @dataclass

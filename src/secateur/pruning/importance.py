@@ -47,6 +47,9 @@ def kept_scores(scores: LayerScores) -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for part, found in scores.items() for name, tensor in vars(found).items()}
 
 
+SCORE_NAMES = [f"{part}.{name}" for part in PARTS for name in ("order", "costs")]
+
+
 def scores_of(kept: Mapping[str, Tensor]) -> LayerScores:
     """The scores that `kept_scores` was given."""
     return {part: PartScores(kept[f"{part}.order"], kept[f"{part}.costs"]) for part in PARTS}
@@ -86,7 +89,7 @@ def activation_scores(
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     begin = walks.begin("scores", {"uncut": stream})
-    scores = [scores_of(walks.found("scores", index)) for index in range(begin)]
+    scores = [scores_of(walks.found("scores", index, SCORE_NAMES)) for index in range(begin)]
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Scoring units"):
         halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
         layer_scores: LayerScores = {}
