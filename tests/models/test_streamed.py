@@ -2,24 +2,28 @@
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 import secateur
 from secateur.calibration.walks import Streams, Walks
-from secateur.errors import InputError
+from secateur.errors import InputError, OutputError
 from secateur.models import streamed
 from secateur.models.loading import load
 from secateur.pruning import PruneConfig
-from secateur.runs.steps import prune_model, sparsify_model
+from secateur.recovery import RecoverConfig
+from secateur.runs import steps
+from secateur.runs.steps import prune_model, recover_model, sparsify_model
 from secateur.sparsity import SparsifyConfig
 from tiny import make_tiny_model, make_tiny_tokenizer
 
@@ -141,11 +145,12 @@ def test_refused_where_weights_are_converted(model: str) -> None:
 def test_killed_it_goes_on_at_its_layer(model: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
     program = f"""
-import os, signal
+import os, signal, torch
 from pathlib import Path
 from secateur.calibration.walks import Walks
 from secateur.pruning import PruneConfig
 from secateur.runs.steps import prune_model
+torch.set_num_threads(1)  # as here: sums over more of them differ in their last bits
 done = Walks.done
 def until(self, walk, index, streams):
     done(self, walk, index, streams)
@@ -202,3 +207,81 @@ def goes_on(model: str, output: Path, config: PruneConfig, monkeypatch: pytest.M
         prune_model(model, output, config, command_line="")
     assert not output.with_name(f"{output.name}.partial").exists()
     return walked
+
+
+@pytest.fixture(scope="module")
+def stopped(model: str, text: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PruneConfig]:
+    """What is kept of a cut that was stopped after its second layer."""
+    output = tmp_path_factory.mktemp("stopped") / "out"
+    config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
+    stop(model, output, config, Walks, "done", lambda walk, index, streams: (walk, index) == ("cut", 1))
+    return output.with_name("out.partial"), config
+
+
+def stop(model: str, output: Path, config: PruneConfig, owner: Any, name: str, when: Callable[..., bool]) -> None:
+    """Prune until a function that `when` holds for has done its work."""
+    function = getattr(owner, name)
+
+    def until(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        if when(*arguments[1:]):
+            raise StoppedError
+        return result
+
+    with pytest.MonkeyPatch.context() as stopping, pytest.raises(StoppedError):
+        stopping.setattr(owner, name, until)
+        prune_model(model, output, config, command_line="")
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:20])
+
+
+def of_something_else(file: Path) -> None:
+    if file.suffix == ".json":
+        file.write_text('[{"attention": "x"}]')
+    else:
+        save_file({name: torch.zeros(7) for name in list(load_file(file))[:1]}, file)
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_something_else, Path.unlink], ids=["short", "other", "missing"])
+@pytest.mark.parametrize("kept", ["layer-0001", "cut-0001", "cut-before-0002", "scores-0001", "sensitivity"])
+def test_damage_is_told_in_a_line(
+    model: str, stopped: tuple[Path, PruneConfig], tmp_path: Path, kept: str, damage: Callable[[Path], None]
+) -> None:
+    if damage is Path.unlink and kept in ("sensitivity", "cut-before-0002"):
+        pytest.skip("is made anew")
+    partial, config = stopped
+    copy = shutil.copytree(partial, tmp_path / "out.partial")
+    (file,) = copy.glob(f"walk-{kept}.*")
+    damage(file)
+    with pytest.raises(InputError, match=rf"walk-{kept}.* is damaged.*delete .*out.partial to begin anew"):
+        prune_model(model, tmp_path / "out", config, command_line="")
+
+
+def test_work_of_other_commands_is_kept(model: str, stopped: tuple[Path, PruneConfig], tmp_path: Path) -> None:
+    partial, config = stopped
+    shutil.copytree(partial, tmp_path / "out.partial")
+    with pytest.raises(InputError, match="unfinished work of another command"):
+        recover_model(
+            model, tmp_path / "out", RecoverConfig(data=config.calibration, seqlen=32, val_size=2), command_line=""
+        )
+    sparsify = SparsifyConfig(method="magnitude", dtype="float32", stream=True)
+    with pytest.raises(InputError, match="unfinished work of another command"):
+        sparsify_model(model, tmp_path / "out", sparsify, command_line="")
+    assert len(list((tmp_path / "out.partial").iterdir())) == len(list(partial.iterdir()))
+
+
+def test_a_finished_cut_makes_way_for_no_other_in_memory(model: str, text: str, tmp_path: Path) -> None:
+    config = PruneConfig(ratio=0.3, calibration=text, dtype="float32", stream=True, **TEXT)
+    stop(model, tmp_path / "out", config, steps, "save", lambda *_: True)
+    other = config.model_copy(update={"stream": False, "ratio": 0.1})
+    with pytest.raises(OutputError, match="already holds something"):
+        prune_model(model, tmp_path / "out", other, command_line="")
+    assert goes_on(model, tmp_path / "out", config, pytest.MonkeyPatch()) == []
+
+
+def test_magnitude_reads_no_text(model: str, tmp_path: Path) -> None:
+    config = SparsifyConfig(method="magnitude", dtype="float32", stream=True, calibration="nowhere.txt")
+    sparsify_model(model, tmp_path / "out", config, command_line="")
+    assert (tmp_path / "out" / "sparsity.json").is_file()

@@ -73,6 +73,11 @@ class StreamedConfig(StreamOptions, CalibratedConfig):
         default="none", description="Where calibration activations wait between layers: with the model, cpu, or disk."
     )
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether a calibration text is read."""
+        return True
+
 
 class Calibration(NamedTuple):
     """Windows to fit a cut to.

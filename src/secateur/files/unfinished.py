@@ -43,7 +43,7 @@ class Unfinished(ABC):
         """Begin the work there, or find what was stopped.
 
         Args:
-            settings: everything that changes the result, as JSON values.
+            settings: everything that changes the result, as JSON values; `work` tells kinds of work apart.
             overwrite: drop work with other settings.
 
         Raises:
@@ -54,7 +54,13 @@ class Unfinished(ABC):
         if self.path.is_symlink() or not (files.is_empty(self.path) or files.is_marked(self.path, SETTINGS)):
             raise OutputError(f"{self.path} is in the way of what this {self.what} keeps; move it elsewhere")
         if not files.is_empty(self.path):
-            changed = _differences(self._settings(), settings)
+            before = self._settings()
+            if before and before.get("work") != settings.get("work") and not overwrite:
+                raise InputError(
+                    f"{self.path} holds unfinished work of another command; repeat that one to go on with it, or pass "
+                    "--overwrite to drop it"
+                )
+            changed = _differences(before, settings)
             if changed and not overwrite and self.begun:
                 raise InputError(
                     f"{self.path} holds an unfinished {self.what} with other settings ({'; '.join(changed)}); repeat "

@@ -14,7 +14,7 @@ from secateur.calibration.walks import KEPT, NOTHING_KEPT, Walks
 from secateur.calibration.windows import StreamedConfig
 from secateur.data import load_corpus
 from secateur.errors import SecateurError
-from secateur.files import expanded
+from secateur.files import expanded, require_free
 from secateur.files.unfinished import Unfinished
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.streamed import keep_layers_in, streamed
@@ -73,12 +73,15 @@ def going_on(
 
     Raises:
         InputError: another cut was stopped there.
+        OutputError: the output holds a result of other work.
     """
     if not streamed(model):
+        if not overwrite:
+            require_free(output)  # a finished streamed cut makes way for no other one
         yield StreamedCut()
         return
     unfinished = UnfinishedCut(output, result)
-    unfinished.open(_settings(model, config, inputs), overwrite)
+    unfinished.open({**_settings(model, config, inputs), "work": result}, overwrite)
     keep_layers_in(model, unfinished.path)
     if unfinished.begun:
         logger.info("Going on with what is done in %s", unfinished.path)
@@ -97,7 +100,7 @@ def going_on(
 def _settings(model: PreTrainedModel, config: StreamedConfig, inputs: list[str | None]) -> dict[str, Any]:
     """Everything that changes the result."""
     digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in inputs if file is not None]
-    text = load_corpus(config.calibration, "train").fingerprint
+    text = load_corpus(config.calibration, "train").fingerprint if config.needs_text else ""
     return {
         **config.model_dump(exclude=NO_MATTER),
         "model": weights_fingerprint(model),
