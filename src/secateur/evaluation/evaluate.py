@@ -130,7 +130,8 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
         raise InputError(
             "of a streamed model only perplexity is measured, one layer at a time; leave out --tasks and --speed"
         )
-    logger.info("Speed is not measured: the model is larger than memory, and its layers are read one at a time")
+    if config.speed:
+        logger.info("Speed is not measured: the model's layers are read one at a time (--stream)")
     return False
 
 
