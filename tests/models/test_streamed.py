@@ -129,7 +129,8 @@ def test_by_itself_where_the_model_is_large(
     assert streamed.streamed(loaded)
     assert "--stream" in caplog.text
     with pytest.raises(InputError, match="--own-text 0"):
-        secateur.prune(loaded, tokenizer)
+        secateur.prune(loaded, tokenizer, own_text=0.5)
+    assert streamed.streamed(load(model, dtype="bfloat16", stream=None)[0]) is None  # converted: in memory, with a word
     with pytest.raises(InputError, match="taylor"):
         secateur.prune(loaded, tokenizer, importance="taylor", own_text=0.0, samples=2, seqlen=32)
     with pytest.raises(InputError, match="uniform or owl"):
@@ -285,3 +286,15 @@ def test_magnitude_reads_no_text(model: str, tmp_path: Path) -> None:
     config = SparsifyConfig(method="magnitude", dtype="float32", stream=True, calibration="nowhere.txt")
     sparsify_model(model, tmp_path / "out", config, command_line="")
     assert (tmp_path / "out" / "sparsity.json").is_file()
+
+
+def test_linked_as_in_the_hubs_cache_and_in_one_file(text: str, tmp_path: Path) -> None:
+    model, tokenizer = make_tiny_model(), make_tiny_tokenizer()
+    model.save_pretrained(tmp_path / "blobs")
+    tokenizer.save_pretrained(tmp_path / "blobs")
+    (tmp_path / "blobs" / "model.safetensors").rename(tmp_path / "blobs" / "0123")
+    (tmp_path / "blobs" / "model.safetensors").symlink_to(tmp_path / "blobs" / "0123")
+    for name, stream in (("memory", False), ("streamed", True)):
+        config = SparsifyConfig(method="wanda", calibration=text, dtype="float32", stream=stream, **TEXT)
+        sparsify_model(str(tmp_path / "blobs"), tmp_path / name, config, command_line="")
+    require_same(tmp_path / "memory", tmp_path / "streamed")

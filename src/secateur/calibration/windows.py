@@ -1,5 +1,6 @@
 """The calibration text that every cut is fitted to, and which layers are cut."""
 
+import logging
 import re
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from secateur.data import Corpus, load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
 from secateur.models.streamed import streamed
+
+logger = logging.getLogger(__name__)
 
 
 class LayerRange(BaseModel):
@@ -106,15 +109,19 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config
         DataError: the corpus is not there or shorter than one window.
         InputError: the model is streamed and is to write text.
     """
-    if config.own_text and streamed(model):
+    share = config.own_text
+    if share and streamed(model) and "own_text" not in config.model_fields_set:
+        logger.warning("A streamed model writes no text of its own: all windows are of %s", config.calibration)
+        share = 0.0
+    if share and streamed(model):
         raise InputError(
             "a streamed model does not write text: each token would read all of its files; pass --own-text 0"
         )
     corpus = load_corpus(config.calibration, "train")
-    own = int(config.own_text * config.samples)
+    own = int(share * config.samples)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
     # A short text does not leave the model to itself.
-    own = min(own, round(len(windows) * config.own_text / (1 - config.own_text)))
+    own = min(own, round(len(windows) * share / (1 - share)))
     if own:
         windows = torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)])
     return Calibration(windows, own, corpus)

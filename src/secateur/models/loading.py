@@ -3,6 +3,8 @@
 import importlib.util
 import logging
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +26,7 @@ from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dty
 from secateur.models.options import DType
 from secateur.models.streamed import fits_in_memory, stream_layers
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
-from secateur.models.weight_files import stored_bytes
+from secateur.models.weight_files import stored_bytes, weight_files
 from secateur.models.zeros_record import load_zeros
 
 logger = logging.getLogger(__name__)
@@ -80,10 +82,13 @@ def load(
         arguments["device_map"] = device_map
     path = find_model(name)
     if stream is None:
-        streamable = place.type == "cpu" and device_map is None and process_count() == 1 and path.is_dir()
-        stream = streamable and not fits_in_memory(stored_bytes(path))
-        if stream:
-            logger.info("%s takes more than 60 %% of memory: its layers are read one at a time (--stream)", path)
+        alone = place.type == "cpu" and device_map is None and process_count() == 1
+        stream = alone and path.is_dir() and not fits_in_memory(stored_bytes(path)) and _may_stream(path, arguments)
+    elif stream and path.is_dir() and not _as_stored(path, arguments):
+        raise InputError(
+            f"weights that are converted cannot be streamed: pass --dtype {_name(checkpoint_dtype(path))}, as they are "
+            "stored, or leave out --stream"
+        )
     if path.is_file():
         if stream:
             raise InputError("a .gguf file cannot be streamed: give a directory with *.safetensors, or no --stream")
@@ -95,7 +100,7 @@ def load(
         load_zeros(model, path)
     guard_embeddings(model, tokenizer, path)
     if stream:
-        stream_layers(model)
+        stream_layers(model, weight_files(path))
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":
@@ -103,7 +108,28 @@ def load(
     return model.eval(), tokenizer
 
 
+def _may_stream(path: Path, arguments: Mapping[str, Any]) -> bool:
+    """Whether a model larger than most of memory is streamed, which nobody has asked for; said either way."""
+    if sys.platform.startswith("linux") and _as_stored(path, arguments):
+        logger.info("%s takes more than 60 %% of memory: its layers are read one at a time (--stream)", path)
+        return True
+    stored = _name(checkpoint_dtype(path))
+    logger.warning("%s takes more than 60 %% of memory; on Linux with --dtype %s --stream needs less", path, stored)
+    return False
+
+
+def _as_stored(path: Path, arguments: Mapping[str, Any]) -> bool:
+    """Whether a model works in the number format that its weights are stored in."""
+    return arguments["dtype"] in ("auto", checkpoint_dtype(path))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _require_streamable(place: torch.device, device_map: str | None) -> None:
+    if not sys.platform.startswith("linux"):
+        raise InputError("--stream needs Linux, which tells a process what it has mapped; leave it out")
     if place.type != "cpu" or device_map is not None:
         raise InputError("--stream reads layers into the memory of the host: use it with --device cpu, no --device-map")
     if process_count() > 1:

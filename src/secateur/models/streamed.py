@@ -7,8 +7,8 @@ weights do not add up in memory either.
 
 import ctypes
 import mmap
-import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,7 @@ from secateur.files import write_bytes
 MOST_OF_MEMORY = 0.6
 PAGE_OUT = 21  # MADV_PAGEOUT of Linux: pages go, what was changed of them stays known
 ATTRIBUTE = "secateur_streamed"
+Regions = list[tuple[int, int]]
 
 
 @dataclass
@@ -33,10 +34,12 @@ class Streamed:
 
     Attributes:
         directory: holds a file for each.
+        regions: from where to where the model's own files are mapped.
         temporary: the same, where it goes with the model.
     """
 
     directory: Path
+    regions: Regions
     temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def file(self, index: int) -> Path:
@@ -48,16 +51,18 @@ def fits_in_memory(size: int) -> bool:
     return size <= MOST_OF_MEMORY * psutil.virtual_memory().total
 
 
-def stream_layers(model: PreTrainedModel) -> None:
+def stream_layers(model: PreTrainedModel, files: Iterable[Path]) -> None:
     """Have a model's layers leave memory when they are done with.
+
+    Args:
+        model: just loaded.
+        files: those that hold its weights.
 
     Raises:
         InputError: its weights are not in their files as the model has them.
     """
     total = sum(weight.nbytes for weight in model.parameters())
-    if not sys.platform.startswith("linux"):
-        raise InputError("--stream needs Linux, which tells a process what it has mapped; leave it out")
-    regions = _mapped_files()
+    regions = _mapped(files)
     mapped = sum(weight.nbytes for weight in model.parameters() if _lies_in(weight, regions))
     if mapped < 0.9 * total:
         raise InputError(
@@ -65,7 +70,7 @@ def stream_layers(model: PreTrainedModel) -> None:
             "they are loaded; pass --dtype with the format that they are stored in, or leave out --stream"
         )
     temporary = tempfile.TemporaryDirectory(prefix="secateur-layers-")
-    setattr(model, ATTRIBUTE, Streamed(Path(temporary.name), temporary))
+    setattr(model, ATTRIBUTE, Streamed(Path(temporary.name), regions, temporary))
 
 
 def streamed(model: nn.Module) -> Streamed | None:
@@ -75,7 +80,9 @@ def streamed(model: nn.Module) -> Streamed | None:
 
 def keep_layers_in(model: PreTrainedModel, directory: Path) -> None:
     """Have a streamed model's changed layers written to a directory that outlives it."""
-    setattr(model, ATTRIBUTE, Streamed(directory))
+    place = streamed(model)
+    assert place is not None
+    setattr(model, ATTRIBUTE, Streamed(directory, place.regions))
 
 
 def release(model: nn.Module, part: nn.Module | Tensor) -> None:
@@ -103,7 +110,10 @@ def settle(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
     if place is None:
         return
     write_bytes(place.file(index), save({name: weight.detach().contiguous() for name, weight in _weights(layer)}))
+    before = [(weight.data_ptr(), weight.nbytes) for _, weight in _weights(layer) if _lies_in(weight, place.regions)]
     map_settled(model, index, layer)
+    for start, length in before:
+        _forget(start, length)
 
 
 def map_settled(model: PreTrainedModel, index: int, layer: nn.Module) -> None:
@@ -140,19 +150,24 @@ def _weights(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return list(layer.named_parameters())
 
 
-def _lies_in(weight: Tensor, regions: list[tuple[int, int]]) -> bool:
+def _lies_in(weight: Tensor, regions: Regions) -> bool:
     return any(start <= weight.data_ptr() < end for start, end in regions)
 
 
-def _mapped_files() -> list[tuple[int, int]]:
-    """From where to where safetensors files are mapped in this process's memory."""
+def _mapped(files: Iterable[Path]) -> Regions:
+    """From where to where files are mapped in this process's memory."""
+    names = {str(file.resolve()) for file in files}  # the hub's cache holds links
     maps: Any = psutil.Process().memory_maps(grouped=False)
-    found = []
-    for region in maps:
-        if region.path.endswith(".safetensors"):
-            start, _, end = region.addr.partition("-")
-            found.append((int(start, 16), int(end, 16)))
-    return found
+    bounds = (region.addr.split("-") for region in maps if region.path in names)
+    return [(int(start, 16), int(end, 16)) for start, end in bounds]
+
+
+def _forget(start: int, length: int) -> None:
+    """Drop the whole pages of a mapped file that nothing reads any more, with what was changed of them."""
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (start + length) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        _libc().madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _libc() -> Any:
