@@ -20,7 +20,7 @@ RECIPE = """\
 model: {model}
 dtype: float32
 prune: {{ratio: 0.2, calibration: {text}, samples: 7, seqlen: 48, batch_size: 2}}
-sparsify: {{sparsity: 0.3, calibration: {text}, samples: 7, seqlen: 48, batch_size: 2}}
+sparsify: {{method: wanda, sparsity: 0.3, calibration: {text}, samples: 7, seqlen: 48, batch_size: 2}}
 recover: {{data: {text}, seqlen: 48, batch_size: 3, val_size: 3, samples: 20, teacher: original}}
 evaluate: {{data: [{text}], seqlen: 48, windows: 5, prompt_tokens: 8, new_tokens: 2, repeats: 1}}
 samples: {{prompts: [one], max_new_tokens: 2}}

@@ -19,7 +19,7 @@ from secateur.sparsity.sparsify import FISHER_WINDOWS
 
 REMOVAL_ROUNDS = 32  # of `pruning.obs.removal_order`
 ADMM_GROWING = 15
-ADMM_POLISHING = 10  # steps that conjugate gradients took on SmolLM2's matrices
+ADMM_POLISHING = 12
 ADMM_PRODUCTS = 2 * (ADMM_GROWING + ADMM_POLISHING) + 2  # FLOPs of `sparsity.admm.admm` in units of out · n²
 ADMM_PASSES = 10 * (ADMM_GROWING + ADMM_POLISHING)  # reads and writes of matrices beside the products
 SPARSEGPT_COLUMN_LAUNCHES = 8

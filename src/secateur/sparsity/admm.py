@@ -13,7 +13,6 @@ from torch import Tensor
 
 from secateur.sparsity.quota import Quota
 
-PRECISION = 1e-3  # of conjugate gradients: they end once a step wins so small a part of what all of them have won
 
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
 
@@ -48,7 +47,7 @@ class ScaledHessian:
 
 
 def admm(
-    weight: Tensor, hessian: ScaledHessian, cross: Tensor, quota: Quota, iterations: int = 15, polishing: int = 20
+    weight: Tensor, hessian: ScaledHessian, cross: Tensor, quota: Quota, iterations: int = 15, polishing: int = 12
 ) -> Tensor:
     """Prune a matrix so that ‖X Vᵀ − T‖² is small over weights V with the zeros of the quota.
 
@@ -62,7 +61,7 @@ def admm(
         cross: XᵀT, (in_features, out_features); H Wᵀ where the outputs before the cut are the target.
         quota: how many zeros.
         iterations: of ADMM; the zeros grow, by a cubic, to the quota's number in the last.
-        polishing: steps of conjugate gradients with the mask held, at most.
+        polishing: steps of conjugate gradients with the mask held.
 
     Returns:
         The weights left, with zeros, (out_features, in_features) float32. What was zero before stays zero.
@@ -96,21 +95,16 @@ def polish(weight: Tensor, hessian: Tensor, goal: Tensor, keep: Tensor, steps: i
         hessian: H, with a diagonal of ones, (in, in).
         goal: G, (out, in).
         keep: (out, in).
-        steps: how many at most; as many as a row has weights left would be exact.
+        steps: how many; as many as a row has weights left would be exact.
     """
     residual = (goal - weight @ hessian).mul_(keep)
     direction = residual.clone()
     size = residual.square().sum(1, keepdim=True)  # (out, 1)
-    won = torch.zeros((), device=weight.device)
     tiny = torch.finfo(torch.float32).tiny
     for _ in range(steps):
         image = (direction @ hessian).mul_(keep)
         step = size / (direction * image).sum(1, keepdim=True).clamp_min(tiny)
         weight.addcmul_(step, direction)
-        wins = (step * size).sum()
-        won += wins
-        if wins <= PRECISION * won:
-            break
         residual.addcmul_(step, image, value=-1)
         after = residual.square().sum(1, keepdim=True)
         direction.mul_(after / size.clamp_min(tiny)).add_(residual)
