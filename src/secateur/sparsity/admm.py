@@ -13,7 +13,6 @@ from torch import Tensor
 
 from secateur.sparsity.quota import Quota
 
-
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
 
 
