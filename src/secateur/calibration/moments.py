@@ -99,8 +99,7 @@ class Moments:
 
     def damped(self, damping: float) -> tuple[Tensor, float]:
         """XᵀX + λI in float64 with λ = `damping` times the mean of its diagonal, and λ."""
-        inputs = self.inputs.double()
-        ridge = damping * inputs.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny).item()
+        inputs, ridge = self.inputs.double(), self.ridge(damping)
         inputs.diagonal().add_(ridge)
         return inputs, ridge
 
@@ -128,9 +127,9 @@ class Factor:
     def of(cls, moments: Tensor, ridge: float) -> "Factor":
         """Factor XᵀX + λI, (in_features, in_features). Raises `torch.linalg.LinAlgError` where it is not definite."""
         scale = (moments.diagonal().double() + ridge).rsqrt()
-        lower, definite = _factored(_scaled(moments, scale.float()))
+        lower, definite = factored(_scaled(moments, scale.float()))
         if not definite or lower.diagonal().square().min() < LEAST_PIVOT:
-            lower, _ = _factored(_scaled(moments.double(), scale), check_errors=True)
+            lower, _ = factored(_scaled(moments.double(), scale), check_errors=True)
         return cls(lower, scale.to(lower.dtype))
 
     def solve(self, right: Tensor) -> Tensor:
@@ -150,8 +149,13 @@ def _scaled(moments: Tensor, scale: Tensor) -> Tensor:
     return scaled
 
 
-def _factored(matrix: Tensor, check_errors: bool = False) -> tuple[Tensor, bool]:
-    """L with L Lᵀ = `matrix`, in its place, and whether there is one."""
+def factored(matrix: Tensor, check_errors: bool = False) -> tuple[Tensor, bool]:
+    """L with L Lᵀ = `matrix`, in its place, and whether there is one.
+
+    Args:
+        matrix: symmetric, (size, size); its memory becomes the factor's.
+        check_errors: raise `torch.linalg.LinAlgError` where there is none.
+    """
     by_columns = matrix.mT  # as LAPACK wants it; the matrix is symmetric
     info = torch.empty((), dtype=torch.int32, device=matrix.device)
     torch.linalg.cholesky_ex(by_columns, check_errors=check_errors, out=(by_columns, info))

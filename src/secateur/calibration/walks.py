@@ -29,10 +29,6 @@ class Walks:
 
     directory: Path | None = None
 
-    @property
-    def begun(self) -> bool:
-        return self.directory is not None and next(self.directory.glob(KEPT), None) is not None
-
     def value(self, name: str, compute: Callable[[], Any], fits: Callable[[Any], bool]) -> Any:
         """A JSON value that was computed before, or is now.
 

@@ -103,13 +103,8 @@ def sparsify_model(
             logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
             zeros = {**result.to_dict(), **zeros_file(model).get(ZEROS, {})}  # with those that the model had before
             work.finish()
-            save(
-                model,
-                tokenizer,
-                output,
-                overwrite=free,
-                extras={ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records},
-            )
+            files = {ZEROS: zeros, ZEROS_MAP: sparsity_map(zeros), **records}
+            save(model, tokenizer, output, overwrite=free, extras=files)
     return result
 
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from secateur.calibration.walks import KEPT, NOTHING_KEPT, Walks
 from secateur.calibration.windows import StreamedConfig
 from secateur.data import load_corpus
+from secateur.distributed import is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free
 from secateur.files.unfinished import Unfinished
@@ -76,7 +77,7 @@ def going_on(
         OutputError: the output holds a result of other work.
     """
     if not streamed(model):
-        if not overwrite:
+        if not overwrite and is_first():
             require_free(output)  # a finished streamed cut makes way for no other one
         yield StreamedCut()
         return

@@ -11,6 +11,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from secateur.calibration.moments import factored
 from secateur.sparsity.quota import Quota
 
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
@@ -38,11 +39,10 @@ class ScaledHessian:
     @cached_property
     def inverse(self) -> Tensor:
         """(S H S + I)⁻¹, (in_features, in_features)."""
-        by_columns = self.matrix.double().mT  # as LAPACK wants it, which works in its place
-        by_columns.diagonal().add_(1)
-        info = torch.empty((), dtype=torch.int32, device=by_columns.device)
-        torch.linalg.cholesky_ex(by_columns, check_errors=True, out=(by_columns, info))
-        return torch.cholesky_inverse(by_columns, out=by_columns).float()
+        damped = self.matrix.double()
+        damped.diagonal().add_(1)
+        lower, _ = factored(damped, check_errors=True)
+        return torch.cholesky_inverse(lower, out=lower).float()
 
 
 def admm(
@@ -68,21 +68,20 @@ def admm(
     goal = (cross / hessian.norms[:, None]).T.float()  # (out, in)
     moved = weight.float() * hessian.norms  # V + U, (out, in)
     allowed, scores = weight != 0, torch.empty_like(moved)
-    chunks = torch.arange(len(moved)).split(max(1, WEIGHTS_AT_ONCE // moved.shape[1]))
-    some = [slice(int(rows[0]), int(rows[-1]) + 1) for rows in chunks]
+    rows = max(1, WEIGHTS_AT_ONCE // moved.shape[1])
     for iteration in range(iterations):
         done = 1 - (1 - (iteration + 1) / iterations) ** 3
         keep = quota.share(done).keep(torch.abs(moved, out=scores), allowed)
         if iteration + 1 == iterations:
             break
-        for rows in some:
-            dual = moved[rows].masked_fill(keep[rows], 0)  # U
-            right = moved[rows].sub_(dual, alpha=2).add_(goal[rows])  # XᵀT + Z − U
-            moved[rows] = dual.addmm_(right, hessian.inverse)
+        for some, kept, aim in zip(moved.split(rows), keep.split(rows), goal.split(rows), strict=True):
+            dual = some.masked_fill(kept, 0)  # U
+            right = some.sub_(dual, alpha=2).add_(aim)  # XᵀT + Z − U
+            some.copy_(dual.addmm_(right, hessian.inverse))
     del scores
     moved.mul_(keep)
-    for rows in some:
-        polish(moved[rows], hessian.matrix, goal[rows], keep[rows], polishing)
+    for some, kept, aim in zip(moved.split(rows), keep.split(rows), goal.split(rows), strict=True):
+        polish(some, hessian.matrix, aim, kept, polishing)
     return moved.div_(hessian.norms)
 
 
