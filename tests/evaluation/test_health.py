@@ -113,11 +113,13 @@ def test_a_layer_too_few(model):
     assert ("layers", "3 layers, the config says 4") in errors(diagnose(model))
 
 
-def test_lists_of_widths_of_another_length(model):
+def test_widths_that_the_config_has_otherwise(model):
     cut_group(model, 1)
     declare_widths(model)
-    model.config.num_key_value_heads_per_layer = [4, 3]
-    assert ("config", "its lists of widths per layer are not of length 4") in errors(diagnose(model))
+    model.config.per_layer_config = {2: {"intermediate_size": 8}}
+    found = errors(diagnose(model))
+    assert ("layer 2 up_proj", "its shape is (96, 64), the config says (8, 64)") in found
+    assert any(where == "layer 1 q_proj" for where, _ in found)
 
 
 @pytest.mark.parametrize(("factor", "values"), [(1.0, "equal for now"), (1.1, "of different values")])

@@ -112,9 +112,47 @@ def test_a_plan_reads_the_config_by_the_same_rules(saved: Path, field: str, valu
     assert refusal(model_shape, saved) == refusal(load, saved)
 
 
-def test_an_uneven_model_lists_all_widths(saved: Path) -> None:
+def test_the_older_layout_lists_all_widths(saved: Path) -> None:
     change_config(saved, model_type="secateur_llama", num_attention_heads_per_layer=[8] * 4)
-    assert "lacks num_key_value_heads_per_layer, intermediate_size_per_layer" in refusal(load, saved)
+    missing = "it has num_attention_heads_per_layer without intermediate_size_per_layer, num_key_value_heads_per_layer"
+    assert missing in refusal(load, saved)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ({"4": {"intermediate_size": 8}}, "speaks of layer 4, and num_hidden_layers is 4"),
+        ({"-1": {"intermediate_size": 8}}, "-1 is no number of a layer"),
+        ({"1": {"hidden_size": 8}}, "layer 1 has hidden_size, and layers may differ in num_attention_heads"),
+        ({"1": {"skip": ["mlp"]}}, "layer 1 has skip, and layers may differ in"),
+        ({"1": {"num_key_value_heads": 3}}, "layer 1 has 8 query heads for 3 key/value heads"),
+        ({"1": {"num_attention_heads": 0}}, "per_layer_config.1.num_attention_heads is 0"),
+        ({"1": {"intermediate_size": "8"}}, "per_layer_config.1.intermediate_size is 8"),
+        ({"1": [8]}, "per_layer_config.1 is"),
+        ([{"intermediate_size": 8}], "per_layer_config is"),
+        ({"1": {"intermediate_size": 8}, "01": {}}, "per_layer_config speaks of a layer twice"),
+    ],
+    ids=str,
+)
+def test_a_wrong_per_layer_config_is_one_line(saved: Path, layers: Any, message: str) -> None:
+    change_config(saved, model_type="secateur_llama", per_layer_config=layers)
+    said = refusal(load, saved)
+    assert message in said and "\n" not in said
+    assert message in refusal(model_shape, saved)
+
+
+def test_widths_that_do_not_fit_the_weights(saved: Path) -> None:
+    change_config(saved, model_type="secateur_llama", per_layer_config={"1": {"intermediate_size": 8}})
+    assert "model.layers.1.mlp" in refusal(load, saved)
+
+
+def test_both_layouts_at_once(saved: Path) -> None:
+    widths = {f"{name}_per_layer": [width] * 4 for name, width in EVEN.items()}
+    change_config(saved, model_type="secateur_llama", **widths, per_layer_config={"1": {"intermediate_size": 8}})
+    assert "say the same thing twice" in refusal(load, saved)
+
+
+EVEN = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 96}
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": ' * 50_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud800"}'])

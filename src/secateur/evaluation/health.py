@@ -167,12 +167,7 @@ def _shape_problems(model: PreTrainedModel) -> Iterator[Problem]:
     if len(layers) != model.config.num_hidden_layers:
         yield Problem("layers", f"{len(layers)} layers, the config says {model.config.num_hidden_layers}")
         return
-    try:
-        declared = declared_widths(model)
-    except ValueError:
-        yield Problem("config", f"its lists of widths per layer are not of length {len(layers)}")
-        return
-    for index, (layer, widths) in enumerate(zip(layers, declared, strict=True)):
+    for index, (layer, widths) in enumerate(zip(layers, declared_widths(model), strict=True)):
         head_dim = adapter.head_dim(layer)
         expected = _expected_shapes(widths, head_dim, hidden_size)
         for (name, linear), shape in zip(adapter.projections(layer).items(), expected, strict=True):

@@ -23,21 +23,25 @@ class Adapter:
 
     model_type: ClassVar[str]
     uneven_config: ClassVar[type[PreTrainedConfig]]
-    uneven_model: ClassVar[type[PreTrainedModel]]
+    uneven_model: ClassVar[type[uneven.UnevenForCausalLMMixin]]
     attention_projections: ClassVar[tuple[str, str, str, str]] = ("q_proj", "k_proj", "v_proj", "o_proj")
     mlp_projections: ClassVar[tuple[str, str, str]] = ("gate_proj", "up_proj", "down_proj")
 
     @property
+    def uneven_body(self) -> type[PreTrainedModel]:
+        return self.uneven_model.decoder
+
+    @property
     def stock_config(self) -> type[PreTrainedConfig]:
-        return next(base for base in self.uneven_config.__mro__ if self._is_stock(base))
+        return _stock_base(self.uneven_config)
 
     @property
     def stock_model(self) -> type[PreTrainedModel]:
-        return next(base for base in self.uneven_model.__mro__ if self._is_stock(base))
+        return _stock_base(self.uneven_model)
 
-    @staticmethod
-    def _is_stock(base: type) -> bool:
-        return issubclass(base, (PreTrainedConfig, PreTrainedModel)) and base.__module__ != uneven.__name__
+    @property
+    def stock_body(self) -> type[PreTrainedModel]:
+        return _stock_base(self.uneven_body)
 
     def body(self, model: PreTrainedModel) -> nn.Module:
         """The decoder without its head."""
@@ -49,6 +53,9 @@ class Adapter:
     def final_norm(self, model: PreTrainedModel) -> nn.Module:
         """The norm between the last layer and the head."""
         return cast(nn.Module, self.body(model).norm)
+
+    def rotary_positions(self, model: PreTrainedModel) -> nn.Module:
+        return cast(nn.Module, self.body(model).rotary_emb)
 
     def attention(self, layer: nn.Module) -> nn.Module:
         return cast(nn.Module, layer.self_attn)
@@ -84,6 +91,11 @@ class Adapter:
 
     def head_dim(self, layer: nn.Module) -> int:
         return cast(int, self.attention(layer).head_dim)
+
+
+def _stock_base(uneven_class: Any) -> Any:
+    """The class of Transformers that one for uneven layers is made of."""
+    return next(base for base in uneven_class.__mro__ if base.__module__ != uneven.__name__)
 
 
 class Llama(Adapter):

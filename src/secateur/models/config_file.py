@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for
-from secateur.models.config_schema import DeclaredConfig, complaint
+from secateur.models.config_schema import DeclaredConfig, LayerOverrides, complaint
 from secateur.models.generation_schema import GenerationSettings
 from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
@@ -46,7 +46,6 @@ METHODS = ("update",)
 REFUSED = {
     "configuration_files": "names another file to read the settings from",
     "transformers_weights": "names another file to read the weights from",
-    "per_layer_config": "gives layers settings of their own, which this family's code does not read",
 }
 
 
@@ -81,10 +80,16 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
     if is_uneven_type(adapter, declared.model_type):
-        absent = [name for name in DeclaredConfig.model_fields if name.endswith("_per_layer")]
-        absent = [name for name in absent if getattr(declared, name) is None]
-        if absent:
-            raise ModelError(f"{source} is wrong: it lacks {', '.join(absent)}, which a {declared.model_type} has")
+        absent = {f"{name}_per_layer" for name in LayerOverrides.model_fields} - set(declared.lists)
+        if declared.lists and absent:
+            raise ModelError(
+                f"{source} is wrong: it has {', '.join(declared.lists)} without {', '.join(sorted(absent))}"
+            )
+    elif declared.per_layer_config:
+        raise ModelError(
+            f"{source} gives layers settings of their own (per_layer_config), which the code of {declared.model_type} "
+            f"does not read; a model of secateur with such layers is of type {adapter.uneven_config.model_type}"
+        )
     _check_names(content, family_config(adapter, declared.model_type), source)
     return declared
 

@@ -9,6 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from secateur.models.json_file import shown
+from secateur.models.widths import LayerWidths
 
 LARGEST = 10**7
 MOST_LAYERS = 10_000
@@ -81,6 +82,14 @@ class Rope(_Strict):
         return self
 
 
+class LayerOverrides(_Strict):
+    """What `per_layer_config` says of one layer: where it differs from the numbers for all."""
+
+    num_attention_heads: Width | None = None
+    num_key_value_heads: Width | None = None
+    intermediate_size: Width | None = None
+
+
 class DeclaredConfig(_Strict):
     """What a `config.json` says of a model's shape and of how it computes."""
 
@@ -116,6 +125,8 @@ class DeclaredConfig(_Strict):
     eos_token_id: TokenId | list[TokenId] | None = None
     dtype: NumberFormat | None = None
     torch_dtype: NumberFormat | None = None
+    per_layer_config: Annotated[dict[str, LayerOverrides], Field(max_length=MOST_LAYERS)] | None = None
+    # How directories said it before `per_layer_config`.
     num_attention_heads_per_layer: Widths | None = None
     num_key_value_heads_per_layer: Widths | None = None
     intermediate_size_per_layer: Widths | None = None
@@ -132,6 +143,18 @@ class DeclaredConfig(_Strict):
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == {} else value
+
+    @field_validator("per_layer_config", mode="before")
+    @classmethod
+    def _widths_only(cls, value: object) -> object:
+        for layer, overrides in value.items() if isinstance(value, dict) else ():
+            if not re.fullmatch(r"[0-9]{1,9}", str(layer)):
+                raise ValueError(f"{shown(layer)} is no number of a layer")
+            for name in overrides if isinstance(overrides, dict) else ():
+                if name not in LayerOverrides.model_fields:
+                    read = ", ".join(LayerOverrides.model_fields)
+                    raise ValueError(f"layer {layer} has {shown(name)}, and layers may differ in {read}")
+        return value
 
     @field_validator("id2label")
     @classmethod
@@ -157,6 +180,27 @@ class DeclaredConfig(_Strict):
         """The rotary settings that Transformers takes where both stand there."""
         return self.rope_scaling or self.rope_parameters
 
+    @property
+    def lists(self) -> dict[str, list[int]]:
+        """The widths that the older layout lists layer by layer, by the list's name."""
+        lists = {f"{name}_per_layer": getattr(self, f"{name}_per_layer") for name in LayerOverrides.model_fields}
+        return {name: numbers for name, numbers in lists.items() if numbers is not None}
+
+    def layers(self, num_key_value_heads: int) -> list[LayerWidths]:
+        """The widths of every layer.
+
+        Args:
+            num_key_value_heads: of the layers for which nothing says how many.
+        """
+        named = {int(layer): overrides.model_dump() for layer, overrides in (self.per_layer_config or {}).items()}
+        widths = []
+        for index in range(self.num_hidden_layers):
+            own = {name.removesuffix("_per_layer"): numbers[index] for name, numbers in self.lists.items()}
+            own |= {name: width for name, width in named.get(index, {}).items() if width is not None}
+            even = (self.num_attention_heads, num_key_value_heads, self.intermediate_size)
+            widths.append(LayerWidths(**dict(zip(LayerOverrides.model_fields, even, strict=True)) | own))
+        return widths
+
     @model_validator(mode="after")
     def _hangs_together(self) -> "DeclaredConfig":
         for complaint in self._complaints():
@@ -168,7 +212,7 @@ class DeclaredConfig(_Strict):
         if self.head_dim is None and self.hidden_size % heads:
             hidden = self.hidden_size
             yield f"num_attention_heads {heads} does not divide hidden_size {hidden}, and there is no head_dim"
-        elif self.model_type.endswith("llama") and self.hidden_size % heads:
+        elif self.model_type == "llama" and self.hidden_size % heads:
             yield f"num_attention_heads {heads} does not divide hidden_size {self.hidden_size}, as a llama's has to"
         if groups and heads % groups:
             yield f"num_key_value_heads {groups} does not divide num_attention_heads {heads}"
@@ -176,6 +220,13 @@ class DeclaredConfig(_Strict):
             values = getattr(self, name)
             if name.endswith("_per_layer") and values is not None and len(values) != layers:
                 yield f"{name} has {len(values)} numbers for {layers} layers"
+        for layer in map(int, self.per_layer_config or ()):
+            if layer >= layers:
+                yield f"per_layer_config speaks of layer {layer}, and num_hidden_layers is {layers}"
+        if self.per_layer_config and self.lists:
+            yield f"per_layer_config and {next(iter(self.lists))} say the same thing twice"
+        if len(set(map(int, self.per_layer_config or ()))) < len(self.per_layer_config or ()):
+            yield "per_layer_config speaks of a layer twice"
         yield from self._complaints_of_layers()
         if self.layer_types is not None and len(self.layer_types) != layers:
             yield f"layer_types has {len(self.layer_types)} entries for num_hidden_layers {layers}"
@@ -188,13 +239,11 @@ class DeclaredConfig(_Strict):
         yield from self._complaints_of_base()
 
     def _complaints_of_layers(self) -> Iterator[str]:
-        """What is wrong with heads that are listed layer by layer."""
-        queries, keys = self.num_attention_heads_per_layer, self.num_key_value_heads_per_layer
-        if queries is None or keys is None or len(queries) != len(keys):
-            return
-        for index, (query, key) in enumerate(zip(queries, keys, strict=True)):
-            if query % key:
-                yield f"layer {index} has {query} query heads for {key} key/value heads"
+        """What is wrong with the heads of single layers."""
+        for index, layer in enumerate(self.layers(self.num_key_value_heads or self.num_attention_heads)):
+            if layer.num_attention_heads % layer.num_key_value_heads:
+                heads, groups = layer.num_attention_heads, layer.num_key_value_heads
+                yield f"layer {index} has {heads} query heads for {groups} key/value heads"
 
     def _complaints_of_rope(self, name: str, rope: Rope | None) -> Iterator[str]:
         if rope is None or rope.kind != "longrope":
@@ -240,9 +289,7 @@ def complaint(error: ValidationError) -> str:
     problem = problems[0]
     message = str(problem["msg"]).removeprefix("Value error, ")
     # Of a field that may be one thing or another, pydantic adds which it tried.
-    path = [
-        str(part) for part in problem["loc"] if not str(part).startswith(("int", "list[", "constrained-", "function-"))
-    ]
+    path = [str(part) for part in problem["loc"] if not UNION_BRANCH.fullmatch(str(part))]
     if not path:
         return message
     return f"{'.'.join(path)} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"

@@ -1,7 +1,6 @@
 """Saving a model as a Hugging Face directory that other programs load."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_util
 
 from secateur import files
 from secateur.distributed import is_first
-from secateur.models import modeling_secateur
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.streamed import release, streamed
-from secateur.models.widths import is_uneven
 from secateur.models.zeros_record import zeros_file
 
 STREAMED_SHARD = "1GB"  # a file is put together in memory
@@ -53,8 +50,6 @@ def save(
     if not is_first():
         return Path(directory)
     with files.new_directory(directory, overwrite) as staging:
-        if is_uneven(model):
-            _add_modeling_file(model, staging)
         with quiet():
             _save_weights(model, staging)
             add_older_rope_keys(staging)
@@ -99,12 +94,3 @@ def _released_once_written(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         modeling_utils.safe_save_file = write
-
-
-def _add_modeling_file(model: PreTrainedModel, directory: Path) -> None:
-    source = Path(modeling_secateur.__file__)
-    shutil.copyfile(source, directory / source.name)
-    model.config.auto_map = {
-        "AutoConfig": f"{source.stem}.{type(model.config).__name__}",
-        "AutoModelForCausalLM": f"{source.stem}.{type(model).__name__}",
-    }

@@ -1,21 +1,16 @@
 """Reading and setting the widths of decoder layers: query heads, key/value heads, MLP channels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from secateur.models.adapters import ADAPTERS, Adapter, adapter_of
-
-PER_LAYER_FIELDS = (
-    "num_attention_heads_per_layer",
-    "num_key_value_heads_per_layer",
-    "intermediate_size_per_layer",
-)
+from secateur.models.modeling_secateur import auto_map_of, of_one_width
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,7 @@ def register_uneven_models() -> None:
     """Tell Transformers' Auto classes about the uneven families."""
     for adapter in ADAPTERS:
         AutoConfig.register(adapter.uneven_config.model_type, adapter.uneven_config, exist_ok=True)
+        AutoModel.register(adapter.uneven_config, adapter.uneven_body, exist_ok=True)
         AutoModelForCausalLM.register(adapter.uneven_config, adapter.uneven_model, exist_ok=True)
 
 
@@ -55,40 +51,40 @@ def declare_widths(model: PreTrainedModel) -> None:
     place, with the same weights and modules.
     """
     adapter, widths = adapter_of(model), layer_widths(model)
-    if len(set(widths)) == 1 and stock_allows(model, widths[0]):
-        _set_class(model, adapter, uneven=False)
-        for field in PER_LAYER_FIELDS:
-            model.config.__dict__.pop(field, None)
-        # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
-        model.config.head_dim = head_dim_of(model)
-        model.config.num_attention_heads = widths[0].num_attention_heads
-        model.config.num_key_value_heads = widths[0].num_key_value_heads
-        model.config.intermediate_size = widths[0].intermediate_size
-    else:
-        _set_class(model, adapter, uneven=True)
-        model.config.num_attention_heads_per_layer = [width.num_attention_heads for width in widths]
-        model.config.num_key_value_heads_per_layer = [width.num_key_value_heads for width in widths]
-        model.config.intermediate_size_per_layer = [width.intermediate_size for width in widths]
+    config = model.config
+    # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
+    config.head_dim = head_dim_of(model)
+    config.per_layer_config = None
+    if len(set(widths)) == 1:
+        for name, width in asdict(widths[0]).items():
+            setattr(config, name, width)
+    uneven = len(set(widths)) > 1 or not stock_allows(model, widths[0])
+    _set_class(model, adapter, uneven)
+    if len(set(widths)) > 1:
+        config.per_layer_config = {layer: asdict(width) for layer, width in enumerate(widths)}
     for layer, width in zip(adapter.layers(model), widths, strict=True):
         setattr(adapter.mlp(layer), "intermediate_size", width.intermediate_size)  # noqa: B010
 
 
 def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
-    model.config.__class__ = adapter.uneven_config if uneven else adapter.stock_config
+    config, body = model.config, adapter.body(model)
+    config.__class__ = adapter.uneven_config if uneven else adapter.stock_config
     model.__class__ = adapter.uneven_model if uneven else adapter.stock_model
-    model.config.architectures = [type(model).__name__]
+    body.__class__ = adapter.uneven_body if uneven else adapter.stock_body
+    # Rotary positions know one width of layers.
+    adapter.rotary_positions(model).config = of_one_width(config) if uneven else config
+    config.architectures = [type(model).__name__]
+    config.__dict__.pop("auto_map", None)
+    if uneven:
+        config.auto_map = auto_map_of(adapter.uneven_config)
 
 
 def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
     """Whether the stock config of the model's family takes these widths for all layers."""
-    settings = {key: value for key, value in model.config.to_dict().items() if key not in PER_LAYER_FIELDS}
-    settings.update(
-        num_attention_heads=width.num_attention_heads,
-        num_key_value_heads=width.num_key_value_heads,
-        intermediate_size=width.intermediate_size,
-        head_dim=head_dim_of(model),
-    )
-    settings.pop("model_type", None)
+    settings = of_one_width(model.config).to_dict()
+    settings.update(**asdict(width), head_dim=head_dim_of(model))
+    for name in ("model_type", "auto_map"):
+        settings.pop(name, None)
     try:
         adapter_of(model).stock_config(**settings).validate()
     except (ValueError, StrictDataclassError):
@@ -103,16 +99,15 @@ def declared_widths(model: PreTrainedModel) -> list[LayerWidths]:
 
 def widths_in(config: Any) -> list[LayerWidths]:
     """The widths that a config states, layer by layer."""
-    count = config.num_hidden_layers
-    per_layer = [getattr(config, field, None) for field in PER_LAYER_FIELDS]
-    even = (config.num_attention_heads, config.num_key_value_heads, config.intermediate_size)
-    columns = [values or [number] * count for values, number in zip(per_layer, even, strict=True)]
-    return [LayerWidths(*row) for row in zip(*columns, strict=True)]
+    return [
+        LayerWidths(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size)
+        for layer in config.per_layer_config
+    ]
 
 
 def is_uneven(model: PreTrainedModel) -> bool:
-    """Whether the layers' widths stand one by one in the config."""
-    return getattr(model.config, PER_LAYER_FIELDS[0], None) is not None
+    """Whether the model is of secateur's class for layers with widths of their own."""
+    return model.config.model_type == adapter_of(model).uneven_config.model_type
 
 
 def head_dim_of(model: PreTrainedModel) -> int:

@@ -1,11 +1,10 @@
 """A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for
 from secateur.models.config_file import check_config, reading
 from secateur.models.config_schema import DeclaredConfig
@@ -138,7 +137,7 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
         vocab_size=declared.vocab_size,
         hidden_size=declared.hidden_size,
         head_dim=head_dim,
-        layers=_layers(declared, heads, groups, source),
+        layers=tuple(declared.layers(groups)),
         tied=bool(stock.tie_word_embeddings),
         bias=frozenset(bias),
         head_norms=adapter.model_type == "qwen3",
@@ -154,26 +153,6 @@ def _with_defaults(adapter: Adapter, declared: DeclaredConfig) -> Any:
     known = kind()
     extra = {name: value for name, value in given.items() if hasattr(known, name)}
     return kind(hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra)
-
-
-def _layers(declared: DeclaredConfig, heads: int, groups: int, source: str) -> tuple[LayerWidths, ...]:
-    def column(values: Sequence[int] | None, number: int) -> Sequence[int]:
-        return values or [number] * declared.num_hidden_layers
-
-    rows = zip(
-        column(declared.num_attention_heads_per_layer, heads),
-        column(declared.num_key_value_heads_per_layer, groups),
-        column(declared.intermediate_size_per_layer, declared.intermediate_size),
-        strict=True,
-    )
-    layers = tuple(LayerWidths(*row) for row in rows)
-    for index, layer in enumerate(layers):
-        if layer.num_attention_heads % layer.num_key_value_heads:
-            raise ModelError(
-                f"{source} cannot be planned with: layer {index} has {layer.num_attention_heads} query heads for "
-                f"{layer.num_key_value_heads} key/value heads"
-            )
-    return layers
 
 
 def _number_format(declared: DeclaredConfig) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
-from secateur.models.widths import keep_columns, keep_rows
+from secateur.models.widths import declared_widths, keep_columns, keep_rows
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def unit_sums(adapter: Adapter, layer: nn.Module, part: Part, values: dict[nn.Li
 
 def check_group_ratios(model: PreTrainedModel) -> None:
     """Raise `ValueError` if a layer's ratio of query to key/value heads is not the model's."""
-    adapter = adapter_of(model)
-    ratio = model.config.num_attention_heads // model.config.num_key_value_heads
+    adapter, first = adapter_of(model), declared_widths(model)[0]
+    ratio = first.num_attention_heads // first.num_key_value_heads
     for index, layer in enumerate(adapter.layers(model)):
         query, key, *_ = adapter.attention_linears(layer)
         if query.out_features != ratio * key.out_features:

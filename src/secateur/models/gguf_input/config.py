@@ -148,12 +148,10 @@ def _with_widths(adapter: Adapter, settings: dict[str, Any], widths: Sequence[La
             return adapter.stock_config(**settings, **asdict(first))
     group, inner = first.num_attention_heads // first.num_key_value_heads, max(w.intermediate_size for w in widths)
     most = max(width.num_key_value_heads for width in widths)
-    fitting = [count for count in range(most, 0, -1) if settings["hidden_size"] % (group * count) == 0]
-    heads = LayerWidths(group * fitting[0], fitting[0], inner) if fitting else LayerWidths(group, 1, inner)
-    lists: dict[str, Any] = {
-        f"{field}_per_layer": [getattr(width, field) for width in widths] for field in asdict(first)
-    }
-    config = adapter.uneven_config(**settings, **asdict(heads), **lists)
+    layers = {layer: asdict(width) for layer, width in enumerate(widths)}
+    config = adapter.uneven_config(
+        **settings, **asdict(LayerWidths(group * most, most, inner)), per_layer_config=layers
+    )
     config.architectures = [adapter.uneven_model.__name__]
     return config
 
