@@ -1,9 +1,9 @@
 """Uneven models in a process that has no secateur: Transformers alone loads them and says the same."""
 
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.models import is_uneven, save
 from secateur.pruning import prune
+from tiny import make_tiny_model, make_tiny_tokenizer
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 SCRIPT = """
@@ -29,32 +30,99 @@ for directory in directories:
     text = generator(prompt, max_new_tokens=16, do_sample=False)[0]["generated_text"]
     print("RESULT " + json.dumps({"tokens": tokens, "text": text, "class": type(model).__name__}))
 """
+WAYS = """
+import json, sys
+sys.modules["secateur"] = None
+from pathlib import Path
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.testing import assert_close
+from transformers import AutoModel, AutoModelForCausalLM
+options = {"trust_remote_code": True, "dtype": "float32"}
+tokens = torch.arange(3, 40)[None]
+for directory in map(Path, sys.argv[1:]):
+    model = AutoModelForCausalLM.from_pretrained(directory, **options)
+    with torch.no_grad():
+        expected = model(tokens).logits
+        base = AutoModel.from_pretrained(directory, **options)
+        assert_close(model.lm_head(base(tokens).last_hidden_state), expected)
+        assert type(base) is type(model.model) or type(base).__name__ == type(model.model).__name__
+        compiled = torch.compile(model, backend="aot_eager")
+        assert_close(compiled(tokens, use_cache=False).logits, expected)
+        spread = AutoModelForCausalLM.from_pretrained(directory, device_map="auto", **options)
+        assert_close(spread(tokens).logits, expected)
+        eager = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager", **options)
+        assert_close(eager(tokens).logits, expected)
+        model.set_attn_implementation("eager")
+        assert all(layer.self_attn.config._attn_implementation == "eager" for layer in model.model.layers)
+    again = directory.with_name(directory.name + "-again")
+    model.save_pretrained(again)
+    assert (again / "modeling_secateur.py").is_file()
+    config = json.loads((again / "config.json").read_text())
+    assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}, config["auto_map"]
+    assert_close(AutoModelForCausalLM.from_pretrained(again, **options)(tokens).logits, expected)
+
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train().zero_grad()
+        model(tokens, labels=tokens, use_cache=False).loss.backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert_close(*gradients)
+
+    tuned = get_peft_model(model.eval(), LoraConfig(target_modules="all-linear", init_lora_weights=False))
+    adapted = tuned(tokens).logits
+    tuned.save_pretrained(directory.with_name("lora"))
+    plain = AutoModelForCausalLM.from_pretrained(directory, **options)
+    assert_close(PeftModel.from_pretrained(plain, directory.with_name("lora"))(tokens).logits, adapted)
+    print("RESULT", directory.name)
+"""
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[PreTrainedModel, Path]]:
+    """A model of each family, cut unevenly, and its directory."""
+    found = {}
+    for family in FAMILIES:
+        model, directory = make_tiny_model(family), tmp_path_factory.mktemp("uneven") / family
+        prune(model, make_tiny_tokenizer(), ratio=0.3, samples=6, seqlen=48)
+        assert is_uneven(model)
+        found[family] = (model, save(model, make_tiny_tokenizer(), directory))
+    return found
+
+
+def run_without_secateur(script: str, *arguments: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_what_people_do_with_a_model(uneven: dict[str, tuple[PreTrainedModel, Path]], tmp_path: Path) -> None:
+    """`AutoModel`, `save_pretrained`, `device_map`, `torch.compile`, kinds of attention, gradients, PEFT."""
+    directories = [shutil.copytree(directory, tmp_path / directory.name) for _, directory in uneven.values()]
+    said = run_without_secateur(WAYS, *directories, cwd=tmp_path)
+    assert [line.split()[-1] for line in said.splitlines() if line.startswith("RESULT")] == list(FAMILIES)
 
 
 @pytest.mark.slow
 def test_every_family_loads_generates_and_serves_a_pipeline_without_secateur(
-    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    uneven: dict[str, tuple[PreTrainedModel, Path]], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     prompt = "The for statement"
     inputs = tiny_tokenizer(prompt, return_tensors="pt")
-    models = {}
-    for family in FAMILIES:
-        models[family] = tiny_model(family)
-        prune(models[family], tiny_tokenizer, ratio=0.3, samples=6, seqlen=48)
-        assert is_uneven(models[family])
-        save(models[family], tiny_tokenizer, tmp_path / family)
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, prompt, *(str(tmp_path / family) for family in FAMILIES)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
+    said = run_without_secateur(SCRIPT, prompt, *(directory for _, directory in uneven.values()), cwd=tmp_path)
     # Transformers may write to the same line before it.
-    results = [json.loads(part.splitlines()[0]) for part in done.stdout.split("RESULT ")[1:]]
-    for (family, model), result in zip(models.items(), results, strict=True):
+    results = [json.loads(part.splitlines()[0]) for part in said.split("RESULT ")[1:]]
+    for (family, (model, _)), result in zip(uneven.items(), results, strict=True):
         expected = model.generate(**inputs, max_new_tokens=16, do_sample=False)[0].tolist()
         assert result["tokens"] == expected, family
         assert result["class"] == type(model).__name__
