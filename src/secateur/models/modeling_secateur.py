@@ -5,6 +5,7 @@ secateur saves this file beside the weights of an uneven model. Without secateur
 """
 
 import copy
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -122,6 +123,7 @@ class UnevenModelMixin(PreTrainedModel):
     """Builds each decoder layer from the config of that layer."""
 
     decoder_layer: type[nn.Module]
+    rotary_emb: Any
 
     def __init__(self, config):
         without_layers = of_one_width(config)
