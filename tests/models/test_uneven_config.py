@@ -31,7 +31,7 @@ def config_of(family: str, layers: list[LayerWidths], **more: Any) -> Any:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(layers=st.lists(widths, min_size=1, max_size=4), family=st.sampled_from(FAMILIES))
 def test_each_layer_has_the_widths_it_was_given(
     layers: list[LayerWidths], family: str, tmp_path_factory: pytest.TempPathFactory
