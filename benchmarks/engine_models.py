@@ -15,14 +15,22 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 import common
 import secateur
+from secateur.errors import SecateurError
 
 sys.path.append(str(common.ROOT / "tests"))
 from tiny import make_tiny_model, make_tiny_tokenizer
 from uneven import cut_unevenly
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+MERGES = [("t", "h")]  # llama.cpp wants one
 # Key/value heads and MLP channels of the layers. vLLM on CPUs takes heads of 32 and its multiples.
-SHAPE = {"hidden_size": 256, "head_dim": 32, "num_attention_heads": 8, "num_key_value_heads": 4}
+SHAPE = {
+    "vocab_size": 259 + len(MERGES),
+    "hidden_size": 256,
+    "head_dim": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
 CUTS = {
     "even": [(2, 160)] * 4,
     "mlp": [(4, 192), (4, 160), (4, 33), (4, 96)],
@@ -65,9 +73,8 @@ def made(names: Sequence[str], directory: Path, ratio: float, seed: int) -> dict
             if not (path / "config.json").is_file():
                 makers[name](path)
             paths[name] = path
-        except subprocess.CalledProcessError as error:
-            last = (error.stderr.strip().splitlines() or ["no message"])[-1]
-            print(f"{name} cannot be made: {last}", file=sys.stderr)
+        except (subprocess.CalledProcessError, SecateurError, ValueError) as error:
+            log(f"{name} cannot be made: {last_line(error)}")
     return paths
 
 
@@ -75,7 +82,7 @@ def make_tiny(name: str, path: Path) -> None:
     family, kind = name.split("-")
     model = make_tiny_model(family, intermediate_size=192, tie_word_embeddings=kind == "tied", **SHAPE)
     cut_unevenly(model, CUTS.get(kind, CUTS["both"]))
-    tokenizer = make_tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer(MERGES)
     if kind == "recovered":
         quick = {"samples": 8, "seqlen": 32, "batch_size": 4, "val_size": 0}
         secateur.recover(model, tokenizer, path, merge=True, overwrite=True, **quick)
@@ -97,7 +104,7 @@ def make_nemotron_nas(name: str, path: Path, ratio: float, seed: int) -> None:
     if name == "llama-nemotron-nas":
         model = make_tiny_model("llama", intermediate_size=768, tie_word_embeddings=False, **SHAPE)
         cut_unevenly(model, [(4, 768), (4, 256), (4, 512), (4, 256)])
-        secateur.save(model, make_tiny_tokenizer(), cut)
+        secateur.save(model, make_tiny_tokenizer(MERGES), cut)
     else:
         make_smollm2(name, cut, ratio, seed, target="mlp", channel_multiple=256)
     export(cut, path, "--format", "nemotron-nas")
@@ -161,6 +168,12 @@ def chat_tokens(tokenizer: PreTrainedTokenizerBase, question: str) -> torch.Tens
     chat = [{"role": "user", "content": question}]
     text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+
+
+def last_line(error: Exception) -> str:
+    """The last line that a process has printed, or of the error's message."""
+    text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def log(text: str) -> None:

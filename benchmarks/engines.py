@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import common
-from engine_models import NAMES, NEMOTRON, SMOLLM2, Expected, expected, export, log, made
+from engine_models import NAMES, NEMOTRON, SMOLLM2, Expected, expected, export, last_line, log, made
 from engine_server import ask_server
 
 ENGINES = ("vllm", "llama.cpp", "mlx-lm", "openvino", "ctranslate2", "onnxruntime-genai")
@@ -100,7 +100,10 @@ def engine_result(
         if model in NEMOTRON and name == "llama.cpp":
             continue
         with Running(name, python, directory / name / model, options.threads) as running:
-            result.models[model] = read(running, given(name, path, running.work), wanted[model])
+            try:
+                result.models[model] = read(running, given(name, path, running.work), wanted[model])
+            except subprocess.CalledProcessError as error:
+                result.models[model] = Result(error=last_line(error))
         log(f"{name}, {model}: {result.models[model].to_dict()}")
     timed = {model: path for model, path in paths.items() if model in SMOLLM2 and result.models[model].opens}
     for model, rate in rates(name, python, timed, directory, options).items():

@@ -1,20 +1,25 @@
 """ONNX Runtime GenAI, exported by its own model builder."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnxruntime_genai
-from onnxruntime_genai.models.builder import create_model
 from runner import serve
 
 
 class OnnxRuntimeGenai:
     def __init__(self, model: str, work: str, quick: bool = True) -> None:
         exported = Path(work) / "onnxruntime-genai"
-        create_model("", model, str(exported), "fp32", "cpu", str(Path(work) / "cache"))
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", exported]
+        command += ["-p", "fp32", "-e", "cpu", "-c", Path(work) / "cache"]
+        built = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
+        if built.returncode:
+            raise RuntimeError(built.stderr.strip().splitlines()[-1])
         config = exported / "genai_config.json"
         settings = json.loads(config.read_text(encoding="utf-8"))
         # No token ends the text: this one does not exist.

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -48,10 +49,9 @@ def serve(version: Callable[[], str], engine: Callable[..., Engine]) -> None:
                     assert opened is not None
                     answer = {"tokens_per_second": rate(opened, job["prompt"], job["new_tokens"])}
         except Exception as error:  # noqa: BLE001 - whatever an engine raises is what is asked for
-            import traceback
-
             traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
+            message = (str(error).splitlines() or [""])[0]
+            answer = {"error": f"{type(error).__name__}: {message[:300]}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
