@@ -34,8 +34,9 @@ def Model(args):
     # qwen2 takes the size of a head from here; `resized` sets the numbers of heads.
     heads = {"num_attention_heads": config["hidden_size"] // config["head_dim"]} if family is qwen2 else {}
     model = family.Model(family.ModelArgs.from_dict({**config, **heads}))
+    of_layers = {int(index): widths for index, widths in config.get("per_layer_config", {}).items()}
     for index, layer in enumerate(model.layers):
-        resized(layer, {**config, **config.get("per_layer_config", {}).get(str(index), {})})
+        resized(layer, {**config, **of_layers.get(index, {})})
     return model
 
 
