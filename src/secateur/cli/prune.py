@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "What is cut": ("ratio", "plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
+    "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "How the cut is spread": (
         "allocation",
         "alpha",

@@ -19,7 +19,7 @@ from secateur.longrange.options import TrainConfig
 from secateur.longrange.recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
-from secateur.pruning.config import PLANNED
+from secateur.pruning.config import MULTIPLES, PLANNED
 from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
@@ -109,7 +109,7 @@ class Recipe(LoadOptions):
     def _search_decides(self) -> Self:
         if self.search is None or self.prune is None:
             return self
-        given = [name for name in (*PLANNED, "plan") if name in self.prune.model_fields_set]
+        given = [name for name in (*PLANNED, *MULTIPLES, "plan") if name in self.prune.model_fields_set]
         if given:
             raise ValueError(f"the search decides prune.{given[0]}; leave it out, or write it below search")
         if not self.prune.compensate:
