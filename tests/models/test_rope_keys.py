@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
-from secateur.models import declare_widths, is_uneven, load, save
+from secateur.models import adapter_of, declare_widths, is_uneven, load, save
 from secateur.models.rope_keys import add_older_rope_keys, older_rope_keys
-from secateur.models.widths import keep_columns, keep_rows
+from secateur.pruning.units import keep_units
 
 FACTORS = {"short_factor": [1.0 + 0.1 * i for i in range(8)], "long_factor": [1.0 + 0.5 * i for i in range(8)]}
 STRETCHED = {"factor": 4.0, "original_max_position_embeddings": 64}
@@ -33,10 +33,9 @@ def stored(directory: Path) -> dict[str, Any]:
 
 
 def narrow_one_layer(model: PreTrainedModel) -> PreTrainedModel:
-    mlp = model.model.layers[1].mlp
-    keep_rows(mlp.gate_proj, range(40))
-    keep_rows(mlp.up_proj, range(40))
-    keep_columns(mlp.down_proj, range(40))
+    adapter = adapter_of(model)
+    keep_units(adapter, adapter.layers(model)[1], "mlp", torch.arange(40))
+    keep_units(adapter, adapter.layers(model)[1], "attention", torch.arange(3))
     declare_widths(model)
     return model
 
@@ -59,6 +58,7 @@ def test_older_keys_say_the_same_and_survive(
     assert again.config.rope_parameters == model.config.rope_parameters
     with torch.no_grad():
         torch.testing.assert_close(again(TOKENS).logits, model(TOKENS).logits)
+        torch.testing.assert_close(again(TOKENS[:, :50]).logits, model(TOKENS[:, :50]).logits)
     save(again, tokenizer, tmp_path / "two")
     assert stored(tmp_path / "two") == config
 

@@ -56,6 +56,13 @@ def auto_map_of(config_class):
     }
 
 
+def of_one_width(config):
+    """The config as it would be for layers of one width: for the parts that belong to no layer."""
+    even = copy.copy(config)
+    even.per_layer_config = None
+    return even
+
+
 class UnevenConfigMixin(PreTrainedConfig):
     """A family's config with widths that differ from one layer to another."""
 
@@ -86,6 +93,10 @@ class UnevenConfigMixin(PreTrainedConfig):
                     "key/value heads"
                 )
 
+    def validate_rope(self):
+        """Where layers differ in heads, some kinds of positions ask for a number of heads that there is not."""
+        super(UnevenConfigMixin, of_one_width(self)).validate_rope()
+
 
 @strict  # or the checks of the stock config stay in force
 class UnevenLlamaConfig(UnevenConfigMixin, LlamaConfig):
@@ -105,13 +116,6 @@ class UnevenQwen2Config(UnevenConfigMixin, Qwen2Config):
 @strict  # or the checks of the stock config stay in force
 class UnevenQwen3Config(UnevenConfigMixin, Qwen3Config):
     model_type = "secateur_qwen3"
-
-
-def of_one_width(config):
-    """The config as it would be for layers of one width: for the parts that belong to no layer."""
-    even = copy.copy(config)
-    even.per_layer_config = None
-    return even
 
 
 class UnevenModelMixin(PreTrainedModel):
