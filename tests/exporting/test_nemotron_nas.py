@@ -334,6 +334,7 @@ def test_where_a_model_opens(
     assert len(line) <= 80
 
 
+@pytest.mark.slow
 def test_a_cut_says_where_it_opens(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
     secateur.save(tiny_model(), tiny_tokenizer, tmp_path / "model")
     (tmp_path / "text.txt").write_text("some words of a text " * 50)
