@@ -30,7 +30,7 @@ from secateur.models.memory import peak_memory
 from secateur.planning import PlanConfig, estimate
 from secateur.planning.devices import CORE
 from secateur.pruning import PruneConfig
-from secateur.pruning.allocation import allocate
+from secateur.pruning.allocation import allocate, units_removed
 from secateur.pruning.cutting import cut_and_refit
 from secateur.pruning.importance import magnitude_scores
 from secateur.pruning.prune import unit_scores
@@ -128,8 +128,9 @@ def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: a
 def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
     config = calibration(options)
     windows = calibrate(model, tokenizer, config).windows
-    ladders = allocate(model, config.model_copy(update={"allocation": "uniform"}), magnitude_scores(model), None)
-    return lambda: cut_and_refit(model, None, ladders, windows, config.batch_size, config.damping)
+    uniform = config.model_copy(update={"allocation": "uniform"})
+    counts = units_removed(allocate(model, uniform, magnitude_scores(model), None))
+    return lambda: cut_and_refit(model, None, counts, windows, config.batch_size, config.damping)
 
 
 def calibration(options: argparse.Namespace) -> PruneConfig:

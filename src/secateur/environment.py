@@ -7,12 +7,20 @@ from pathlib import Path
 
 import psutil
 
+# Of Linux's control groups, version 2 and 1; "max" stands for none.
+CONTAINER_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 PACKAGES = ("secateur", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def launched_together() -> bool:
     """Whether torchrun or the like has started other processes beside this one."""
     return {"RANK", "MASTER_ADDR"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or what its container was given of it."""
+    limits = [file.read_text().strip() for file in CONTAINER_LIMITS if file.is_file()]
+    return min([psutil.virtual_memory().total, *(int(limit) for limit in limits if limit.isdecimal())])
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +40,7 @@ def machine() -> dict[str, str | int]:
         "cpu": _cpu_name(),
         "cores": available,
         "threads": torch.get_num_threads(),
-        "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB",
+        "memory": f"{memory_bytes() / 1e9:.1f} GB",
     }
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {**found, "gpu": ", ".join(gpus) or "none"}

@@ -33,6 +33,8 @@ class LlamaCpp:
         params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // beside)
         params.warmup, params.verbosity = False, 0
         self.server = xllamacpp.Server(params)
+        # A server that is given up before its loop has begun is waited for without end. This goes through the loop.
+        self.greedy([0], 1)
         self.visible = self.tokens("a", special=False)[-1]
 
     def tokens(self, text: str, special: bool = True) -> list[int]:

@@ -245,13 +245,21 @@ def of_something_else(file: Path) -> None:
         save_file({name: torch.zeros(7) for name in list(load_file(file))[:1]}, file)
 
 
-@pytest.mark.parametrize("damage", [cut_short, of_something_else, Path.unlink], ids=["short", "other", "missing"])
+def of_other_units(file: Path) -> None:
+    """Indices of units that the layer does not have, in tensors of the right names and sizes."""
+    tensors = load_file(file)
+    save_file({name: t if t.is_floating_point() else t + 1000 for name, t in tensors.items()}, file)
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_something_else, of_other_units, Path.unlink])
 @pytest.mark.parametrize("kept", ["layer-0001", "cut-0001", "cut-before-0002", "scores-0001", "sensitivity"])
 def test_damage_is_told_in_a_line(
     model: str, stopped: tuple[Path, PruneConfig], tmp_path: Path, kept: str, damage: Callable[[Path], None]
 ) -> None:
     if damage is Path.unlink and kept in ("sensitivity", "cut-before-0002"):
         pytest.skip("is made anew")
+    if damage is of_other_units and kept not in ("cut-0001", "scores-0001"):
+        pytest.skip("names no units")
     partial, config = stopped
     copy = shutil.copytree(partial, tmp_path / "out.partial")
     (file,) = copy.glob(f"walk-{kept}.*")

@@ -94,13 +94,27 @@ class Walks:
             stored = {name: tensor.contiguous() for name, tensor in found.items()}
             write_bytes(self._found(walk, index), save(stored))
 
-    def found(self, walk: str, index: int, names: Collection[str]) -> dict[str, Tensor]:
-        """What was found in a layer that is done, under these names. Raises `InputError` where it is damaged."""
+    def found(
+        self, walk: str, index: int, names: Collection[str], fits: Callable[[Mapping[str, Tensor]], bool]
+    ) -> dict[str, Tensor]:
+        """What was found in a layer that is done.
+
+        Args:
+            walk: its name.
+            index: the layer.
+            names: of the tensors.
+            fits: whether such tensors can be of that layer.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         file = self._found(walk, index)
         kept = read_kept(file)
         missing = sorted(set(names) - kept.keys())
         if missing:
             raise damaged(file, f"it lacks {missing[0]}")
+        if not fits(kept):
+            raise damaged(file, "it is of something else")
         return kept
 
     def _found(self, walk: str, index: int) -> Path:

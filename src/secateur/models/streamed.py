@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from secateur.environment import memory_bytes
 from secateur.errors import InputError
 from secateur.files import write_bytes
 
@@ -48,7 +49,7 @@ class Streamed:
 
 def fits_in_memory(size: int) -> bool:
     """Whether weights of so many bytes leave room for work with them in this machine's memory."""
-    return size <= MOST_OF_MEMORY * psutil.virtual_memory().total
+    return size <= MOST_OF_MEMORY * memory_bytes()
 
 
 def stream_layers(model: PreTrainedModel, files: Iterable[Path]) -> None:

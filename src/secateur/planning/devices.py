@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import psutil
 
+from secateur.environment import memory_bytes
 from secateur.errors import InputError
 
 GB = 1e9
@@ -114,7 +115,7 @@ def _processor(name: str) -> Device:
     return replace(
         CORE,
         name=name,
-        memory=float(psutil.virtual_memory().total),
+        memory=float(memory_bytes()),
         products=cores * CORE.products,
         float32=cores * CORE.float32,
         float64=cores * CORE.float64,

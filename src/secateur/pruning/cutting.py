@@ -15,9 +15,17 @@ from secateur.console import track
 from secateur.distributed import broadcast, share
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.streamed import map_settled, release, settle
-from secateur.pruning.importance import SCORE_NAMES, LayerScores, PartScores, kept_scores, scores_of
+from secateur.pruning.importance import LayerScores, PartScores, kept_scores, scores_so_far
 from secateur.pruning.obs import RemovalOrder, removal_order
-from secateur.pruning.units import keep_units, output_projection, part_shape, unit_columns
+from secateur.pruning.units import (
+    PartShape,
+    are_units,
+    keep_units,
+    output_projection,
+    part_shape,
+    part_shapes,
+    unit_columns,
+)
 
 SENSITIVITY_WINDOWS = 8
 METRIC_WINDOWS = 8
@@ -67,7 +75,7 @@ def obs_scores(
         )
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     first = walks.begin("scores", {"uncut": stream})
-    scores = [scores_of(walks.found("scores", index, SCORE_NAMES)) for index in range(first)]
+    scores = scores_so_far(walks, model, first)
     for index, layer in track(list(enumerate(adapter.layers(model)))[first:], "Scoring units"):
         layer_scores: LayerScores = {}
         for part in PARTS:
@@ -182,7 +190,7 @@ def cut_and_refit(
     adapter = adapter_of(model)
     removed = _nothing(model)
     first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
-    for index, kept in _kept_of_the_cut(walks, first):
+    for index, kept in _kept_of_the_cut(walks, model, first, counts):
         for part in PARTS:
             _cut(adapter, adapter.layers(model)[index], part, kept[part].long())
             removed[index][part] = kept[part].tolist()
@@ -206,10 +214,19 @@ def cut_and_refit(
     return removed
 
 
-def _kept_of_the_cut(walks: Walks, first: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _kept_of_the_cut(
+    walks: Walks, model: PreTrainedModel, first: int, counts: Counts
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The layers that an earlier try has cut, with the units removed of their halves."""
-    for index in range(first, walks.reached("cut")):
-        yield index, walks.found("cut", index, PARTS)
+    for index, shape in list(enumerate(part_shapes(model)))[first : walks.reached("cut")]:
+
+        def fits(kept: Mapping[str, Tensor], index: int = index, shape: Mapping[Part, PartShape] = shape) -> bool:
+            return all(
+                len(kept[part]) == counts.get((index, part), 0) and are_units(kept[part].long(), shape[part].units)
+                for part in PARTS
+            )
+
+        yield index, walks.found("cut", index, PARTS, fits)
 
 
 @dataclass

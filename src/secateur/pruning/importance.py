@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, 
 from secateur.errors import InputError
 from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
 from secateur.models.streamed import release, streamed
-from secateur.pruning.units import output_projection, part_shape, unit_sums
+from secateur.pruning.units import PartShape, are_units, output_projection, part_shape, part_shapes, unit_sums
 
 
 @dataclass
@@ -55,6 +56,22 @@ def scores_of(kept: Mapping[str, Tensor]) -> LayerScores:
     return {part: PartScores(kept[f"{part}.order"], kept[f"{part}.costs"]) for part in PARTS}
 
 
+def scores_so_far(walks: Walks, model: PreTrainedModel, layers: int) -> list[LayerScores]:
+    """The scores of the first layers, found by an earlier try. Raises `InputError` where a file is damaged."""
+    shapes = part_shapes(model)[:layers]
+
+    def fits(shape: Mapping[Part, PartShape], kept: Mapping[str, Tensor]) -> bool:
+        return all(
+            are_units(kept[f"{part}.order"], shape[part].units)
+            and kept[f"{part}.costs"].shape == kept[f"{part}.order"].shape
+            for part in PARTS
+        )
+
+    return [
+        scores_of(walks.found("scores", index, SCORE_NAMES, partial(fits, shape))) for index, shape in enumerate(shapes)
+    ]
+
+
 def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
     """Sum of squared weights over a unit's rows and columns."""
 
@@ -89,7 +106,7 @@ def activation_scores(
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     begin = walks.begin("scores", {"uncut": stream})
-    scores = [scores_of(walks.found("scores", index, SCORE_NAMES)) for index in range(begin)]
+    scores = scores_so_far(walks, model, begin)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Scoring units"):
         halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
         layer_scores: LayerScores = {}

@@ -47,6 +47,15 @@ def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
     return [{part: part_shape(adapter, layer, part) for part in PARTS} for layer in adapter.layers(model)]
 
 
+def are_units(indices: Tensor, count: int) -> bool:
+    """Whether a tensor has indices of units, each at most once, where there are so many."""
+    if indices.dim() != 1 or indices.is_floating_point():
+        return False
+    return indices.numel() == 0 or (
+        int(indices.min()) >= 0 and int(indices.max()) < count and len(indices.unique()) == len(indices)
+    )
+
+
 def output_projection(adapter: Adapter, layer: nn.Module, part: Part) -> nn.Linear:
     """The projection whose inputs belong to the units: `o_proj` or `down_proj`."""
     return (adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer))[-1]

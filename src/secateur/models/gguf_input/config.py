@@ -148,10 +148,8 @@ def _with_widths(adapter: Adapter, settings: dict[str, Any], widths: Sequence[La
             return adapter.stock_config(**settings, **asdict(first))
     group, inner = first.num_attention_heads // first.num_key_value_heads, max(w.intermediate_size for w in widths)
     most = max(width.num_key_value_heads for width in widths)
-    layers = {layer: asdict(width) for layer, width in enumerate(widths)}
-    config = adapter.uneven_config(
-        **settings, **asdict(LayerWidths(group * most, most, inner)), per_layer_config=layers
-    )
+    layers: dict[str, Any] = {"per_layer_config": {layer: asdict(width) for layer, width in enumerate(widths)}}
+    config = adapter.uneven_config(**settings, **asdict(LayerWidths(group * most, most, inner)), **layers)
     config.architectures = [adapter.uneven_model.__name__]
     return config
 
