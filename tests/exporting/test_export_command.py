@@ -179,7 +179,7 @@ def test_a_run_whose_export_cannot_work_does_not_begin(recipe, tiny: Path, tiny_
 def test_the_section_export() -> None:
     made = parse_recipe("model: m\ndtype: bfloat16\ntrust_remote_code: true\nexport:\n")
     assert isinstance(made, Recipe) and made.export is not None
-    assert (made.export.dtype, made.export.trust_remote_code) == ("f16", True)
+    assert (made.export.gguf_dtype, made.export.trust_remote_code) == ("f16", True)
     with pytest.raises(InputError, match=r"export\.adapter is for the command"):
         parse_recipe("model: m\nexport: {adapter: a}\n")
     with pytest.raises(InputError, match=r"export needs whole weights"):

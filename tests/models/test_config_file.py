@@ -90,6 +90,7 @@ WRONG: list[tuple[str, Any]] = [
     ("dtype", "torch.float32"),
     ("attribute_map", {"hidden_size": "vocab_size"}),
     ("transformers_weights", "other.safetensors"),
+    ("_heterogeneity_spec", {"per_layer_overrides": {}}),
     ("configuration_files", ["config.9.0.0.json"]),
     ("per_layer_config", {"0": {"intermediate_size": 8}}),
     ("model_type", "a\nb"),

@@ -1,4 +1,4 @@
-"""`secateur export`: a file for llama.cpp."""
+"""`secateur export`: a file for llama.cpp, a directory for other engines."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,17 +13,23 @@ from secateur.files import expanded, write_figures
 if TYPE_CHECKING:
     from secateur.exporting import ExportConfig
 
-GgufFile = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the model goes: FILE.gguf.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+Exported = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Where the model goes: FILE.gguf, or the directory of nemotron-nas."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what secateur wrote there.")]
 
 
 @command("secateur.exporting:ExportConfig")
 def export(
-    model: Model, config: "ExportConfig", output: GgufFile, overwrite: Overwrite = False, json: Json = None
+    model: Model, config: "ExportConfig", output: Exported, overwrite: Overwrite = False, json: Json = None
 ) -> None:
-    """Write a model as GGUF, the file that llama.cpp runs.
+    """Write a model for another engine: as GGUF, the file that llama.cpp runs.
 
-    Weights, tokenizer and chat template are in it. A model whose layers differ keeps its widths.
+    Weights, tokenizer and chat template are in it. A model whose layers differ keeps its widths. --format nemotron-nas
+    writes a directory that vLLM, SGLang and mlx-lm read, of a model of which MLP channels alone are cut.
     """
     from secateur.runs.steps import export_model
 
@@ -32,6 +38,10 @@ def export(
     if json is not None:
         write_figures(json, result.to_dict())
     widths = ", widths layer by layer" if result.per_layer else ""
-    say(f"llama.cpp's architecture {result.architecture}{widths}; text is split as {result.pre_tokenizer}")
+    if result.format == "gguf":
+        say(f"llama.cpp's architecture {result.architecture}{widths}; text is split as {result.pre_tokenizer}")
+    else:
+        say(f"{result.architecture} ({result.format}){widths}")
     say(f"{result.parameters_in_file:,} parameters in {result.dtype}, {result.bytes / 1e6:,.1f} MB")
+    say(result.opens_in)
     say(str(output))

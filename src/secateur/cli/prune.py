@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.files import write_figures
+from secateur.files import expanded, write_figures
 
 if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
 
 PANELS = {
     "What is cut": ("ratio", "plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
+    "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "How the cut is spread": (
         "allocation",
         "alpha",
@@ -39,7 +40,8 @@ def prune(
     with trust_remote_code=True. Beside the weights stand pruning_plan.json, what each layer loses and keeps;
     pruning_strategy.png, the same drawn; layer_importance.json where layers were scored; command.txt and run.log.
     """
-    from secateur.runs.steps import prune_model
+    from secateur.distributed import is_first
+    from secateur.runs.steps import prune_model, where_it_opens
 
     result = prune_model(model, output, config, command_line=command_line, overwrite=overwrite)
     plan = result.plan
@@ -60,4 +62,6 @@ def prune(
         f"{plan.ratio:.1%} asked"
     )
     say(f"Calibrated on {plan.calibration}; {sum(result.seconds.values()):.1f} s")
+    if is_first():
+        say(where_it_opens(expanded(output)))
     say(str(output))

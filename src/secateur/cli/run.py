@@ -9,7 +9,7 @@ from secateur.cli.command import command
 from secateur.cli.options import Json, Overwrite
 from secateur.cli.output import say
 from secateur.console import stdout
-from secateur.files import write_figures
+from secateur.files import expanded, write_figures
 
 
 @command(together=True)
@@ -33,6 +33,7 @@ def run(
     from secateur.files.result_files import REPORT
     from secateur.longrange.recipe import LongRangeRecipe, run_longrange
     from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings
+    from secateur.runs.figures import RunResults
     from secateur.runs.recipe import load_recipe
     from secateur.runs.stages import run_recipe
 
@@ -56,4 +57,7 @@ def run(
     stdout.print(comparison_table(comparison_rows(metrics)))
     for warning in source_warnings(metrics["texts"]):
         say(f"Note: {warning}")
+    opens = RunResults(loaded, expanded(directory), expanded(directory)).where_it_opens()
+    if opens:
+        say(opens)
     say(str(directory / REPORT))

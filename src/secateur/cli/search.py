@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate"),
+    "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "The search": ("rounds", "measured", "patience", "damping"),
     "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
 }

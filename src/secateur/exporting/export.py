@@ -1,11 +1,10 @@
-"""A model and its tokenizer as one GGUF file."""
+"""A model and its tokenizer as what another engine reads: one GGUF file, or a directory."""
 
 import importlib.metadata
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from secateur.console import track
 from secateur.errors import InputError
-from secateur.exporting.config import ExportConfig
+from secateur.exporting import nemotron_nas
+from secateur.exporting.config import ExportConfig, Format, NumberFormat
 from secateur.exporting.layout import Layout, embeddings, layout_of, require_carried
+from secateur.exporting.result import ExportResult
 from secateur.exporting.rope import Rope, rope_of
 from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
 from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
@@ -34,35 +35,6 @@ FILE_TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class ExportResult:
-    """What was written.
-
-    Attributes:
-        architecture: llama.cpp's graph that runs it.
-        per_layer: whether the layers' widths stand in the file one by one.
-        pre_tokenizer: llama.cpp's name for how text is split.
-        dtype: the number format asked for.
-        parameters: of the model.
-        parameters_in_file: more than that where layers were filled up with zeros.
-        bytes: size of the file.
-        tensors: how many of each number format.
-    """
-
-    architecture: str
-    per_layer: bool
-    pre_tokenizer: str
-    dtype: str
-    parameters: int
-    parameters_in_file: int
-    bytes: int
-    tensors: dict[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures for `--json`."""
-        return asdict(self)
-
-
 def export(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -72,37 +44,39 @@ def export(
     overwrite: bool = False,
     **options: Any,
 ) -> ExportResult:
-    """Write a model as GGUF, for llama.cpp.
+    """Write a model as GGUF, for llama.cpp, or as a `nemotron-nas` directory, for vLLM, SGLang and mlx-lm.
 
     Args:
         model: a causal language model of a supported family, even or uneven, without an adapter.
         tokenizer: its tokenizer.
-        path: the file, `….gguf`. It appears whole or not at all.
+        path: the file, `….gguf`, or the directory. It appears whole or not at all.
         config: how it is written.
-        overwrite: replace a file that is there.
-        options: fields of `ExportConfig`, instead of `config` or over it: `dtype="q8_0"`.
+        overwrite: replace what is there.
+        options: fields of `ExportConfig`, instead of `config` or over it: `dtype="q8_0"`, `format="nemotron-nas"`.
 
     Raises:
         InputError: an option is refused, or an adapter stands beside the weights.
-        ModelError: llama.cpp cannot run the model, or has no tokenizer that does the same.
-        OutputError: the file is there already or cannot be written.
+        ModelError: the engine cannot run the model, or llama.cpp has no tokenizer that does the same.
+        OutputError: it is there already or cannot be written.
     """
     config = configured(ExportConfig, config, options)
     if config.adapter is not None:
         raise InputError("adapter is for the command; in Python merge first: model = secateur.merge(model, directory)")
-    layout = layout_of(model)
+    if config.format == "nemotron-nas":
+        return nemotron_nas.export(model, tokenizer, path, config.dtype, overwrite=overwrite)
+    layout, dtype = layout_of(model), config.gguf_dtype
     require_in_memory(model)
     require_finite(model, "the model")
     rows = embeddings(model).shape[0]
     vocabulary = read_vocabulary(tokenizer).resized(rows)
     parts = list(entries(model, layout))
-    kinds = [format_of(part.shape, config.dtype) for part in parts]
+    kinds = [format_of(part.shape, dtype) for part in parts]
     with new_file(path, ".gguf", overwrite) as file:
         writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
         try:
             writer.add_string("secateur.version", importlib.metadata.version("secateur"))
             writer.add_name(_name_of(path))
-            writer.add_file_type(FILE_TYPES[FORMATS[config.dtype]])
+            writer.add_file_type(FILE_TYPES[FORMATS[dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             _add_shape(writer, model, layout, rows)
             vocabulary.write(writer)
@@ -110,15 +84,29 @@ def export(
         finally:
             writer.close()
         size = file.stat().st_size
-    return _result(model, layout, vocabulary, config, parts, kinds, size)
+    return _result(model, layout, vocabulary, dtype, parts, kinds, size)
 
 
-def require_exportable(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check without any weights whether a model, cut or uncut, can be exported.
+def require_exportable(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    export_format: Format = "gguf",
+    *,
+    as_it_is: bool = False,
+) -> None:
+    """Check without any weights whether a model can be exported.
+
+    Args:
+        as_it_is: whether its layers will have the widths that the config states, and not be cut before.
 
     Raises:
-        ModelError: llama.cpp cannot run the model, or has no tokenizer that does the same.
+        ModelError: the engine cannot run the model, or llama.cpp has no tokenizer that does the same.
     """
+    if export_format == "nemotron-nas":
+        nemotron_nas.require_held(config)
+        if as_it_is:
+            nemotron_nas.require_held_widths(config)
+        return
     require_carried(config)
     read_vocabulary(tokenizer).resized(config.vocab_size)
 
@@ -192,16 +180,17 @@ def _result(
     model: PreTrainedModel,
     layout: Layout,
     vocabulary: Vocabulary,
-    config: ExportConfig,
+    dtype: NumberFormat,
     parts: Sequence[Entry],
     kinds: Sequence[gguf.GGMLQuantizationType],
     size: int,
 ) -> ExportResult:
     result = ExportResult(
+        format="gguf",
         architecture=gguf.MODEL_ARCH_NAMES[layout.architecture],
         per_layer=layout.per_layer,
         pre_tokenizer=vocabulary.pre,
-        dtype=config.dtype,
+        dtype=dtype,
         parameters=count_parameters(model),
         parameters_in_file=sum(math.prod(part.shape) for part in parts if part.name != ROPE_FACTORS),
         bytes=size,

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.exporting.config import Format
+from secateur.exporting.config import NumberFormat
 from secateur.exporting.layout import Layout
 from secateur.exporting.rope import rope_of
 from secateur.models import adapter_of
 
 QUANT = gguf.GGMLQuantizationType
 ROPE_FACTORS = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ROPE_FREQS] + ".weight"
-FORMATS: dict[Format, gguf.GGMLQuantizationType] = {"f16": QUANT.F16, "bf16": QUANT.BF16, "q8_0": QUANT.Q8_0}
+FORMATS: dict[NumberFormat, gguf.GGMLQuantizationType] = {"f16": QUANT.F16, "bf16": QUANT.BF16, "q8_0": QUANT.Q8_0}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
         yield Entry(name, (rows, columns), partial(_joined, weights))
 
 
-def format_of(shape: tuple[int, ...], dtype: Format) -> gguf.GGMLQuantizationType:
+def format_of(shape: tuple[int, ...], dtype: NumberFormat) -> gguf.GGMLQuantizationType:
     """The number format of a tensor: vectors stay float32, and rows that blocks do not divide float16."""
     if len(shape) == 1:
         return QUANT.F32

@@ -46,6 +46,7 @@ METHODS = ("update",)
 REFUSED = {
     "configuration_files": "names another file to read the settings from",
     "transformers_weights": "names another file to read the weights from",
+    "_heterogeneity_spec": "holds what Transformers notes of per_layer_config for itself",
 }
 
 

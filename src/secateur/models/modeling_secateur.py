@@ -145,7 +145,15 @@ class UnevenModelMixin(PreTrainedModel):
 class UnevenForCausalLMMixin(PreTrainedModel):
     """The base model of uneven layers with the stock class's head."""
 
+    config_class: type[PreTrainedConfig]
     decoder: type[PreTrainedModel]
+
+    def __init_subclass__(cls, **options):
+        """Have `save_pretrained` put this file beside the weights."""
+        super().__init_subclass__(**options)
+        cls.config_class.register_for_auto_class()
+        cls.decoder.register_for_auto_class("AutoModel")
+        cls.register_for_auto_class("AutoModelForCausalLM")
 
     def __init__(self, config):
         PreTrainedModel.__init__(self, config)
@@ -193,10 +201,3 @@ class UnevenQwen2ForCausalLM(UnevenForCausalLMMixin, Qwen2ForCausalLM):
 class UnevenQwen3ForCausalLM(UnevenForCausalLMMixin, Qwen3ForCausalLM):
     config_class = UnevenQwen3Config
     decoder = UnevenQwen3Model
-
-
-# Makes `save_pretrained` put this file beside the weights.
-for causal in (UnevenLlamaForCausalLM, UnevenMistralForCausalLM, UnevenQwen2ForCausalLM, UnevenQwen3ForCausalLM):
-    causal.config_class.register_for_auto_class()
-    causal.decoder.register_for_auto_class("AutoModel")
-    causal.register_for_auto_class("AutoModelForCausalLM")

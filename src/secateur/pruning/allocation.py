@@ -11,74 +11,11 @@ from secateur.models.adapters import PARTS, Part, adapter_of
 from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
+from secateur.pruning.ladders import Ladder, build_ladders
 from secateur.pruning.plan import TOLERANCE
-from secateur.pruning.units import PartShape, part_shapes
+from secateur.pruning.units import part_shapes
 
 logger = logging.getLogger(__name__)
-
-CHANNEL_MULTIPLE = 8
-
-
-@dataclass
-class Ladder:
-    """The steps by which one half of a layer is narrowed, cheapest first.
-
-    A step of attention is one GQA group. A step of the MLP is as many channels as leave a multiple of 8, which is
-    what matrix units like.
-
-    Attributes:
-        layer: the layer's index.
-        part: attention or mlp.
-        shape: its units.
-        units: units that leave with each step.
-        costs: what each step adds to the loss or score, never falling.
-        taken: how many steps are taken.
-        most: how many may be taken; all if None.
-    """
-
-    layer: int
-    part: Part
-    shape: PartShape
-    units: list[int]
-    costs: list[float]
-    taken: int = 0
-    most: int | None = None
-
-    @classmethod
-    def build(cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float]) -> "Ladder":
-        """Group the costs of single units (in the order of their removal) into steps."""
-        multiple = CHANNEL_MULTIPLE if part == "mlp" and shape.units > CHANNEL_MULTIPLE else 1
-        steps, position = [], 0
-        width = shape.units % multiple or multiple
-        while position + width <= len(costs) and shape.units - position - width >= multiple:
-            steps.append((width, sum(costs[position : position + width])))
-            position += width
-            width = multiple
-        ceiling, rising = 0.0, []
-        for units, cost in steps:
-            ceiling = max(ceiling, cost / units)
-            rising.append(ceiling * units)
-        return cls(layer, part, shape, [units for units, _ in steps], rising)
-
-    @property
-    def total(self) -> int:
-        """Parameters of the whole half."""
-        return self.shape.units * self.shape.unit_parameters
-
-    @property
-    def left(self) -> bool:
-        """Whether another step can be taken."""
-        return self.taken < (len(self.units) if self.most is None else self.most)
-
-    def parameters(self, step: int) -> int:
-        """Parameters that leave with a step."""
-        return self.units[step] * self.shape.unit_parameters
-
-    def removed_units(self) -> int:
-        return sum(self.units[: self.taken])
-
-    def removed_parameters(self) -> int:
-        return self.removed_units() * self.shape.unit_parameters
 
 
 @dataclass
@@ -111,17 +48,6 @@ class Budget:
         self.removed[ladder.layer] = already + step
         ladder.taken += 1
         return True
-
-
-def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[LayerScores]) -> list[Ladder]:
-    """The ladders of the layers and halves that the configuration lets be cut."""
-    shapes = part_shapes(model)
-    parts = [part for part in PARTS if config.target in ("both", part)]
-    return [
-        Ladder.build(index, part, shapes[index][part], scores[index][part].costs.tolist())
-        for index in config.cut_layers(len(shapes))
-        for part in parts
-    ]
 
 
 def allocate(
@@ -191,11 +117,6 @@ def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) ->
     return budget
 
 
-def units_removed(ladders: Sequence[Ladder]) -> dict[tuple[int, Part], int]:
-    """How many units leave each half of each layer, by the ladders' steps taken."""
-    return {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
-
-
 def _full_sizes(model: PreTrainedModel, ladders: Sequence[Ladder]) -> dict[int, int]:
     """Parameters of the layers that the ladders belong to, both halves counted."""
     shapes = part_shapes(model)
@@ -213,7 +134,7 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
         raise InputError(
             f"--ratio {config.ratio} is more than can be removed: with these layers, target and --max-rate "
             f"{config.max_rate} at most {reachable:.3f} of all parameters can go (embeddings and norms are never "
-            "cut, and a layer keeps one GQA group and a few channels)"
+            f"cut, and a layer keeps {_least_kept(config)})"
         )
     floor = sum(budget.least.values()) / parameters
     if config.ratio < floor - TOLERANCE:
@@ -221,6 +142,12 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
             f"--min-rate {config.min_rate} alone removes {floor:.3f} of all parameters, more than --ratio "
             f"{config.ratio}; lower one or raise the other"
         )
+
+
+def _least_kept(config: CutLimits) -> str:
+    if config.channel_multiple is None and config.tensor_parallel == 1:
+        return "one GQA group and a few channels"
+    return "what --channel-multiple and --tensor-parallel ask for"
 
 
 def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: float | None) -> None:
@@ -236,8 +163,8 @@ def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: f
     for part, share in (("attention", attention_share), ("mlp", 1.0)):
         chosen = [ladder for ladder in ladders if ladder.part == part]
         # Whole GQA groups come as near to the share as they can, from either side; channels make up the difference.
-        half_group = max(ladder.shape.unit_parameters for ladder in chosen) / 2 if part == "attention" else 0.0
-        allowance = share * budget.total + half_group
+        half_step = max(ladder.largest_step for ladder in chosen) / 2 if part == "attention" else 0.0
+        allowance = share * budget.total + half_step
         _take_cheapest(chosen, budget, _room(chosen, budget, allowance))
 
 
@@ -353,8 +280,8 @@ def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budg
     by_part = {part: [ladder for ladder in ladders if ladder.part == part] for part in PARTS}
     if any(len({tuple(ladder.units) for ladder in row}) > 1 for row in by_part.values()):
         raise InputError("--even needs a model whose layers are equal; this one's differ already")
-    choices = {part: range(len(row[0].units) + 1) if row else range(1) for part, row in by_part.items()}
-    removed = {part: [sum(_removal(row, steps)) for steps in choices[part]] for part, row in by_part.items()}
+    choices = {part: _even_choices(row, config.tensor_parallel) for part, row in by_part.items()}
+    removed = {part: {steps: sum(_removal(row, steps)) for steps in choices[part]} for part, row in by_part.items()}
     share = config.attention_share
 
     def distance(pair: tuple[int, int]) -> tuple[float, bool, float]:
@@ -376,10 +303,25 @@ def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budg
         for channels in choices["mlp"]
         if removed["attention"][groups] + removed["mlp"][channels] <= most
     ]
+    if not pairs:
+        raise InputError(
+            f"--max-rate {config.max_rate} does not let equal layers lose what the {config.tensor_parallel} cards of "
+            "--tensor-parallel cannot share; raise it"
+        )
     best = min(pairs, key=distance)
     for part, steps in zip(PARTS, best, strict=True):
         for ladder in by_part[part]:
             ladder.taken = steps
+
+
+def _even_choices(ladders: list[Ladder], cards: int) -> list[int]:
+    """Steps that all layers may take together: those that leave what cards can share."""
+    if not ladders:
+        return [0]
+    first = ladders[0]
+    return [
+        steps for steps in range(len(first.units) + 1) if (first.shape.units - sum(first.units[:steps])) % cards == 0
+    ]
 
 
 def _even_widths(model: PreTrainedModel, by_part: dict[Part, list[Ladder]], steps: tuple[int, int]) -> LayerWidths:

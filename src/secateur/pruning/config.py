@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
 from secateur.errors import InputError
+from secateur.models.adapters import Part
 from secateur.models.masks import ZEROS_HELP, Zeros
 
 Target = Literal["both", "attention", "mlp"]
@@ -24,6 +25,18 @@ class CutLimits(CalibratedConfig):
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
+    channel_multiple: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many MLP channels a cut layer keeps is a multiple of this. Unless given, 32 where the widest "
+        "layer has 1,024 or more, else 8.",
+    )
+    tensor_parallel: int = Field(
+        default=1,
+        ge=1,
+        description="How many cards are to share each layer: what it keeps of GQA groups and of MLP channels divides "
+        "by this.",
+    )
     zeros: Zeros = Field(default="auto", description=f"{ZEROS_HELP}, no re-fit is made, which would fill them.")
     damping: float = Field(
         default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
@@ -33,6 +46,10 @@ class CutLimits(CalibratedConfig):
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    def cuts(self, part: Part) -> bool:
+        """Whether this half of a layer may be cut."""
+        return self.target in ("both", part)
 
     def cut_layers(self, num_layers: int) -> list[int]:
         """The layers that may be cut.
@@ -52,6 +69,7 @@ class CutLimits(CalibratedConfig):
         return chosen
 
 
+MULTIPLES = ("channel_multiple", "tensor_parallel")
 PLANNED = (
     "ratio",
     "target",

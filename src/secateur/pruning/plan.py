@@ -130,6 +130,8 @@ def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
             if even
             else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
         )
+        if plan.settings.get("channel_multiple") is not None or plan.settings.get("tensor_parallel", 1) > 1:
+            reason += ", in steps as large as --channel-multiple and --tensor-parallel make them"
         logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reason)
 
 

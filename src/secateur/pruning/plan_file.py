@@ -14,13 +14,13 @@ from secateur.files.json_text import read_json
 from secateur.models.adapters import PARTS, Part
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
+from secateur.pruning.multiples import UNITS
 from secateur.pruning.plan import LayerPlan
 from secateur.pruning.units import part_shapes
 
 REMOVED: dict[Part, str] = {"attention": "removed_groups", "mlp": "removed_channels"}
 WIDTH: dict[Part, str] = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
 KEYS = {field.name for kind in (LayerPlan, LayerWidths) for field in fields(kind)} - {"before", "after"}
-UNITS: dict[Part, str] = {"attention": "GQA groups", "mlp": "MLP channels"}
 
 
 @dataclass

@@ -24,7 +24,7 @@ from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
-from secateur.pruning.allocation import allocate, units_removed
+from secateur.pruning.allocation import allocate
 from secateur.pruning.config import LayerImportanceMethod, PruneConfig
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
@@ -33,7 +33,9 @@ from secateur.pruning.importance import (
     magnitude_scores,
     taylor_scores,
 )
+from secateur.pruning.ladders import units_removed
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
+from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.units import check_group_ratios, part_shapes
@@ -105,6 +107,10 @@ def prune(
     shapes = part_shapes(model)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
+    if planned is None:
+        require_multiples(config, shapes, config.even)
+    else:
+        require_kept_multiples(config, shapes, planned.counts, planned.source)
     before, head_dim = count_parameters(model), head_dim_of(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory, solvable(config.damping):

@@ -7,13 +7,14 @@ from typing import Any
 
 from secateur.console import command_text
 from secateur.environment import machine, versions
+from secateur.exporting.config import Format
 from secateur.files import write_bytes, write_json
 from secateur.files.result_files import IMPORTANCE, PLAN, STRATEGY
 from secateur.pruning import PruneConfig
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.runs.measurements import Source, amount_of
 from secateur.runs.recipe import Recipe
-from secateur.runs.steps import ZEROS, ZEROS_MAP
+from secateur.runs.steps import ZEROS, ZEROS_MAP, where_it_opens
 from secateur.runs.stored import (
     EvaluationFile,
     ImportanceFile,
@@ -25,9 +26,11 @@ from secateur.runs.stored import (
 )
 
 EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
-EXPORT, GGUF = "export.json", "model.gguf"
+EXPORT = "export.json"
+EXPORT_NAMES: dict[Format, str] = {"gguf": "model.gguf", "nemotron-nas": "model"}
 SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
 TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
+ADAPTER_OPENS = "Opens in Transformers with PEFT; secateur merge makes one model of both"
 PUBLISHED = (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP)
 
 
@@ -58,6 +61,17 @@ class RunResults:
             base = sources[-1].model
             sources.append(Source("recovered", base, trained) if is_adapter else Source("recovered", str(trained)))
         return sources
+
+    def where_it_opens(self) -> str:
+        """One line that says which engines open the last model; empty where the recipe makes none.
+
+        Raises:
+            ModelError: the model's config is damaged.
+        """
+        last = self.sources()[-1]
+        if last.adapter is not None:
+            return ADAPTER_OPENS
+        return "" if last.model == self.recipe.model else where_it_opens(last.model)
 
     def publish(self) -> None:
         """Put the artefacts that a reader looks for first into the run directory itself."""
@@ -121,7 +135,8 @@ class RunResults:
         if self.recipe.export is not None:
             last = self.sources()[-1]
             exported = models[-3:] if last.adapter else models[-1:]
-            line = command_text("secateur", "export", *exported, "-o", GGUF, config=self.recipe.export)
+            name = EXPORT_NAMES[self.recipe.export.format]
+            line = command_text("secateur", "export", *exported, "-o", name, config=self.recipe.export)
             commands.append(("The export", line))
         figures = command_text("secateur", "evaluate", *models, config=self.recipe.evaluate)
         commands.append(("The figures", figures))

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
+from secateur.exporting.nemotron_nas import MULTIPLE as NAS_MULTIPLE
 from secateur.files.input_text import read_input_text, shortened
 from secateur.files.option_kinds import booleans_for_numbers, model_of
 from secateur.files.yaml_text import Place, dotted, read_yaml
@@ -19,7 +20,7 @@ from secateur.longrange.options import TrainConfig
 from secateur.longrange.recipe import LongRangeRecipe
 from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
-from secateur.pruning.config import PLANNED
+from secateur.pruning.config import MULTIPLES, PLANNED
 from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
@@ -69,7 +70,8 @@ class Recipe(LoadOptions):
         default=None, description="Options of secateur recover; without it there is no training."
     )
     export: ExportConfig | None = Field(
-        default=None, description="Options of secateur export, for the last model; without it no GGUF file is written."
+        default=None,
+        description="Options of secateur export, for the last model; without it none is written for another engine.",
     )
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="Options of secateur evaluate, for every stage."
@@ -109,7 +111,7 @@ class Recipe(LoadOptions):
     def _search_decides(self) -> Self:
         if self.search is None or self.prune is None:
             return self
-        given = [name for name in (*PLANNED, "plan") if name in self.prune.model_fields_set]
+        given = [name for name in (*PLANNED, *MULTIPLES, "plan") if name in self.prune.model_fields_set]
         if given:
             raise ValueError(f"the search decides prune.{given[0]}; leave it out, or write it below search")
         if not self.prune.compensate:
@@ -126,6 +128,20 @@ class Recipe(LoadOptions):
             raise ValueError(
                 "export needs whole weights, and recover.method lora leaves an adapter beside the zeros of sparsify; "
                 "use recover.method masked-lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cuts_what_its_export_holds(self) -> Self:
+        cut = self.search or self.prune
+        by_file = self.prune is not None and self.prune.plan is not None
+        if self.export is None or self.export.format != "nemotron-nas" or cut is None or by_file:
+            return self
+        if cut.cuts("attention") or (cut.channel_multiple or 1) % NAS_MULTIPLE:
+            section = "search" if self.search is not None else "prune"
+            raise ValueError(
+                f"export.format nemotron-nas holds cuts of the MLP to multiples of {NAS_MULTIPLE}; write target: mlp "
+                f"and channel_multiple: {NAS_MULTIPLE} below {section}"
             )
         return self
 

@@ -23,8 +23,8 @@ from secateur.runs.figures import (
     CUT,
     EVALUATION,
     EXPORT,
+    EXPORT_NAMES,
     EXPORTED,
-    GGUF,
     PUBLISHED,
     SCORED,
     SEARCHED,
@@ -111,7 +111,7 @@ def _check_inputs(recipe: Recipe) -> None:
     check_texts(*recipe.texts)
     load_tasks(recipe.evaluate)
     if recipe.export is not None:
-        check_export(recipe.model, recipe.export)
+        check_export(recipe.model, recipe.export, as_it_is=recipe.prune is None)
 
 
 def write_report(directory: str | Path) -> Path:
@@ -292,7 +292,8 @@ class Pipeline(RunResults):
             last = self.sources()[-1]
             adapter = str(last.adapter) if last.adapter else None
             with new_directory(directory, overwrite=True) as staging:
-                result = export_model(last.model, staging / GGUF, config.model_copy(update={"adapter": adapter}))
+                with_adapter = config.model_copy(update={"adapter": adapter})
+                result = export_model(last.model, staging / EXPORT_NAMES[config.format], with_adapter)
                 write_json(staging / EXPORT, result.to_dict())
 
         return Stage(

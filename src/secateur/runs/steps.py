@@ -17,11 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.data import check_texts, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
+from secateur.errors import InputError
 from secateur.evaluation import perplexity
-from secateur.exporting import ExportConfig, ExportResult, export, require_exportable
+from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY
 from secateur.models import attach_adapter, find_model, load, save
+from secateur.models.config_file import load_config
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
 from secateur.models.zeros_record import RECORD, zeros_file
@@ -159,34 +161,47 @@ def merge_model(
 
 
 def export_model(name: str, output: Path, config: ExportConfig, *, overwrite: bool = False) -> ExportResult:
-    """Load a model, add an adapter to its weights where one is given, write it as GGUF.
+    """Load a model, add an adapter to its weights where one is given, write it for another engine.
 
     Args:
         name: a hub id, directory, `.gguf` file or `smollm2-135m`.
-        output: the new file.
+        output: the new file, or directory.
         config: how it is written.
         overwrite: replace `output`.
 
     Raises:
         SecateurError: what `load`, `merge_adapter` and `export` raise.
     """
-    output = require_new_file(output, ".gguf", overwrite, [name, config.adapter])
-    with claimed(output, file=True):
+    a_file = config.format == "gguf"
+    if a_file:
+        output = require_new_file(output, ".gguf", overwrite, [name, config.adapter])
+    elif output.suffix == ".gguf":
+        raise InputError(f"{output} is the name of a GGUF file, and --format {config.format} writes a directory")
+    else:
+        output = require_free(output, overwrite, [name, config.adapter])
+    with claimed(output, file=a_file):
         return _export(name, output, config, overwrite)
 
 
 def _export(name: str, output: Path, config: ExportConfig, overwrite: bool) -> ExportResult:
-    check_export(name, config)
+    check_export(name, config, as_it_is=True)
     # In float32 everything that is stored keeps its value.
     model, tokenizer = load(name, dtype="float32", device="cpu", trust_remote_code=config.trust_remote_code)
+    remember_checkpoint_dtype(model, find_model(name))
     if config.adapter is not None:
         model = merge_adapter(model, config.adapter, zeros=config.zeros)
     return export(model, tokenizer, output, config.model_copy(update={"adapter": None}), overwrite=overwrite)
 
 
-def check_export(name: str, config: ExportConfig) -> None:
-    """Check without loading its weights whether a model, cut or uncut, can be exported. Raises `ModelError`."""
-    require_exportable(*load_settings(name, trust_remote_code=config.trust_remote_code))
+def check_export(name: str, config: ExportConfig, *, as_it_is: bool) -> None:
+    """Check without loading its weights whether a model can be exported, as it is or cut. Raises `ModelError`."""
+    settings, tokenizer = load_settings(name, trust_remote_code=config.trust_remote_code)
+    require_exportable(settings, tokenizer, config.format, as_it_is=as_it_is)
+
+
+def where_it_opens(directory: str | Path) -> str:
+    """One line that says which engines open a model directory. Raises `ModelError` where its config is wrong."""
+    return opens_in(load_config(Path(directory)))
 
 
 def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

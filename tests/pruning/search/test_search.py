@@ -20,9 +20,9 @@ from secateur.errors import InputError, OutputError
 from secateur.models import count_parameters, save
 from secateur.models.adapters import adapter_of
 from secateur.pruning import prune
-from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import cut_and_refit
 from secateur.pruning.importance import PartScores
+from secateur.pruning.ladders import Ladder
 from secateur.pruning.search import Round, SearchConfig, search
 from secateur.pruning.search.candidates import HalfName, cut_with_candidates, narrowed, uncut_again
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
@@ -55,8 +55,8 @@ def log_probabilities(model: PreTrainedModel, windows: Tensor) -> Tensor:
 def some_cut(model: PreTrainedModel, attention: int = 1, mlp: int = 2) -> dict[HalfName, Ladder]:
     ladders = {}
     for layer, shapes in enumerate(part_shapes(model)):
-        for part, steps in (("attention", attention), ("mlp", mlp)):
-            ladders[layer, part] = Ladder.build(layer, part, shapes[part], [1.0] * (shapes[part].units - 1))
+        for part, steps, multiple in (("attention", attention, 1), ("mlp", mlp, 8)):
+            ladders[layer, part] = Ladder.build(layer, part, shapes[part], [1.0] * (shapes[part].units - 1), multiple)
             ladders[layer, part].taken = steps
     return ladders
 

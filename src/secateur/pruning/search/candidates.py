@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.streaming import DiskTensors
 from secateur.models.adapters import PARTS, Part, adapter_of
-from secateur.pruning.allocation import Ladder
 from secateur.pruning.cutting import halves_towards_uncut, part_removals
+from secateur.pruning.ladders import Ladder
 from secateur.pruning.units import output_projection
 
 HalfName = tuple[int, Part]

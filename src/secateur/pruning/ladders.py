@@ -1,0 +1,98 @@
+"""The steps by which halves of layers are narrowed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from secateur.models.adapters import PARTS, Part
+from secateur.pruning.config import CutLimits
+from secateur.pruning.importance import LayerScores
+from secateur.pruning.multiples import kept_multiples
+from secateur.pruning.units import PartShape, part_shapes
+
+
+@dataclass
+class Ladder:
+    """The steps by which one half of a layer is narrowed, cheapest first.
+
+    A step of attention is one GQA group, or as many as the cards that share a layer. A step of the MLP is as many
+    channels as leave a multiple of 32, say (`multiples`).
+
+    Attributes:
+        layer: the layer's index.
+        part: attention or mlp.
+        shape: its units.
+        units: units that leave with each step.
+        costs: what each step adds to the loss or score, never falling.
+        taken: how many steps are taken.
+        most: how many may be taken; all if None.
+    """
+
+    layer: int
+    part: Part
+    shape: PartShape
+    units: list[int]
+    costs: list[float]
+    taken: int = 0
+    most: int | None = None
+
+    @classmethod
+    def build(cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float], multiple: int) -> "Ladder":
+        """Group the costs of single units (in the order of their removal) into steps that leave multiples of a number.
+
+        Where the half as it is has no multiple of it, the first step leads to one.
+        """
+        steps, position = [], 0
+        width = shape.units % multiple or multiple
+        while position + width <= len(costs) and shape.units - position - width >= multiple:
+            steps.append((width, sum(costs[position : position + width])))
+            position += width
+            width = multiple
+        ceiling, rising = 0.0, []
+        for units, cost in steps:
+            ceiling = max(ceiling, cost / units)
+            rising.append(ceiling * units)
+        return cls(layer, part, shape, [units for units, _ in steps], rising)
+
+    @property
+    def total(self) -> int:
+        """Parameters of the whole half."""
+        return self.shape.units * self.shape.unit_parameters
+
+    @property
+    def largest_step(self) -> int:
+        """Parameters that leave with the largest step; 0 where there is none."""
+        return max(self.units, default=0) * self.shape.unit_parameters
+
+    @property
+    def left(self) -> bool:
+        """Whether another step can be taken."""
+        return self.taken < (len(self.units) if self.most is None else self.most)
+
+    def parameters(self, step: int) -> int:
+        """Parameters that leave with a step."""
+        return self.units[step] * self.shape.unit_parameters
+
+    def removed_units(self) -> int:
+        return sum(self.units[: self.taken])
+
+    def removed_parameters(self) -> int:
+        return self.removed_units() * self.shape.unit_parameters
+
+
+def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[LayerScores]) -> list[Ladder]:
+    """The ladders of the layers and halves that the configuration lets be cut."""
+    shapes = part_shapes(model)
+    multiples = kept_multiples(config, shapes)
+    return [
+        Ladder.build(index, part, shapes[index][part], scores[index][part].costs.tolist(), multiples[index][part])
+        for index in config.cut_layers(len(shapes))
+        for part in PARTS
+        if config.cuts(part)
+    ]
+
+
+def units_removed(ladders: Sequence[Ladder]) -> dict[tuple[int, Part], int]:
+    """How many units leave each half of each layer, by the ladders' steps taken."""
+    return {(ladder.layer, ladder.part): ladder.removed_units() for ladder in ladders}
