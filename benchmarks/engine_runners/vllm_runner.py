@@ -1,13 +1,22 @@
 """vLLM, through `LLM(...)`."""
 
+import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GB
 
 from runner import serve
 from vllm import LLM, SamplingParams
+
+
+def implementation(file: Path) -> str:
+    """vLLM's own Qwen2 takes the hidden size by the number of heads for the size of a head; Transformers' does not."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    size = config.get("head_dim", 0) * config["num_attention_heads"]
+    return "transformers" if config["model_type"] == "qwen2" and size not in (0, config["hidden_size"]) else "auto"
 
 
 class Vllm:
@@ -16,6 +25,7 @@ class Vllm:
             model,
             trust_remote_code=True,
             dtype="float32",
+            model_impl=implementation(Path(model) / "config.json"),
             max_model_len=256,
             tensor_parallel_size=tensor_parallel,
             # Compiling takes a minute, and only times gain by it.
