@@ -11,8 +11,8 @@ from secateur.models.widths import widths_in
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
 UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
-# Their own Qwen2 takes the hidden size by the number of heads for the size of a head: --model-impl transformers of vLLM,
-# --trust-remote-code of mlx-lm.
+# Their own Qwen2 takes the hidden size by the number of heads for the size of a head: vLLM wants --model-impl
+# transformers, mlx-lm --trust-remote-code.
 OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
 
 
