@@ -161,7 +161,7 @@ def chat_answer(path: Path, question: str, new_tokens: int) -> str:
     """What Transformers answers to a question in the tokenizer's chat template."""
     model, tokenizer = secateur.load(str(path), dtype="float32", device="cpu")
     inputs = chat_tokens(tokenizer, question)
-    settings = {"max_new_tokens": new_tokens, "do_sample": False}
+    settings = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
     written = model.generate(inputs, attention_mask=torch.ones_like(inputs), **settings)[0, inputs.shape[1] :]
     return tokenizer.decode(written, skip_special_tokens=True)
 

