@@ -28,9 +28,9 @@ def export(
 ) -> None:
     """Write a model for another engine: GGUF or nemotron-nas.
 
-    GGUF is the file that llama.cpp runs: weights, tokenizer and chat template are in it, and a model whose layers differ
-    keeps its widths. --format nemotron-nas writes a directory that vLLM, SGLang and mlx-lm read, of a model of which MLP
-    channels alone are cut.
+    GGUF is the file that llama.cpp runs: weights, tokenizer and chat template are in it, and a model whose layers
+    differ keeps its widths. --format nemotron-nas writes a directory that vLLM, SGLang and mlx-lm read, of a model of
+    which MLP channels alone are cut.
     """
     from secateur.runs.steps import export_model
 
