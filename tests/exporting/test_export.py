@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from exporting_helpers import LlamaCpp, cut_unevenly, log_probabilities
+from exporting_helpers import LlamaCpp, log_probabilities
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -17,6 +17,7 @@ import secateur
 from secateur.errors import InputError, ModelError, OutputError
 from secateur.exporting.tensors import interleaved
 from secateur.models import count_parameters
+from uneven import cut_unevenly
 
 PROMPT = [3, 70, 80, 90, 100, 5, 6, 7, 200, 12, 13, 14]
 F16_ERROR = 0.01

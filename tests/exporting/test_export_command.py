@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting_helpers import LlamaCpp, cut_unevenly, log_probabilities
+from exporting_helpers import LlamaCpp, log_probabilities
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
@@ -18,6 +18,7 @@ from secateur.models import attach_adapter
 from secateur.recovery import merge_adapter
 from secateur.runs.recipe import Recipe, parse_recipe
 from secateur.runs.stages import run_recipe
+from uneven import cut_unevenly
 
 PROMPT = [3, 70, 80, 90, 100]
 

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from exporting_helpers import LlamaCpp, byte_tokenizer, cut_unevenly, log_probabilities
+from exporting_helpers import LlamaCpp, byte_tokenizer, log_probabilities
 from gguf_files import edited
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,6 +20,7 @@ import secateur
 from secateur.errors import ModelError
 from secateur.models.loading import load_settings
 from secateur.models.widths import layer_widths
+from uneven import cut_unevenly
 
 PROMPT = [(7 * position) % 290 + 2 for position in range(120)]
 # float16 alone gives 0.002 to 0.003.

@@ -283,7 +283,7 @@ export: {{format: nemotron-nas}}
 """
     )
     printed = done(command("run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"))
-    assert "\nOpens in Transformers and vLLM (trust_remote_code); by export: llama.cpp, mlx-lm\n" in printed
+    assert "\nOpens in Transformers, vLLM, mlx-lm (remote code); by export: llama.cpp, SGLang\n" in printed
     built = as_engines_build_it(tmp_path / "run" / "export" / "model")
     cut, _ = secateur.load(tmp_path / "run" / "prune", dtype="float32", device="cpu")
     with torch.no_grad():
@@ -303,8 +303,8 @@ def test_a_run_whose_model_the_format_lacks_does_not_begin(tiny_model, tiny_toke
 
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
-UNEVEN = "Opens in Transformers and vLLM (trust_remote_code)"
-OWN_HEAD_SIZE = "Opens in Transformers and vLLM (--model-impl transformers)"
+UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
+OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +317,9 @@ OWN_HEAD_SIZE = "Opens in Transformers and vLLM (--model-impl transformers)"
             "qwen2",
             {"head_dim": 16},
             [768] * 4,
-            "Opens in Transformers and vLLM (--model-impl transformers); by export: llama.cpp",
+            f"{OWN_HEAD_SIZE}; by export: llama.cpp",
         ),
-        ("llama", {}, WIDTHS, f"{UNEVEN}; by export: llama.cpp, mlx-lm"),
+        ("llama", {}, WIDTHS, f"{UNEVEN}; by export: llama.cpp, SGLang"),
         ("llama", {"head_dim": 16}, WIDTHS, f"{UNEVEN}; by export: llama.cpp"),
         ("qwen3", {}, WIDTHS, f"{UNEVEN}; by export: llama.cpp"),
         ("llama", {"hidden_act": "gelu"}, WIDTHS, UNEVEN),

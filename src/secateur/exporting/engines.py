@@ -10,9 +10,10 @@ from secateur.models.config_file import is_uneven_type
 from secateur.models.widths import widths_in
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
-UNEVEN = "Opens in Transformers and vLLM (trust_remote_code)"
-# Their Qwen2 takes the hidden size by the number of heads for the size of a head.
-OWN_HEAD_SIZE = "Opens in Transformers and vLLM (--model-impl transformers)"
+UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
+# Their own Qwen2 takes the hidden size by the number of heads for the size of a head: vLLM wants --model-impl
+# transformers, mlx-lm --trust-remote-code.
+OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
 
 
 def opens_in(config: PreTrainedConfig) -> str:
@@ -32,7 +33,7 @@ def opens_in(config: PreTrainedConfig) -> str:
 
 
 def _with_exports(line: str, config: PreTrainedConfig) -> str:
-    exports = [name for name, holds in (("llama.cpp", _gguf_holds), ("mlx-lm", _nas_holds)) if holds(config)]
+    exports = [name for name, holds in (("llama.cpp", _gguf_holds), ("SGLang", _nas_holds)) if holds(config)]
     return f"{line}; by export: {', '.join(exports)}" if exports else line
 
 

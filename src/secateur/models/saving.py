@@ -1,6 +1,7 @@
 """Saving a model as a Hugging Face directory that other programs load."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_util
 
 from secateur import files
 from secateur.distributed import is_first
+from secateur.models.adapters import ADAPTERS
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import zeros_file
 
+MLX_FILE = Path(__file__).with_name("mlx_secateur.py")
+UNEVEN_TYPES = {adapter.uneven_config.model_type for adapter in ADAPTERS}
 STREAMED_SHARD = "1GB"  # a file is put together in memory
 
 
@@ -33,8 +37,8 @@ def save(
 
     A model whose zeros secateur has made gets their record, `sparsity.json`, by which they are known when it is loaded.
 
-    A model with uneven layers gets its modelling file beside the weights, so that it also loads where secateur is
-    not installed (`trust_remote_code=True`).
+    A model with uneven layers gets its modelling files beside the weights, so that it also loads where secateur is
+    not installed (`trust_remote_code=True`): one for Transformers and what builds on it, one for mlx-lm.
 
     Args:
         model: the model. Its weights are written in their number format; those of a model that was loaded with
@@ -53,6 +57,7 @@ def save(
         with quiet():
             _save_weights(model, staging)
             add_older_rope_keys(staging)
+            _add_mlx_file(staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
         for name, content in {**zeros_file(model), **(extras or {})}.items():
@@ -77,6 +82,15 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     model.save_pretrained(directory, state_dict=state)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+
+
+def _add_mlx_file(directory: Path) -> None:
+    file = directory / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    fewer_heads = "head_dim" in config and config["head_dim"] * config["num_attention_heads"] != config["hidden_size"]
+    if config["model_type"] in UNEVEN_TYPES or (config["model_type"] == "qwen2" and fewer_heads):
+        shutil.copyfile(MLX_FILE, directory / MLX_FILE.name)
+        files.write_json(file, {**config, "model_file": MLX_FILE.name})
 
 
 @contextmanager
