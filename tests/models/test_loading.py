@@ -84,6 +84,12 @@ def test_equal_layers_become_the_stock_class(tiny_model: Callable[..., PreTraine
     assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
 
 
+def test_weights_may_be_read_by_those_who_may_read_the_rest(saved: Path) -> None:
+    """A server runs as another user."""
+    modes = {file.stat().st_mode & 0o777 for file in saved.iterdir()}
+    assert modes == {saved.stat().st_mode & 0o666}
+
+
 def test_an_uneven_model_that_is_cut_even_names_no_code(
     tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
