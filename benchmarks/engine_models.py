@@ -83,6 +83,7 @@ def make_tiny(name: str, path: Path) -> None:
     model = make_tiny_model(family, intermediate_size=192, tie_word_embeddings=kind == "tied", **SHAPE)
     cut_unevenly(model, CUTS.get(kind, CUTS["both"]))
     tokenizer = make_tiny_tokenizer(MERGES)
+    tokenizer.unk_token = tokenizer.pad_token  # CTranslate2 opens no Mistral or Qwen without one
     if kind == "recovered":
         quick = {"samples": 8, "seqlen": 32, "batch_size": 4, "val_size": 0}
         secateur.recover(model, tokenizer, path, merge=True, overwrite=True, **quick)

@@ -46,7 +46,7 @@ class Result:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "error" or value is not None}
+        return {name: value for name, value in vars(self).items() if name != "error"}
 
 
 @dataclass
@@ -104,7 +104,7 @@ def engine_result(
                 result.models[model] = read(running, given(name, path, running.work), wanted[model])
             except subprocess.CalledProcessError as error:
                 result.models[model] = Result(error=last_line(error))
-        log(f"{name}, {model}: {result.models[model].to_dict()}")
+        log(f"{name}, {model}: {result.models[model].error or result.models[model].to_dict()}")
     timed = {model: path for model, path in paths.items() if model in SMOLLM2 and result.models[model].opens}
     for model, rate in rates(name, python, timed, directory, options).items():
         result.models[model].tokens_per_second = rate
@@ -227,11 +227,11 @@ COLUMNS = {
 
 def show(found: dict[str, EngineResult]) -> None:
     table = Table(title="models that open, of those tried", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
-    table.add_column("")
-    for column in (*COLUMNS, "tokens\nequal", "log p\ndiffer", "tokens/s\nall", "cut"):
+    table.add_column("", no_wrap=True)
+    for column in (*COLUMNS, "tokens\nequal", "log p\ndiffer", "tok/s\nall", "cut"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, engine in found.items():
-        title = f"{name}\n{engine.version or 'not installed'}".replace(", ", "\n")
+        title = f"{name}\n{engine.version or 'not installed'}"
         table.add_row(title, *cells(engine))
     Console(width=80).print(table)
 

@@ -17,13 +17,14 @@ class OnnxRuntimeGenai:
         exported = Path(work) / "onnxruntime-genai"
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", model, "-o", exported]
         command += ["-p", "fp32", "-e", "cpu", "-c", Path(work) / "cache"]
+        command += ["--extra_options", "hf_remote=true"]
         built = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
         if built.returncode:
             raise RuntimeError(built.stderr.strip().splitlines()[-1])
         config = exported / "genai_config.json"
         settings = json.loads(config.read_text(encoding="utf-8"))
-        # No token ends the text: this one does not exist.
-        settings["model"]["eos_token_id"] = settings["model"]["vocab_size"]
+        # The last token alone ends the text.
+        settings["model"]["eos_token_id"] = settings["model"]["vocab_size"] - 1
         config.write_text(json.dumps(settings), encoding="utf-8")
         self.model = onnxruntime_genai.Model(str(exported))
 

@@ -45,4 +45,4 @@ class OpenVino:
 
 
 if __name__ == "__main__":
-    serve(lambda: f"{version('openvino-genai')}, optimum-intel {version('optimum-intel')}", OpenVino)
+    serve(lambda: version("openvino-genai"), OpenVino)
