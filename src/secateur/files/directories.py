@@ -42,12 +42,21 @@ def new_directory(directory: str | Path, overwrite: bool = False) -> Iterator[Pa
     target = require_free(directory, overwrite)
     with claimed(target) as staging, reported(target):
         yield staging
+        _make_readable(staging)
         mark_all(staging)
         if target.exists():
             require_only_own(target)  # what came there meanwhile is not lost either
         _put_in_place(staging, target)
         if staging.exists():
             discard(staging)
+
+
+def _make_readable(directory: Path) -> None:
+    """Let whoever may read the directory read its files: safetensors makes those of weights for their owner alone."""
+    mode = directory.stat().st_mode & 0o666
+    for file in directory.rglob("*"):
+        if file.is_file() and not file.is_symlink():
+            file.chmod(mode)
 
 
 @contextmanager

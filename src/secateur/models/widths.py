@@ -74,7 +74,8 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     # Rotary positions know one width of layers.
     adapter.rotary_positions(model).config = of_one_width(config) if uneven else config
     config.architectures = [type(model).__name__]
-    config.__dict__.pop("auto_map", None)
+    for name in ("auto_map", "model_file"):  # of code beside weights of other widths
+        config.__dict__.pop(name, None)
     if uneven:
         config.auto_map = auto_map_of(adapter.uneven_config)
 
