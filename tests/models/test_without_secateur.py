@@ -60,6 +60,7 @@ for directory in map(Path, sys.argv[1:]):
     assert (again / "modeling_secateur.py").is_file()
     config = json.loads((again / "config.json").read_text())
     assert set(config["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}, config["auto_map"]
+    assert "model_file" not in config and json.loads((directory / "config.json").read_text())["model_file"]
     assert_close(AutoModelForCausalLM.from_pretrained(again, **options)(tokens).logits, expected)
 
     gradients = []

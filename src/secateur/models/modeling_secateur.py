@@ -70,6 +70,7 @@ class UnevenConfigMixin(PreTrainedConfig):
     def __post_init__(self, **settings):
         lists = per_layer_config_of_lists(settings)
         per_layer_config = settings.pop("per_layer_config", None) or lists
+        settings.pop("model_file", None)  # mlx-lm's, which only secateur puts beside the weights
         settings["auto_map"] = {**auto_map_of(type(self)), **(settings.get("auto_map") or {})}
         super().__post_init__(**settings)
         if getattr(self, "head_dim", None) is None:
