@@ -221,7 +221,7 @@ def test_layers_that_differ_in_key_value_heads_alone_are_told_apart(tiny_model) 
     for name in ("model_type", "architectures"):
         settings.pop(name)
     uneven = adapter_for("llama").uneven_config(**settings)
-    with pytest.raises(ModelError, match="layer 2 has 8 query heads for 2 key/value heads and layer 0 has .* for 4"):
+    with pytest.raises(ModelError, match=r"layer 2 has 8 query heads for 2 key/value heads and layer 0 has .* for 4"):
         require_held_widths(uneven)
 
 
