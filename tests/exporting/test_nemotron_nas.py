@@ -17,8 +17,9 @@ import secateur
 from secateur.cli.main import app
 from secateur.errors import InputError, ModelError, OutputError
 from secateur.exporting import opens_in
-from secateur.exporting.nemotron_nas import ffn_mult
+from secateur.exporting.nemotron_nas import ffn_mult, require_held_widths
 from secateur.models import adapter_of, declare_widths
+from secateur.models.adapters import adapter_for
 from secateur.models.widths import keep_columns, keep_rows
 from secateur.runs.recipe import parse_recipe
 from secateur.runs.stages import run_recipe
@@ -209,8 +210,19 @@ def test_cut_heads_are_refused(tiny_model, tiny_tokenizer, tmp_path: Path) -> No
     declare_widths(model)
     secateur.save(model, tiny_tokenizer, tmp_path / "model")
     message = failed(command("export", tmp_path / "model", "-o", tmp_path / "out", "--format", "nemotron-nas"))
-    assert "layer 1 has 6 query heads and layer 0 has 8, and nemotron-nas holds cuts of the MLP only" in message
+    assert "layer 1 has 6 query heads for 3 key/value heads and layer 0 has 8 query heads for 4" in message
+    assert "nemotron-nas holds cuts of the MLP only" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_layers_that_differ_in_key_value_heads_alone_are_told_apart(tiny_model) -> None:
+    config = made(tiny_model).config
+    settings = config.to_dict() | {"per_layer_config": {2: {"num_key_value_heads": 2}}}
+    for name in ("model_type", "architectures"):
+        settings.pop(name)
+    uneven = adapter_for("llama").uneven_config(**settings)
+    with pytest.raises(ModelError, match=r"layer 2 has 8 query heads for 2 key/value heads and layer 0 has .* for 4"):
+        require_held_widths(uneven)
 
 
 def test_adapters_are_merged_first(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:

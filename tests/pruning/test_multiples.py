@@ -25,6 +25,7 @@ from secateur.pruning.search import SearchConfig, search
 from secateur.pruning.units import PartShape, part_shapes
 from secateur.runs.recipe import parse_recipe
 from tiny import make_tiny_model
+from uneven import cut_unevenly
 
 QUICK: dict[str, Any] = {"samples": 4, "seqlen": 32, "batch_size": 2, "own_text": 0.0}
 Models = Callable[..., PreTrainedModel]
@@ -148,6 +149,17 @@ def test_what_a_layer_cannot_keep_is_said(
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=message):
         search(tiny_model(), tiny_tokenizer, **given)
+
+
+def test_even_is_advised_where_it_can_be_had(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    options = {"ratio": 0.1, "tensor_parallel": 3, **QUICK}
+    with pytest.raises(InputError, match="cannot share them equally; --even cuts"):
+        prune(tiny_model(), tiny_tokenizer, **options)
+    # search has no such option, and prune refuses it for layers that differ.
+    with pytest.raises(InputError, match=r"cannot share them equally$"):
+        search(tiny_model(), tiny_tokenizer, **options)
+    with pytest.raises(InputError, match=r"cannot share them equally$"):
+        prune(cut_unevenly(tiny_model()), tiny_tokenizer, **options)
 
 
 @pytest.mark.parametrize("value", [0, -8, "wide"])

@@ -167,8 +167,8 @@ def require_held_widths(config: PreTrainedConfig) -> None:
             first.num_key_value_heads,
         ):
             raise ModelError(
-                f"layer {index} has {width.num_attention_heads} query heads and layer 0 has "
-                f"{first.num_attention_heads}, and nemotron-nas holds cuts of the MLP only; cut with --target mlp"
+                f"layer {index} has {_heads(width)} and layer 0 has {_heads(first)}, and nemotron-nas holds cuts of "
+                "the MLP only; cut with --target mlp"
             )
         if width.intermediate_size % MULTIPLE:
             raise ModelError(
@@ -180,6 +180,11 @@ def require_held_widths(config: PreTrainedConfig) -> None:
             f"{first.num_attention_heads} heads of {head_dim} do not make up the hidden size {hidden_size}, which "
             "nemotron-nas takes for granted in mlx-lm; cut with --target mlp"
         )
+
+
+def _heads(width: LayerWidths) -> str:
+    # Both numbers: layers may differ in either.
+    return f"{width.num_attention_heads} query heads for {width.num_key_value_heads} key/value heads"
 
 
 def _not_held(what: str) -> ModelError:

@@ -43,18 +43,21 @@ def kept_multiples(config: CutLimits, shapes: Shapes) -> list[dict[Part, int]]:
     return [{"attention": config.tensor_parallel, "mlp": of_channels(shape["mlp"].units)} for shape in shapes]
 
 
-def require_multiples(config: CutLimits, shapes: Shapes, even: bool = False) -> None:
+def require_multiples(config: CutLimits, shapes: Shapes, even: bool | None = None) -> None:
     """Check that a cut of a model can leave what `channel_multiple` and `tensor_parallel` ask for.
 
     Args:
         config: what is cut.
         shapes: the units of every layer's attention and MLP.
-        even: whether all layers will lose the same, so that each is known to be cut to what is asked for.
+        even: whether all layers will lose the same, so that each is known to be cut to what is asked for; None where
+            that is no option (search).
 
     Raises:
         InputError: a layer cannot.
     """
     cards = config.tensor_parallel
+    # --even refuses layers that differ already, so that nobody is sent there with such a model.
+    equal = len({tuple(shape[part].units for part in PARTS) for shape in shapes}) == 1
     for index, shape in enumerate(shapes):
         for part in PARTS:
             units = shape[part].units
@@ -63,7 +66,8 @@ def require_multiples(config: CutLimits, shapes: Shapes, even: bool = False) -> 
                     f"layer {index} has {units} {UNITS[part]}, fewer than the {cards} cards of --tensor-parallel"
                 )
             if units % cards and not (even and config.cuts(part)):
-                advice = "; --even cuts all layers to what they can share" if config.cuts(part) else ""
+                helps = even is not None and equal and config.cuts(part)
+                advice = "; --even cuts all layers to what they can share" if helps else ""
                 raise InputError(
                     f"layer {index} has {units} {UNITS[part]}, and the {cards} cards of --tensor-parallel cannot share "
                     f"them equally{advice}"
