@@ -262,3 +262,5 @@ def test_figures_stay_out_of_results(tmp_path: Path) -> None:
             require_writable(tmp_path / "out" / name)
     with pytest.raises(OutputError, match="lies in a result of secateur's"):
         require_writable(tmp_path / "new" / "figures.json", output=tmp_path / "new")
+    with pytest.raises(OutputError, match="is where the result goes"):
+        require_writable(tmp_path / "new", output=tmp_path / "new")

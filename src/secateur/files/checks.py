@@ -163,6 +163,8 @@ def _require_place_for_figures(file: Path, output: Path | None) -> None:
         raise OutputError(f"{file} is no ordinary file, and so is not replaced; name another file")
     if file.is_file() and (file.parent / "config.json").is_file():
         raise OutputError(f"{file} belongs to the model in {file.parent}; name a new file")
+    if output is not None and followed(output) == followed(file):
+        raise OutputError(f"{file} is where the result goes; name another file for the figures")
     results = [parent for parent in file.absolute().parents if is_marked(parent)]
     if results or (output is not None and followed(output) in followed(file).parents):
         raise OutputError(
