@@ -40,12 +40,7 @@ class Exported:
     architecture: str
 
 
-@pytest.fixture(scope="module")
-def exports(
-    smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Exported]:
-    directory = tmp_path_factory.mktemp("smollm2")
-    original, tokenizer = smollm2
+def exports(original: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> dict[str, Exported]:
     even, uneven = copy.deepcopy(original), copy.deepcopy(original)
     secateur.prune(even, tokenizer, even=True, **CUT)
     secateur.prune(uneven, tokenizer, **CUT)
@@ -61,22 +56,19 @@ def exports(
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("smollm2 in llama.cpp")  # in one process, which makes the files once
-@pytest.mark.parametrize("kind", KINDS)
-def test_same_tokens_and_perplexity(
-    kind: str, exports: dict[str, Exported], smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast]
-) -> None:
-    exported, tokenizer = exports[kind], smollm2[1]
-    assert exported.architecture == ("deci" if kind in ("uneven", "recovered") else "llama")
-    llama_cpp = LlamaCpp(exported.file)
-    for prompt in PROMPTS:
-        tokens = tokenizer(prompt).input_ids
-        assert llama_cpp.tokens(prompt) == tokens
-        ends = tokenizer.convert_tokens_to_ids(list(ENDS))
-        require_same_way(exported.model, tokens, llama_cpp.greedy(tokens, NEW_TOKENS), ends)
+def test_same_tokens_and_perplexity(smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast], tmp_path: Path) -> None:
+    tokenizer = smollm2[1]
+    ends = tokenizer.convert_tokens_to_ids(list(ENDS))
     window = token_windows(tokenizer, load_corpus("pydocs", "test"), WINDOW, limit=1)[0].tolist()
-    found = llama_cpp.perplexity(window, FIRST, len(tokenizer))
-    assert found == pytest.approx(perplexity(exported.model, window), rel=0.01)
+    for kind, exported in exports(*smollm2, tmp_path).items():
+        assert exported.architecture == ("deci" if kind in ("uneven", "recovered") else "llama")
+        llama_cpp = LlamaCpp(exported.file)
+        for prompt in PROMPTS:
+            tokens = tokenizer(prompt).input_ids
+            assert llama_cpp.tokens(prompt) == tokens
+            require_same_way(exported.model, tokens, llama_cpp.greedy(tokens, NEW_TOKENS), ends)
+        found = llama_cpp.perplexity(window, FIRST, len(tokenizer))
+        assert found == pytest.approx(perplexity(exported.model, window), rel=0.01), kind
 
 
 @torch.no_grad()
