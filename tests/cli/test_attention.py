@@ -122,6 +122,8 @@ def test_a_file_that_is_no_profile_is_not_replaced(tiny: Path, text: Path) -> No
 def test_files_that_would_lose_something(tiny: Path, text: Path, tmp_path: Path) -> None:
     output = tmp_path / "profile.safetensors"
     result = secateur("attention", "tune", tiny, "-o", output, "--data", text, *QUICK_TUNE, "--json", output)
+    assert "is where the result goes; name another file for the figures" in failed(result)
+    result = secateur("attention", "tune", tiny, "-o", output, "--data", text, *QUICK_TUNE, "--plot", output)
     assert "--output, --json and --plot must be different files" in failed(result)
     result = secateur("attention", "tune", tiny, "-o", "/dev/null", "--overwrite", "--data", text, *QUICK_TUNE)
     assert "/dev/null is no ordinary file" in failed(result)
