@@ -96,6 +96,7 @@ def test_an_uneven_model_that_is_cut_even_names_no_code(
     save(cut(tiny_model("llama"), {}, {0: list(range(48))}), tiny_tokenizer, tmp_path / "uneven")
     model, _ = load(tmp_path / "uneven", dtype="float32")
     save(cut(model, {}, {index: list(range(48)) for index in range(1, 4)}), tiny_tokenizer, tmp_path / "even")
+    assert not is_uneven(model) and model.config.model_type == "llama"
     config = json.loads((tmp_path / "even" / "config.json").read_text())
     assert config["model_type"] == "llama"
     assert not {"auto_map", "model_file", "per_layer_config"} & set(config)

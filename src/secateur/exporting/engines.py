@@ -1,13 +1,14 @@
 """Where a model directory opens as it stands."""
 
+from collections.abc import Callable, Iterable
+
 from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
-from secateur.exporting import nemotron_nas
 from secateur.exporting.layout import require_carried
-from secateur.models.adapters import adapter_for
-from secateur.models.config_file import is_uneven_type
-from secateur.models.widths import widths_in
+from secateur.exporting.nemotron_nas import require_held, require_held_widths
+from secateur.models.adapters import is_uneven_type
+from secateur.models.widths import heads_make_up_hidden_size
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
 UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
@@ -22,33 +23,23 @@ def opens_in(config: PreTrainedConfig) -> str:
     Args:
         config: the model's.
     """
-    adapter = adapter_for(config.model_type)
-    if is_uneven_type(adapter, config.model_type):
+    if is_uneven_type(config.model_type):
         return _with_exports(UNEVEN, config)
-    heads = widths_in(config)[0].num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    if adapter.model_type == "qwen2" and heads * head_dim != config.hidden_size:
+    if config.model_type == "qwen2" and not heads_make_up_hidden_size(config):
         return _with_exports(OWN_HEAD_SIZE, config)
     return EVERYWHERE
 
 
 def _with_exports(line: str, config: PreTrainedConfig) -> str:
-    exports = [name for name, holds in (("llama.cpp", _gguf_holds), ("SGLang", _nas_holds)) if holds(config)]
+    checks = {"llama.cpp": (require_carried,), "SGLang": (require_held, require_held_widths)}
+    exports = [name for name, required in checks.items() if _passes(config, required)]
     return f"{line}; by export: {', '.join(exports)}" if exports else line
 
 
-def _gguf_holds(config: PreTrainedConfig) -> bool:
+def _passes(config: PreTrainedConfig, required: Iterable[Callable[[PreTrainedConfig], None]]) -> bool:
     try:
-        require_carried(config)
-    except ModelError:
-        return False
-    return True
-
-
-def _nas_holds(config: PreTrainedConfig) -> bool:
-    try:
-        nemotron_nas.require_held(config)
-        nemotron_nas.require_held_widths(config)
+        for check in required:
+            check(config)
     except ModelError:
         return False
     return True

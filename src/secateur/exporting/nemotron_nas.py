@@ -27,7 +27,7 @@ from secateur.models.adapters import adapter_for
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import older_rope_keys
-from secateur.models.widths import widths_in
+from secateur.models.widths import heads_make_up_hidden_size, widths_in
 
 MULTIPLE = 256
 ARCHITECTURE, MODEL_TYPE = "DeciLMForCausalLM", "nemotron-nas"
@@ -160,7 +160,6 @@ def require_held_widths(config: PreTrainedConfig) -> None:
     """
     widths, hidden_size = widths_in(config), config.hidden_size
     first = widths[0]
-    head_dim = getattr(config, "head_dim", None) or hidden_size // first.num_attention_heads
     for index, width in enumerate(widths):
         if (width.num_attention_heads, width.num_key_value_heads) != (
             first.num_attention_heads,
@@ -175,10 +174,10 @@ def require_held_widths(config: PreTrainedConfig) -> None:
                 f"layer {index} has {width.intermediate_size} MLP channels, and nemotron-nas holds multiples of "
                 f"{MULTIPLE}; cut with --channel-multiple {MULTIPLE}"
             )
-    if first.num_attention_heads * head_dim != hidden_size:
+    if not heads_make_up_hidden_size(config):
         raise ModelError(
-            f"{first.num_attention_heads} heads of {head_dim} do not make up the hidden size {hidden_size}, which "
-            "nemotron-nas takes for granted in mlx-lm; cut with --target mlp"
+            f"{first.num_attention_heads} heads of {config.head_dim} do not make up the hidden size {hidden_size}, "
+            "which nemotron-nas takes for granted in mlx-lm; cut with --target mlp"
         )
 
 

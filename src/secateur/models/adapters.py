@@ -143,6 +143,11 @@ def adapter_for(model_type: str) -> Adapter:
     )
 
 
+def is_uneven_type(model_type: str) -> bool:
+    """Whether configs of this type have widths that differ from layer to layer. Errors as `adapter_for`."""
+    return model_type == adapter_for(model_type).uneven_config.model_type
+
+
 def adapter_of(model: PreTrainedModel) -> Adapter:
     """The adapter of a loaded model. Raises `ModelError` for an unsupported family."""
     return adapter_for(model.config.model_type)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from secateur.errors import ModelError, SecateurError
-from secateur.models.adapters import Adapter, adapter_for
+from secateur.models.adapters import Adapter, adapter_for, is_uneven_type
 from secateur.models.config_schema import DeclaredConfig, LayerOverrides, complaint
 from secateur.models.generation_schema import GenerationSettings
 from secateur.models.json_file import one_line, read_object, shown
@@ -80,7 +80,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     for name, why in REFUSED.items():
         if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
-    if is_uneven_type(adapter, declared.model_type):
+    if is_uneven_type(declared.model_type):
         absent = {f"{name}_per_layer" for name in LayerOverrides.model_fields} - set(declared.lists)
         if declared.lists and absent:
             raise ModelError(
@@ -156,11 +156,7 @@ def check_generation_config(directory: Path) -> None:
 
 def family_config(adapter: Adapter, model_type: str) -> type[PreTrainedConfig]:
     """The config class of a family, for layers of one width or of several."""
-    return adapter.uneven_config if is_uneven_type(adapter, model_type) else adapter.stock_config
-
-
-def is_uneven_type(adapter: Adapter, model_type: str) -> bool:
-    return model_type == adapter.uneven_config.model_type
+    return adapter.uneven_config if is_uneven_type(model_type) else adapter.stock_config
 
 
 def _without_nothings(content: Mapping[str, Any]) -> dict[str, Any]:

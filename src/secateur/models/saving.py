@@ -12,14 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_util
 
 from secateur import files
 from secateur.distributed import is_first
-from secateur.models.adapters import ADAPTERS
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.streamed import release, streamed
+from secateur.models.widths import heads_make_up_hidden_size, is_uneven
 from secateur.models.zeros_record import zeros_file
 
 MLX_FILE = Path(__file__).with_name("mlx_secateur.py")
-UNEVEN_TYPES = {adapter.uneven_config.model_type for adapter in ADAPTERS}
 STREAMED_SHARD = "1GB"  # a file is put together in memory
 
 
@@ -57,7 +56,7 @@ def save(
         with quiet():
             _save_weights(model, staging)
             add_older_rope_keys(staging)
-            _add_mlx_file(staging)
+            _add_mlx_file(model, staging)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staging)
         for name, content in {**zeros_file(model), **(extras or {})}.items():
@@ -84,11 +83,10 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
 
 
-def _add_mlx_file(directory: Path) -> None:
-    file = directory / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    fewer_heads = "head_dim" in config and config["head_dim"] * config["num_attention_heads"] != config["hidden_size"]
-    if config["model_type"] in UNEVEN_TYPES or (config["model_type"] == "qwen2" and fewer_heads):
+def _add_mlx_file(model: PreTrainedModel, directory: Path) -> None:
+    if is_uneven(model) or (model.config.model_type == "qwen2" and not heads_make_up_hidden_size(model.config)):
+        file = directory / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
         shutil.copyfile(MLX_FILE, directory / MLX_FILE.name)
         files.write_json(file, {**config, "model_file": MLX_FILE.name})
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from secateur.models.adapters import ADAPTERS, Adapter, adapter_of
+from secateur.models.adapters import ADAPTERS, Adapter, adapter_of, is_uneven_type
 from secateur.models.modeling_secateur import auto_map_of, of_one_width
 
 
@@ -74,7 +74,8 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     # Rotary positions know one width of layers.
     adapter.rotary_positions(model).config = of_one_width(config) if uneven else config
     config.architectures = [type(model).__name__]
-    for name in ("auto_map", "model_file"):  # of code beside weights of other widths
+    # The class says the type; the others name code beside weights of other widths.
+    for name in ("model_type", "auto_map", "model_file"):
         config.__dict__.pop(name, None)
     if uneven:
         config.auto_map = auto_map_of(adapter.uneven_config)
@@ -108,7 +109,14 @@ def widths_in(config: Any) -> list[LayerWidths]:
 
 def is_uneven(model: PreTrainedModel) -> bool:
     """Whether the model is of secateur's class for layers with widths of their own."""
-    return model.config.model_type == adapter_of(model).uneven_config.model_type
+    return is_uneven_type(model.config.model_type)
+
+
+def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
+    """Whether the query heads of the first layer are together as wide as the hidden states; some engines rely on it."""
+    heads = widths_in(config)[0].num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return bool(heads * head_dim == config.hidden_size)
 
 
 def head_dim_of(model: PreTrainedModel) -> int:

@@ -1,6 +1,6 @@
 """The steps by which halves of layers are narrowed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -91,6 +91,20 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
         for part in PARTS
         if config.cuts(part)
     ]
+
+
+def unpriced_ladders(
+    model: PreTrainedModel, config: CutLimits, names: Iterable[tuple[int, Part]]
+) -> dict[tuple[int, Part], Ladder]:
+    """Ladders of these halves of layers of which only the steps matter."""
+    shapes = part_shapes(model)
+    multiples = kept_multiples(config, shapes)
+
+    def ladder(layer: int, part: Part) -> Ladder:
+        shape = shapes[layer][part]
+        return Ladder.build(layer, part, shape, [0.0] * (shape.units - 1), multiples[layer][part])
+
+    return {(layer, part): ladder(layer, part) for layer, part in names}
 
 
 def units_removed(ladders: Sequence[Ladder]) -> dict[tuple[int, Part], int]:

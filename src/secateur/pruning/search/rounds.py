@@ -9,7 +9,7 @@ was measured is averaged over the rounds, each on other text, and no half moves 
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
-from secateur.models.adapters import PARTS, Part
+from secateur.models.adapters import PARTS
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
@@ -29,8 +29,8 @@ from secateur.models.options import configured
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
-from secateur.pruning.ladders import Ladder, build_ladders
-from secateur.pruning.multiples import kept_multiples, require_multiples
+from secateur.pruning.ladders import Ladder, build_ladders, unpriced_ladders
+from secateur.pruning.multiples import require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.search.candidates import (
     HalfName,
@@ -164,7 +164,7 @@ def check_rounds(model: PreTrainedModel, config: SearchConfig, rounds: Sequence[
     """Raise `ValueError` where rounds are not of a search in this model with these settings."""
     layers = config.cut_layers(len(part_shapes(model)))
     cut = [(layer, part) for layer in layers for part in PARTS if config.cuts(part)]
-    ladders = _unpriced(model, config, cut)
+    ladders = unpriced_ladders(model, config, cut)
     for done in rounds:
         if len(done.taken) != len(part_shapes(model)) or not math.isfinite(done.divergence):
             raise ValueError("a round is not one of this model")
@@ -291,18 +291,6 @@ def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> L
     return {(ladder.layer, ladder.part): ladder for ladder in build_ladders(model, config, scores)}
 
 
-def _unpriced(model: PreTrainedModel, config: SearchConfig, names: Iterable[HalfName]) -> Ladders:
-    """Ladders of which only the steps matter."""
-    shapes = part_shapes(model)
-    multiples = kept_multiples(config, shapes)
-
-    def ladder(layer: int, part: Part) -> Ladder:
-        shape = shapes[layer][part]
-        return Ladder.build(layer, part, shape, [0.0] * (shape.units - 1), multiples[layer][part])
-
-    return {(layer, part): ladder(layer, part) for layer, part in names}
-
-
 def _take(ladders: Ladders, steps: Mapping[HalfName, int]) -> None:
     for name, ladder in ladders.items():
         ladder.taken = steps[name]
@@ -351,7 +339,7 @@ def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, rounds
     best = _best(rounds)
     metrics = metrics_of_layers(model, windows, config.batch_size) if best else None
     taken = _named(rounds[best].taken)
-    ladders = _unpriced(model, config, taken)
+    ladders = unpriced_ladders(model, config, taken)
     _take(ladders, taken)
     with uncut_again(model):
         cut = cut_with_candidates(model, ladders, windows, config.batch_size, config.damping, metrics, narrower=False)
