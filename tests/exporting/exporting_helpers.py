@@ -12,7 +12,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner, Result
 
+from secateur.cli.main import app
 from secateur.data import load_corpus
 
 xllamacpp: Any = pytest.importorskip("xllamacpp")
@@ -90,3 +92,18 @@ def log_probabilities(model: Any, prompt: Sequence[int]) -> torch.Tensor:
     """Transformers' log-probabilities of the next token, (vocabulary,), in float32."""
     with torch.no_grad():
         return model(torch.tensor([list(prompt)])).logits[0, -1].float().log_softmax(-1)
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def done(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def failed(result: Result, status: int = 1) -> str:
+    """What was complained of, whatever lines it was broken into."""
+    assert result.exit_code == status, result.output
+    return " ".join(result.stderr.split())

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting_helpers import LlamaCpp, log_probabilities
+from exporting_helpers import LlamaCpp, command, done, failed, log_probabilities
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from typer.testing import CliRunner, Result
 
 import secateur
-from secateur.cli.main import app
 from secateur.data import load_corpus
 from secateur.errors import InputError, ModelError
 from secateur.models import attach_adapter
@@ -30,20 +28,6 @@ def tiny(tiny_model, small_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, p
 
 def made(tiny_model) -> PreTrainedModel:
     return tiny_model(vocab_size=300, bos_token_id=0, eos_token_id=1, pad_token_id=1)
-
-
-def command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def failed(result: Result, status: int = 1) -> str:
-    assert result.exit_code == status, result.output
-    return result.stderr
 
 
 def close(file: Path, model: PreTrainedModel) -> bool:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from exporting_helpers import command, done, failed
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
-from typer.testing import CliRunner, Result
 
 import secateur
-from secateur.cli.main import app
 from secateur.errors import InputError, ModelError, OutputError
 from secateur.exporting import opens_in
 from secateur.exporting.nemotron_nas import ffn_mult, require_held_widths
@@ -229,20 +228,6 @@ def test_adapters_are_merged_first(tiny_model, tiny_tokenizer, tmp_path: Path) -
     adapted = get_peft_model(made(tiny_model), LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
     with pytest.raises(InputError, match="merge it first"):
         secateur.export(adapted, tiny_tokenizer, tmp_path / "out", format="nemotron-nas")  # type: ignore[arg-type]
-
-
-def command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def done(result: Result) -> str:
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def failed(result: Result, status: int = 1) -> str:
-    assert result.exit_code == status, result.output
-    return " ".join(result.stderr.split())
 
 
 def test_the_command(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
