@@ -1,6 +1,5 @@
 """Peak memory of a process: blocks of known size, one measurement within another, and where Linux does not tell."""
 
-import gc
 import time
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.models import memory
-from secateur.models.memory import peak_growth, peak_memory
+from secateur.models.memory import give_back, peak_growth, peak_memory
 
 MODEL = nn.Linear(1, 1)
 CPU = torch.device("cpu")
@@ -23,8 +22,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pat
         monkeypatch.setattr(memory, "CLEAR", tmp_path / "none" / "clear_refs")
         monkeypatch.setattr(memory, "SAMPLING_SECONDS", 0.005)
     # What other tests of this process have left behind would come back in the middle of a measurement.
-    gc.collect()
-    memory._give_back()
+    give_back()
     return request.param
 
 

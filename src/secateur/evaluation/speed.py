@@ -14,7 +14,7 @@ from secateur.console import track
 from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring, weight_bytes, weight_of
 from secateur.models.lora import underlying
-from secateur.models.memory import now, peak_memory
+from secateur.models.memory import give_back, now, peak_memory
 
 GPU_MEMORY = "allocated on the GPU"
 PROCESS_MEMORY = "resident set of the process"
@@ -91,6 +91,7 @@ def measure_speeds(
     rounds = [_Rounds() for _ in models]
     sizes = [weight_bytes(model) for model in models]
     prompts = [_random_prompt(model, prompt_tokens, seed) for model in models]
+    give_back()
     try:
         for model, prompt in zip(models, prompts, strict=True):
             _generate(model, prompt, min(new_tokens, 2))

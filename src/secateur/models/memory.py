@@ -1,6 +1,7 @@
 """The most memory that a piece of work uses, and how long it takes."""
 
 import ctypes
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,14 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     seconds[phase] = time.perf_counter() - start
 
 
+def give_back() -> None:
+    """Free garbage, and return to the system what glibc keeps: a block that fits in there would seem to take none."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def peak_growth(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes in use while a function runs, beyond what was before: allocated on a GPU, else resident."""
     if device.type == "cuda":
@@ -52,7 +61,7 @@ def peak_growth(run: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    _give_back()
+    give_back()
     with _peak_of_process() as peak:
         before = peak.bytes
         run()
@@ -122,10 +131,3 @@ def _sampled(peak: Peak) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
-
-
-def _give_back() -> None:
-    """Return to the system what glibc keeps of freed memory: a block that fits in there would seem to take none."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
