@@ -60,7 +60,7 @@ def narrowed(model: PreTrainedModel, widths: Sequence[int] = WIDTHS) -> PreTrain
     """Leave each layer so many MLP channels."""
     adapter = adapter_of(model)
     for layer, width in zip(adapter.layers(model), widths, strict=True):
-        gate, up, down = adapter.mlp_linears(layer)
+        gate, up, down = adapter.half(layer, "mlp").linears
         keep_rows(gate, range(width))
         keep_rows(up, range(width))
         keep_columns(down, range(width))
@@ -202,7 +202,7 @@ def test_what_an_engine_lacks_is_refused(
 
 def test_cut_heads_are_refused(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
     model = made(tiny_model)
-    query, key, value, output = adapter_of(model).attention_linears(adapter_of(model).layers(model)[1])
+    query, key, value, output = adapter_of(model).half(adapter_of(model).layers(model)[1], "attention").linears
     for linear, rows in ((query, 48), (key, 24), (value, 24)):
         keep_rows(linear, range(rows))
     keep_columns(output, range(48))

@@ -29,9 +29,9 @@ from secateur.pruning.units import keep_units
 def cut(model: PreTrainedModel, groups: dict[int, list[int]], channels: dict[int, list[int]]) -> PreTrainedModel:
     adapter = adapter_of(model)
     for index, kept in groups.items():
-        keep_units(adapter, adapter.layers(model)[index], "attention", torch.tensor(kept))
+        keep_units(adapter.half(adapter.layers(model)[index], "attention"), torch.tensor(kept))
     for index, kept in channels.items():
-        keep_units(adapter, adapter.layers(model)[index], "mlp", torch.tensor(kept))
+        keep_units(adapter.half(adapter.layers(model)[index], "mlp"), torch.tensor(kept))
     declare_widths(model)
     return model
 

@@ -34,8 +34,8 @@ def stored(directory: Path) -> dict[str, Any]:
 
 def narrow_one_layer(model: PreTrainedModel) -> PreTrainedModel:
     adapter = adapter_of(model)
-    keep_units(adapter, adapter.layers(model)[1], "mlp", torch.arange(40))
-    keep_units(adapter, adapter.layers(model)[1], "attention", torch.arange(3))
+    keep_units(adapter.half(adapter.layers(model)[1], "mlp"), torch.arange(40))
+    keep_units(adapter.half(adapter.layers(model)[1], "attention"), torch.arange(3))
     declare_widths(model)
     return model
 

@@ -65,8 +65,8 @@ def test_parameters_are_those_of_transformers(family: str, changed: dict[str, An
 def test_parameters_of_an_uneven_model(family: str, tiny_model, tmp_path: Path) -> None:
     model = tiny_model(family)
     adapter = adapter_of(model)
-    keep_units(adapter, adapter.layers(model)[1], "attention", torch.tensor([0, 2, 3]))
-    keep_units(adapter, adapter.layers(model)[2], "mlp", torch.arange(40))
+    keep_units(adapter.half(adapter.layers(model)[1], "attention"), torch.tensor([0, 2, 3]))
+    keep_units(adapter.half(adapter.layers(model)[2], "mlp"), torch.arange(40))
     declare_widths(model)
     model.config.save_pretrained(tmp_path)
     shape = model_shape(tmp_path)

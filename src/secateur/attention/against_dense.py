@@ -18,7 +18,7 @@ from secateur.calibration.losses import CHUNK_TOKENS
 from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.files import expanded
-from secateur.models.adapters import adapter_of
+from secateur.models.adapters import adapter_of, head_of
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
@@ -140,7 +140,7 @@ class Agreement:
 
     def add(self, model: PreTrainedModel, dense: Tensor, sparse: Tensor, tokens: Tensor, applied: Applied) -> None:
         """Add a batch: last hidden states of both kinds, (batch, seq, hidden_size), and tokens, (batch, seq)."""
-        head = model.get_output_embeddings()
+        head = head_of(model)
         targets = tokens[:, 1:].flatten()
         pairs = zip(
             dense[:, :-1].flatten(0, 1).split(CHUNK_TOKENS),

@@ -17,6 +17,7 @@ from transformers.masking_utils import sdpa_mask
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
+from secateur.errors import ModelError
 from secateur.kernels import Backend
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
@@ -57,7 +58,10 @@ class Applied(LeftOut):
     ) -> tuple[Tensor, None]:
         """A function of the interface: tensors (batch, heads, tokens, head_dim), output (batch, tokens, heads, …)."""
         causal = arguments.get("is_causal")
-        rule = None if causal is False else self._rule(module, query, dropout)
+        window = arguments.get("sliding_window")
+        windowed = window is not None and window < key.shape[2]
+        plain = causal is not False and not windowed and arguments.get("s_aux") is None
+        rule = self._rule(module, query, dropout) if plain else None
         spans = self._spans(attention_mask, query, key) if rule else None
         if rule is None or spans is None:
             return sdpa_attention_forward(
@@ -85,7 +89,7 @@ class Applied(LeftOut):
         rule = self.rules.get(int(module.layer_idx))  # type: ignore[arg-type]
         if rule is None or query.shape[2] < rule.blocks.query_block or dropout or query.requires_grad:
             return None
-        return None if getattr(module, "sliding_window", None) else rule
+        return rule
 
     def _spans(self, mask: Tensor | None, query: Tensor, key: Tensor) -> list[Span] | None:
         """The batch's spans; the mask is the same in every layer, so it is looked at once."""
@@ -123,6 +127,7 @@ def apply(
         ModelError: the family is not supported.
     """
     model = underlying(model)
+    require_uncapped(model)
     layers = len(adapter_of(model).layers(model))
     if profile is not None:
         profile.require_model(sampled_weights(model))
@@ -136,6 +141,15 @@ def apply(
     _applied[model] = applied
     weakref.finalize(model, _make_dense, applied.name)
     return applied
+
+
+def require_uncapped(model: PreTrainedModel) -> None:
+    """Raise `ModelError` where attention scores are capped: no attention that leaves blocks out does that."""
+    if getattr(model.config, "attn_logit_softcapping", None):
+        raise ModelError(
+            f"this {adapter_of(model).model_type} caps its attention scores (attn_logit_softcapping), which neither "
+            "PyTorch's attention nor the sparse one does; its attention can only be dense"
+        )
 
 
 def remove(model: PreTrainedModel | PeftModel) -> None:
@@ -156,6 +170,7 @@ def watching(model: PreTrainedModel, seen: Seen) -> Iterator[None]:
         seen: takes the layer's index, query (batch, heads, tokens, head_dim), key and value (batch, kv_heads, tokens,
             head_dim), and the factor of the scores.
     """
+    require_uncapped(model)
     name, before = f"secateur_watch_{next(_numbers)}", model.config._attn_implementation
 
     def forward(

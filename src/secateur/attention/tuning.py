@@ -71,7 +71,7 @@ def tune(
     config = configured(TuneConfig, config, options)
     require_in_memory(model)
     layers = adapter_of(model).layers(model)
-    chosen = [index for index in config.layer_range(len(layers)) if not _has_window(model, index, config.seqlen)]
+    chosen = [index for index in config.layer_range(len(layers)) if not _is_dense(model, index, config.seqlen)]
     if not chosen:
         raise InputError("all of these layers have a sliding window, which sparse attention leaves as it is")
     if len(chosen) < len(config.layer_range(len(layers))):
@@ -87,9 +87,10 @@ def tune(
     stream = LayerStream.start(model, windows, batch_size=1)
     for index in track(range(chosen[-1] + 1), "Tuning attention"):
         with timed(seconds, "dense forward"):
-            inputs = attended(model, stream, index)
-            stream.advance(index, stream.mlp_half(index))
-        if index in chosen:
+            inputs = attended(model, stream, index) if index in chosen else None
+            for half in stream.halves(index)[0 if inputs is None else 1 :]:
+                stream.advance(index, half.run)
+        if inputs is not None:
             with timed(seconds, "thresholds"):
                 profiles[index] = tune_layer(inputs, config)
     logger.debug("tuned in %.1f s: %s", time.perf_counter() - start, seconds)
@@ -110,10 +111,13 @@ def tune(
     )
 
 
-def _has_window(model: PreTrainedModel, index: int, seqlen: int) -> bool:
+def _is_dense(model: PreTrainedModel, index: int, seqlen: int) -> bool:
     adapter = adapter_of(model)
+    half = adapter.half(adapter.layers(model)[index], "attention")
+    if not half.names.divisible:
+        return True
     of_all = getattr(model.config, "sliding_window", None)
-    window = getattr(adapter.attention(adapter.layers(model)[index]), "sliding_window", of_all)
+    window = getattr(half.mixer, "sliding_window", of_all)
     return window is not None and window < seqlen
 
 
@@ -127,7 +131,7 @@ def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerIn
         scales.append(scale)
 
     with watching(model, keep):
-        stream.advance(index, stream.attention_half(index))
+        stream.advance(index, stream.half(index, "attention").run)
     query, key, value = (torch.cat(parts) for parts in zip(*seen, strict=True))
     return LayerInputs(query, key, value, scales[0])
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from secateur.data import IGNORED
+from secateur.models.adapters import Head, head_of
 
 CHUNK_TOKENS = 1024
 
@@ -25,7 +26,7 @@ def token_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     Returns:
         Losses in nats, float32, (batch, seq - 1): entry t is for token t + 1; 0 where the label is -100.
     """
-    head = model.get_output_embeddings()
+    head = head_of(model)
     flat, targets = _shifted(hidden, labels)  # (tokens, hidden_size), (tokens,)
     losses = [
         _losses(head, states, target, reduction="none", ignore_index=IGNORED)
@@ -46,7 +47,7 @@ def chunked_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     Returns:
         The sum over tokens in nats, a float32 scalar. Divide by the number of scored tokens for a mean.
     """
-    head = model.get_output_embeddings()
+    head = head_of(model)
     flat, targets = _shifted(hidden, labels)
     scored = targets != IGNORED
     flat, targets = flat[scored], targets[scored]
@@ -56,7 +57,7 @@ def chunked_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     return total
 
 
-def _losses(head: nn.Module, states: Tensor, targets: Tensor, **options: Any) -> Tensor:
+def _losses(head: Head, states: Tensor, targets: Tensor, **options: Any) -> Tensor:
     logits = head(states).float()  # (tokens, vocabulary), where the head is
     return functional.cross_entropy(logits, targets.to(logits.device), **options)
 

@@ -14,7 +14,8 @@ from secateur.calibration.losses import chunked_loss
 from secateur.calibration.streaming import DiskTensors, layer_arguments, move
 from secateur.console import track
 from secateur.distributed import all_reduce_sum, shared_batches
-from secateur.models.adapters import PARTS, Part, adapter_of
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Part
 from secateur.models.streamed import release, streamed
 
 LEAST_METRIC = 0.1  # of a metric: of the mean over all directions, so that none is free
@@ -103,15 +104,18 @@ def _stream_gradients(model: PreTrainedModel, windows: Tensor, batch_size: int) 
             yield [gradient_of(stream) for stream in streams]
 
 
-def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = True) -> list[Tensor]:
-    """The residual stream after each half of each layer, (batch, seq, hidden_size), each ready to gather its gradient.
+def residual_streams(
+    model: PreTrainedModel, tokens: Tensor, recompute: bool = True, watched: bool = True
+) -> list[Tensor]:
+    """The residual stream after each half of each layer, (batch, seq, hidden_size).
 
     Args:
         tokens: (batch, seq).
         recompute: run each half again in the backward pass, instead of keeping what it needs there.
+        watched: have each gather its gradient.
     """
     adapter = adapter_of(model)
-    hidden = model.get_input_embeddings()(tokens).requires_grad_(True)
+    hidden = adapter.embed(model, tokens).requires_grad_(True)
     streams = []
     per_layer = layer_arguments(model, tokens[:1])
     for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
@@ -119,14 +123,12 @@ def residual_streams(model: PreTrainedModel, tokens: Tensor, recompute: bool = T
         hidden, extra = hidden.to(place), move(extra, place)
         if streamed(model):  # the backward pass is through with a layer once it reaches what went into it
             hidden.register_hook(lambda _, layer=layer: release(model, layer))
-        for half, arguments in ((adapter.attention_half, (extra,)), (adapter.mlp_half, ())):
-            if recompute:
-                hidden = checkpoint(half, layer, hidden, *arguments, use_reentrant=False)
-            else:
-                hidden = half(layer, hidden, *arguments)
+        for part in PARTS:
+            run = adapter.half(layer, part).run
+            hidden = checkpoint(run, hidden, extra, use_reentrant=False) if recompute else run(hidden, extra)
             streams.append(hidden)
         release(model, layer)
-    for stream in streams:
+    for stream in streams if watched else ():
         stream.retain_grad()
     return streams
 

@@ -19,6 +19,7 @@ from secateur.distributed import process_count
 from secateur.errors import InputError
 from secateur.files import reported
 from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Half, Part
 
 Step = Callable[[Tensor, dict[str, Any]], Tensor]
 
@@ -116,7 +117,8 @@ class LayerStream:
         store = {"none": place, "cpu": torch.device("cpu"), "disk": None}[offload]
         stream = cls(model, [], layer_arguments(model, windows[:1].to(place)), store)
         with torch.no_grad():
-            stream.hidden = stream.stored(embedding(batch.to(place)) for batch in windows.split(batch_size))
+            adapter = adapter_of(model)
+            stream.hidden = stream.stored(adapter.embed(model, batch.to(place)) for batch in windows.split(batch_size))
         return stream
 
     def fork(self) -> "LayerStream":
@@ -165,38 +167,28 @@ class LayerStream:
         """Replace the hidden states by what `step` makes of them."""
         self.replace(self.map(index, step))
 
-    def add(self, linear: nn.Linear, inputs: Iterable[Tensor]) -> None:
-        """Add to the hidden states what an output projection makes of its inputs, (batch, seq, in_features) each."""
-        place = linear.weight.device
+    def add(self, half: Half, inputs: Iterable[Tensor]) -> None:
+        """End a half: what its output projection makes of its inputs, (batch, seq, in_features) each, is added."""
+        place = half.output.weight.device
         with torch.no_grad():
-            outputs = (linear(batch.to(place)) for batch in inputs)
-            self.replace(hidden.to(place) + output for hidden, output in zip(self.hidden, outputs, strict=True))
+            outputs = (half.output(batch.to(place)) for batch in inputs)
+            self.replace(
+                half.add(hidden.to(place), output) for hidden, output in zip(self.hidden, outputs, strict=True)
+            )
 
     def replace(self, batches: Iterable[Tensor]) -> None:
         """Put these in place of the hidden states, one by one."""
         for position, batch in enumerate(batches):
             self.hidden[position] = batch if self.store is None else batch.to(self.store)
 
-    def halves(self, index: int) -> list[tuple[Step, tuple[nn.Linear, ...]]]:
-        """Layer `index`'s attention and its MLP: the step that runs it, and its projections, the output's last."""
+    def half(self, index: int, part: Part) -> Half:
+        """Layer `index`'s attention or MLP; its `run` is the step through it."""
         adapter = adapter_of(self.model)
-        layer = adapter.layers(self.model)[index]
-        return [
-            (self.attention_half(index), adapter.attention_linears(layer)),
-            (self.mlp_half(index), adapter.mlp_linears(layer)),
-        ]
+        return adapter.half(adapter.layers(self.model)[index], part)
 
-    def attention_half(self, index: int) -> Step:
-        """The step that runs layer `index`'s attention with its residual."""
-        adapter = adapter_of(self.model)
-        layer = adapter.layers(self.model)[index]
-        return lambda hidden, arguments: adapter.attention_half(layer, hidden, arguments)
-
-    def mlp_half(self, index: int) -> Step:
-        """The step that runs layer `index`'s MLP with its residual."""
-        adapter = adapter_of(self.model)
-        layer = adapter.layers(self.model)[index]
-        return lambda hidden, arguments: adapter.mlp_half(layer, hidden)
+    def halves(self, index: int) -> list[Half]:
+        """Layer `index`'s attention and its MLP."""
+        return [self.half(index, part) for part in PARTS]
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
 from secateur.models.checks import require_in_memory
+from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
 
 RANDOM_TOKENS = 32
@@ -168,19 +169,24 @@ def _shape_problems(model: PreTrainedModel) -> Iterator[Problem]:
         yield Problem("layers", f"{len(layers)} layers, the config says {model.config.num_hidden_layers}")
         return
     for index, (layer, widths) in enumerate(zip(layers, declared_widths(model), strict=True)):
-        head_dim = adapter.head_dim(layer)
-        expected = _expected_shapes(widths, head_dim, hidden_size)
-        for (name, linear), shape in zip(adapter.projections(layer).items(), expected, strict=True):
-            yield from _shape_problem(f"layer {index} {name}", linear, shape)
+        for part in PARTS:
+            half = adapter.half(layer, part)
+            if half.names.divisible:
+                for name, shape in _expected_shapes(half, widths, hidden_size).items():
+                    yield from _shape_problem(f"layer {index} {name}", half.projections[name], shape)
     yield from _ratio_problems(model, layer_widths(model))
 
 
-def _expected_shapes(widths: LayerWidths, head_dim: int, hidden_size: int) -> list[tuple[int, int]]:
-    """Of the query, key, value and output, gate, up and down projections."""
-    query, key = widths.num_attention_heads * head_dim, widths.num_key_value_heads * head_dim
-    attention = [(query, hidden_size), (key, hidden_size), (key, hidden_size), (hidden_size, query)]
-    channels = widths.intermediate_size
-    return [*attention, (channels, hidden_size), (channels, hidden_size), (hidden_size, channels)]
+def _expected_shapes(half: Half, widths: LayerWidths, hidden_size: int) -> dict[str, tuple[int, int]]:
+    """Of the projections of half a layer, by name."""
+    sizes: dict[Rows, int] = {"channel": widths.intermediate_size}
+    output = widths.intermediate_size
+    if half.part == "attention":
+        output = widths.num_attention_heads * half.head_dim
+        key = widths.num_key_value_heads * half.head_dim
+        sizes = {"query": output, "gated_query": 2 * output, "key": key, "value": key}
+    inputs = {name: (sum(sizes[rows] for rows in blocks), hidden_size) for name, blocks in half.names.inputs.items()}
+    return {**inputs, half.names.output: (hidden_size, output)}
 
 
 def _shape_problem(where: str, module: nn.Module, expected: tuple[int, int]) -> Iterator[Problem]:
@@ -200,7 +206,7 @@ def _ratio_problems(model: PreTrainedModel, widths: list[LayerWidths]) -> Iterat
             yield Problem(f"layer {index}", f"{heads}, a ratio of {ratio:g} where other layers have {usual:g}")
         elif ratio != int(ratio):
             yield Problem(f"layer {index}", f"{heads}, which is not a whole ratio")
-        groups = getattr(adapter.attention(layer), "num_key_value_groups", ratio)
+        groups = getattr(adapter.half(layer, "attention").mixer, "num_key_value_groups", ratio)
         if groups != ratio:
             yield Problem(f"layer {index}", f"{heads}, but its attention repeats each {groups} times")
 

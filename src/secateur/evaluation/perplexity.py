@@ -106,8 +106,8 @@ def _streamed_losses(
     streams = [LayerStream.start(model, part, batch_size) for part in parts]
     for index, layer in enumerate(adapter_of(model).layers(model)):
         for stream in streams:
-            for step, _ in stream.halves(index):
-                stream.advance(index, step)
+            for half in stream.halves(index):
+                stream.advance(index, half.run)
         release(model, layer)
     for stream, part, first in zip(streams, parts, (1, first_scored), strict=False):
         for hidden, batch in zip(stream.hidden, part.split(batch_size), strict=True):

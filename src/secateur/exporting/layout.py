@@ -20,6 +20,7 @@ from secateur.errors import InputError, ModelError
 from secateur.exporting.rope import rope_of
 from secateur.models import LayerWidths, adapter_of, layer_widths
 from secateur.models.adapters import adapter_for
+from secateur.models.widths import head_dim_of
 
 ARCH = gguf.MODEL_ARCH
 EVEN = {"llama": ARCH.LLAMA, "mistral": ARCH.LLAMA, "qwen2": ARCH.QWEN2, "qwen3": ARCH.QWEN3}
@@ -70,7 +71,7 @@ def layout_of(model: PreTrainedModel | PeftModel) -> Layout:
         raise InputError("an adapter stands beside the model's weights; merge it first (secateur.merge)")
     adapter, widths = adapter_of(model), layer_widths(model)
     require_carried(model.config)
-    layout = Layout(EVEN[adapter.model_type], widths, adapter.head_dim(adapter.layers(model)[0]))
+    layout = Layout(EVEN[adapter.model_type], widths, head_dim_of(model))
     square = layout.head_dim * widths[0].num_attention_heads == model.config.hidden_size
     if not layout.per_layer and (square or layout.architecture is not ARCH.QWEN2):
         return layout

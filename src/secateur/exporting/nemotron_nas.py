@@ -200,7 +200,7 @@ def _block(width: LayerWidths, hidden_size: int) -> dict[str, dict[str, Any]]:
 
 def _has_attention_bias(model: PreTrainedModel) -> bool:
     adapter = adapter_of(model)
-    return adapter.attention_linears(adapter.layers(model)[0])[0].bias is not None
+    return adapter.half(adapter.layers(model)[0], "attention").linears[0].bias is not None
 
 
 def _weights(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ def _weights(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
         del weights[f"{names[cast(nn.Module, model.get_output_embeddings())]}.weight"]
     if _has_attention_bias(model):
         for layer in adapter.layers(model):
-            output = adapter.attention_linears(layer)[-1]
+            output = adapter.half(layer, "attention").output
             weights.setdefault(f"{names[output]}.bias", torch.zeros(output.out_features))
     return {name: _in_format(name, weight, dtype) for name, weight in weights.items()}
 

@@ -101,8 +101,8 @@ def _changes(model: PreTrainedModel, layout: Layout) -> Changes:
     adapter = adapter_of(model)
     changes: Changes = {}
     for layer, width in zip(adapter.layers(model), layout.widths, strict=True):
-        query, key, value, output = adapter.attention_linears(layer)
-        gate, up, down = adapter.mlp_linears(layer)
+        query, key, value, output = adapter.half(layer, "attention").linears
+        gate, up, down = adapter.half(layer, "mlp").linears
         heads = {query: width.num_attention_heads, key: width.num_key_value_heads}
         if layout.interleaved:
             for linear, count in heads.items():
@@ -134,7 +134,7 @@ def _fused(model: PreTrainedModel) -> dict[int, list[Tensor]]:
     """By layer, the weights of queries, keys and values, which one matrix holds."""
     adapter = adapter_of(model)
     return {
-        index: [linear.weight for linear in adapter.attention_linears(layer)[:3]]
+        index: [linear.weight for linear in adapter.half(layer, "attention").linears[:3]]
         for index, layer in enumerate(adapter.layers(model))
     }
 

@@ -1,132 +1,196 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.metadata import entry_points
+from operator import attrgetter
+from typing import Any, cast
 
-import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
+from secateur.models.halves import PARTS, Half, HalfNames, Part
 
-Part = Literal["attention", "mlp"]
-PARTS: tuple[Part, Part] = ("attention", "mlp")
+ENTRY_POINTS = "secateur.families"
 
 
+@dataclass(frozen=True)
 class Adapter:
-    """A decoder of pre-norm blocks: grouped-query attention, then a gated MLP.
+    """A family of decoder models: where its parts are, by the names of attributes.
 
-    A family with blocks of this shape is added by one subclass that names its classes; a family that keeps its
-    parts elsewhere overrides the methods as well.
+    Attributes:
+        model_type: of its config.
+        halves: what its layers are made of, in the order of use. Where layers differ (full and linear attention), all
+            kinds stand here, and a layer has those whose mixer it has.
+        body: of the model: the decoder without its head.
+        layers: of the body.
+        final_norm: of the body: the norm between the last layer and the head.
+        rotary_positions: of the body: what makes the rotary positions.
+        embedding_multiplier: of the config: the factor of the embeddings.
+        logits_divisor: of the config: what logits are divided by.
+        logits_softcap: of the config: c, where logits z become c tanh(z / c).
+        bias: projections that have one although no setting says so.
     """
 
-    model_type: ClassVar[str]
-    uneven_config: ClassVar[type[PreTrainedConfig]]
-    uneven_model: ClassVar[type[uneven.UnevenForCausalLMMixin]]
-    attention_projections: ClassVar[tuple[str, str, str, str]] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    mlp_projections: ClassVar[tuple[str, str, str]] = ("gate_proj", "up_proj", "down_proj")
+    model_type: str
+    halves: tuple[HalfNames, ...]
+    body_name: str = "model"
+    layers_name: str = "layers"
+    final_norm_name: str = "norm"
+    rotary_name: str = "rotary_emb"
+    embedding_multiplier: str = "embedding_multiplier"
+    logits_divisor: str = "logits_scaling"
+    logits_softcap: str = "final_logit_softcapping"
+    bias: frozenset[str] = field(default_factory=frozenset)
 
-    @property
-    def uneven_body(self) -> type[PreTrainedModel]:
-        return self.uneven_model.decoder
-
-    @property
+    @cached_property
     def stock_config(self) -> type[PreTrainedConfig]:
-        return _stock_base(self.uneven_config)
+        """Transformers' config class of the family. Raises `ModelError` where this release has none."""
+        try:
+            return cast(type[PreTrainedConfig], CONFIG_MAPPING[self.model_type])
+        except KeyError as error:
+            raise ModelError(
+                f"the Transformers installed here has no '{self.model_type}'; install a newer release"
+            ) from error
 
     @property
     def stock_model(self) -> type[PreTrainedModel]:
-        return _stock_base(self.uneven_model)
+        return cast(type[PreTrainedModel], MODEL_FOR_CAUSAL_LM_MAPPING[self.stock_config])
 
     @property
     def stock_body(self) -> type[PreTrainedModel]:
-        return _stock_base(self.uneven_body)
+        return cast(type[PreTrainedModel], MODEL_MAPPING[self.stock_config])
+
+    @property
+    def uneven_type(self) -> str:
+        """The `model_type` of the family's models whose layers have widths of their own."""
+        return uneven.PREFIX + self.model_type
+
+    @cached_property
+    def _uneven_classes(self) -> Any:
+        return uneven.uneven_classes(self.stock_config)  # type: ignore[arg-type]
+
+    @property
+    def uneven_config(self) -> type[PreTrainedConfig]:
+        return cast(type[PreTrainedConfig], self._uneven_classes.config)
+
+    @property
+    def uneven_model(self) -> type[PreTrainedModel]:
+        return cast(type[PreTrainedModel], self._uneven_classes.causal)
+
+    @property
+    def uneven_body(self) -> type[PreTrainedModel]:
+        return cast(type[PreTrainedModel], self._uneven_classes.body)
 
     def body(self, model: PreTrainedModel) -> nn.Module:
         """The decoder without its head."""
-        return cast(nn.Module, model.model)
+        return cast(nn.Module, attrgetter(self.body_name)(model))
 
     def layers(self, model: PreTrainedModel) -> nn.ModuleList:
-        return cast(nn.ModuleList, self.body(model).layers)
+        return cast(nn.ModuleList, attrgetter(self.layers_name)(self.body(model)))
 
     def final_norm(self, model: PreTrainedModel) -> nn.Module:
         """The norm between the last layer and the head."""
-        return cast(nn.Module, self.body(model).norm)
+        return cast(nn.Module, attrgetter(self.final_norm_name)(self.body(model)))
 
     def rotary_positions(self, model: PreTrainedModel) -> Any:
-        return self.body(model).rotary_emb
+        return attrgetter(self.rotary_name)(self.body(model))
 
-    def attention(self, layer: nn.Module) -> nn.Module:
-        return cast(nn.Module, layer.self_attn)
-
-    def mlp(self, layer: nn.Module) -> nn.Module:
-        return cast(nn.Module, layer.mlp)
-
-    def attention_linears(self, layer: nn.Module) -> tuple[nn.Linear, ...]:
-        """The projections of queries, keys, values and output."""
-        attention = self.attention(layer)
-        return tuple(cast(nn.Linear, getattr(attention, name)) for name in self.attention_projections)
-
-    def mlp_linears(self, layer: nn.Module) -> tuple[nn.Linear, ...]:
-        """The gate, up and down projections."""
-        mlp = self.mlp(layer)
-        return tuple(cast(nn.Linear, getattr(mlp, name)) for name in self.mlp_projections)
+    def half(self, layer: nn.Module, part: Part) -> Half:
+        """A layer's attention or MLP. Raises `ModelError` where the layer has none that is known."""
+        for names in self.halves:
+            if names.part == part and hasattr(layer, names.mixer):
+                return names.of(layer)
+        known = " or ".join(names.mixer for names in self.halves if names.part == part)
+        raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
 
     def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
         """All projections of a layer by name, in the order in which they are used."""
-        names = (*self.attention_projections, *self.mlp_projections)
-        return dict(zip(names, (*self.attention_linears(layer), *self.mlp_linears(layer)), strict=True))
+        return {name: linear for part in PARTS for name, linear in self.half(layer, part).projections.items()}
 
-    def attention_half(self, layer: nn.Module, hidden: torch.Tensor, arguments: Mapping[str, Any]) -> torch.Tensor:
-        """The residual stream after the layer's attention: (batch, seq, hidden_size) in and out."""
-        norm = cast(nn.Module, layer.input_layernorm)
-        attended, *_ = self.attention(layer)(hidden_states=norm(hidden), **arguments)
-        return hidden + attended
+    def projection_names(self, part: Part) -> tuple[str, ...]:
+        """The names of the projections of a half, of whatever kind it is."""
+        named = [name for names in self.halves if names.part == part for name in (*names.inputs, names.output)]
+        return tuple(dict.fromkeys(named))
 
-    def mlp_half(self, layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
-        """The residual stream after the layer's MLP, given the one after its attention."""
-        norm = cast(nn.Module, layer.post_attention_layernorm)
-        return hidden + self.mlp(layer)(norm(hidden))
-
-    def head_dim(self, layer: nn.Module) -> int:
-        return cast(int, self.attention(layer).head_dim)
+    def embed(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
+        """The residual stream before the first layer, (batch, seq, hidden_size)."""
+        embedded = cast(Tensor, model.get_input_embeddings()(tokens))
+        multiplier = getattr(model.config, self.embedding_multiplier, None)
+        return embedded if multiplier is None else embedded * multiplier
 
 
-def _stock_base(uneven_class: Any) -> Any:
-    """The class of Transformers that one for uneven layers is made of."""
-    return next(base for base in uneven_class.__mro__ if base.__module__ != uneven.__name__)
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of the last hidden states.
+
+    Attributes:
+        linear: the output embeddings.
+        divisor: of the logits.
+        softcap: c, where logits z become c tanh(z / c); None without.
+    """
+
+    linear: nn.Linear
+    divisor: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def weight(self) -> Tensor:
+        return self.linear.weight
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits, (..., vocabulary), of hidden states (..., hidden_size)."""
+        logits = cast(Tensor, self.linear(hidden))
+        if self.divisor != 1:
+            logits = logits / self.divisor
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
 
-class Llama(Adapter):
-    model_type = "llama"
-    uneven_config = uneven.UnevenLlamaConfig
-    uneven_model = uneven.UnevenLlamaForCausalLM
+_registered: dict[str, Adapter] = {}
 
 
-class Mistral(Adapter):
-    model_type = "mistral"
-    uneven_config = uneven.UnevenMistralConfig
-    uneven_model = uneven.UnevenMistralForCausalLM
+def register(adapter: Adapter) -> None:
+    """Make a family known, in place of one of the same `model_type`.
+
+    Its config and its models are those that Transformers' Auto classes give for the type. A package may name its
+    adapter as an entry point of the group `secateur.families` instead, and is then asked when it is needed.
+    """
+    _registered[adapter.model_type] = adapter
+    if adapter.model_type in CONFIG_MAPPING:
+        AutoConfig.register(adapter.uneven_type, adapter.uneven_config, exist_ok=True)
+        AutoModel.register(adapter.uneven_config, adapter.uneven_body, exist_ok=True)
+        AutoModelForCausalLM.register(adapter.uneven_config, adapter.uneven_model, exist_ok=True)
 
 
-class Qwen2(Adapter):
-    model_type = "qwen2"
-    uneven_config = uneven.UnevenQwen2Config
-    uneven_model = uneven.UnevenQwen2ForCausalLM
+def _adapters() -> dict[str, Adapter]:
+    """All families by their `model_type`."""
+    _load_entry_points()
+    return _registered
 
 
-class Qwen3(Adapter):
-    model_type = "qwen3"
-    uneven_config = uneven.UnevenQwen3Config
-    uneven_model = uneven.UnevenQwen3ForCausalLM
-
-
-ADAPTERS: tuple[Adapter, ...] = (Llama(), Mistral(), Qwen2(), Qwen3())
+@cache
+def _load_entry_points() -> None:
+    for entry in entry_points(group=ENTRY_POINTS):
+        found = entry.load()
+        for adapter in found if isinstance(found, (list, tuple)) else [found]:
+            if not isinstance(adapter, Adapter):
+                raise ModelError(f"the entry point {entry.name} of {ENTRY_POINTS} is no secateur.models.Adapter")
+            register(adapter)
 
 
 def supported_model_types() -> list[str]:
-    return [adapter.model_type for adapter in ADAPTERS]
+    return list(_adapters())
 
 
 def adapter_for(model_type: str) -> Adapter:
@@ -135,19 +199,30 @@ def adapter_for(model_type: str) -> Adapter:
     Raises:
         ModelError: no adapter knows this family.
     """
-    for adapter in ADAPTERS:
-        if model_type in (adapter.model_type, adapter.uneven_config.model_type):
-            return adapter
-    raise ModelError(
-        f"the architecture '{model_type}' is not supported; supported are {', '.join(supported_model_types())}"
-    )
+    adapter = _adapters().get(model_type.removeprefix(uneven.PREFIX))
+    if adapter is None:
+        raise ModelError(
+            f"the architecture '{model_type}' is not supported; supported are {', '.join(supported_model_types())}"
+        )
+    return adapter
 
 
 def is_uneven_type(model_type: str) -> bool:
     """Whether configs of this type have widths that differ from layer to layer. Errors as `adapter_for`."""
-    return model_type == adapter_for(model_type).uneven_config.model_type
+    adapter_for(model_type)
+    return model_type.startswith(uneven.PREFIX)
 
 
 def adapter_of(model: PreTrainedModel) -> Adapter:
     """The adapter of a loaded model. Raises `ModelError` for an unsupported family."""
     return adapter_for(model.config.model_type)
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """What makes logits of a model's last hidden states."""
+    adapter, config = adapter_of(model), model.config
+    return Head(
+        cast(nn.Linear, model.get_output_embeddings()),
+        divisor=float(getattr(config, adapter.logits_divisor, None) or 1),
+        softcap=getattr(config, adapter.logits_softcap, None),
+    )

@@ -2,34 +2,26 @@
 
 secateur saves this file beside the weights of an uneven model. Without secateur installed such a model loads with
 `AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)`; the file needs Transformers and PyTorch only.
+`UnevenLlamaForCausalLM` and the others are made when they are asked for, of the stock classes they are named after.
 """
 
 import copy
-from typing import Any
+import functools
+import typing
 
+import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-    MistralConfig,
-    MistralForCausalLM,
-    MistralModel,
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
     PreTrainedConfig,
     PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen2Model,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    Qwen3Model,
 )
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+PREFIX = "secateur_"  # of the model_type
+NAMED = "Uneven"  # and of the classes' names
 WIDTHS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
@@ -49,11 +41,11 @@ def per_layer_config_of_lists(settings):
 
 def auto_map_of(config_class):
     """The classes of this file that belong to a config's, as the directory of a model names them."""
-    module, family = __name__.rpartition(".")[2], config_class.__name__.removesuffix("Config")
+    module, classes = __name__.rpartition(".")[2], uneven_classes(stock_of(config_class))
     return {
-        "AutoConfig": f"{module}.{family}Config",
-        "AutoModel": f"{module}.{family}Model",
-        "AutoModelForCausalLM": f"{module}.{family}ForCausalLM",
+        "AutoConfig": f"{module}.{classes.config.__name__}",
+        "AutoModel": f"{module}.{classes.body.__name__}",
+        "AutoModelForCausalLM": f"{module}.{classes.causal.__name__}",
     }
 
 
@@ -62,6 +54,33 @@ def of_one_width(config):
     even = copy.copy(config)
     even.per_layer_config = None
     return even
+
+
+class LayerConfig:
+    """The model's config as one of its layers sees it: with its own widths, and all else as it stands there now."""
+
+    def __init__(self, config, index):
+        vars(self).update(
+            config=config, widths={name: getattr(config.per_layer_config[index], name) for name in WIDTHS}
+        )
+
+    def __getattr__(self, name):
+        own = vars(self)
+        if name.startswith("__") or "config" not in own:  # while it is copied
+            raise AttributeError(name)
+        return own["widths"][name] if name in own["widths"] else getattr(own["config"], name)
+
+
+def give_layers_their_configs(config, layers):
+    """Have the modules of each layer see the config with the layer's widths.
+
+    How attention is computed stands in the model's config, and may change.
+    """
+    for index, layer in enumerate(layers):
+        of_layer = LayerConfig(config, index) if config.is_heterogeneous else config
+        for module in layer.modules():
+            if hasattr(module, "config"):
+                module.config = of_layer
 
 
 class UnevenConfigMixin(PreTrainedConfig):
@@ -100,45 +119,23 @@ class UnevenConfigMixin(PreTrainedConfig):
         super(UnevenConfigMixin, of_one_width(self)).validate_rope()
 
 
-@strict  # or the checks of the stock config stay in force
-class UnevenLlamaConfig(UnevenConfigMixin, LlamaConfig):
-    model_type = "secateur_llama"
-
-
-@strict  # or the checks of the stock config stay in force
-class UnevenMistralConfig(UnevenConfigMixin, MistralConfig):
-    model_type = "secateur_mistral"
-
-
-@strict  # or the checks of the stock config stay in force
-class UnevenQwen2Config(UnevenConfigMixin, Qwen2Config):
-    model_type = "secateur_qwen2"
-
-
-@strict  # or the checks of the stock config stay in force
-class UnevenQwen3Config(UnevenConfigMixin, Qwen3Config):
-    model_type = "secateur_qwen3"
-
-
 class UnevenModelMixin(PreTrainedModel):
     """Builds each decoder layer from the config of that layer."""
 
-    decoder_layer: type[nn.Module]
-    rotary_emb: Any
+    layers: nn.ModuleList
+    rotary_emb: typing.Any
 
     def __init__(self, config):
-        without_layers = of_one_width(config)
-        without_layers.num_hidden_layers = 0
-        super().__init__(without_layers)
+        first_alone = of_one_width(config)
+        first_alone.num_hidden_layers = 1
+        super().__init__(first_alone)
         self.config = config
-        self.config._attn_implementation = without_layers._attn_implementation
+        self.config._attn_implementation = first_alone._attn_implementation
+        layer = type(self.layers[0])
         self.layers = nn.ModuleList(
-            self.decoder_layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
+            layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
         )
-        # How attention is computed stands in the model's config, and may change.
-        for module in self.layers.modules():
-            if hasattr(module, "config"):
-                module.config = config
+        give_layers_their_configs(config, self.layers)
         self.rotary_emb.config = of_one_width(config)
         self.post_init()
 
@@ -146,59 +143,67 @@ class UnevenModelMixin(PreTrainedModel):
 class UnevenForCausalLMMixin(PreTrainedModel):
     """The base model of uneven layers with the stock class's head."""
 
-    config_class: type[PreTrainedConfig]
     decoder: type[PreTrainedModel]
 
-    def __init_subclass__(cls, **options):
-        """Have `save_pretrained` put this file beside the weights."""
-        super().__init_subclass__(**options)
-        cls.config_class.register_for_auto_class()
-        cls.decoder.register_for_auto_class("AutoModel")
-        cls.register_for_auto_class("AutoModelForCausalLM")
-
     def __init__(self, config):
-        PreTrainedModel.__init__(self, config)
-        self.model = self.decoder(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        first_alone = of_one_width(config)
+        first_alone.num_hidden_layers = 1
+        super().__init__(first_alone)
+        self.config = config
+        setattr(self, self.base_model_prefix, self.decoder(config))
         self.post_init()
 
 
-class UnevenLlamaModel(UnevenModelMixin, LlamaModel):
-    config_class = UnevenLlamaConfig
-    decoder_layer = LlamaDecoderLayer
+class UnevenClasses(typing.NamedTuple):
+    """The classes of a family for layers of different widths."""
+
+    config: type
+    body: type
+    causal: type
 
 
-class UnevenMistralModel(UnevenModelMixin, MistralModel):
-    config_class = UnevenMistralConfig
-    decoder_layer = MistralDecoderLayer
+@functools.cache
+def uneven_classes(stock_config):
+    """The classes for the layers of a family, whose stock config class this is.
+
+    They are told to put this file beside the weights when a model is saved.
+    """
+    stock_body, stock_causal = MODEL_MAPPING[stock_config], MODEL_FOR_CAUSAL_LM_MAPPING[stock_config]
+
+    def made(mixin, stock, **attributes):
+        attributes = {"__module__": __name__, "__doc__": mixin.__doc__, **attributes}
+        return type(NAMED + stock.__name__, (mixin, stock), attributes)
+
+    # Without `strict` the checks of the stock config would stay in force.
+    config = strict(made(UnevenConfigMixin, stock_config, model_type=PREFIX + stock_config.model_type))
+    body = made(UnevenModelMixin, stock_body, config_class=config)
+    causal = made(UnevenForCausalLMMixin, stock_causal, config_class=config, decoder=body)
+    config.register_for_auto_class()
+    body.register_for_auto_class("AutoModel")
+    causal.register_for_auto_class("AutoModelForCausalLM")
+    return UnevenClasses(config, body, causal)
 
 
-class UnevenQwen2Model(UnevenModelMixin, Qwen2Model):
-    config_class = UnevenQwen2Config
-    decoder_layer = Qwen2DecoderLayer
+def stock_of(uneven_class):
+    """The class of Transformers that one for uneven layers is made of."""
+    return next(base for base in uneven_class.__mro__ if base.__module__ != __name__)
 
 
-class UnevenQwen3Model(UnevenModelMixin, Qwen3Model):
-    config_class = UnevenQwen3Config
-    decoder_layer = Qwen3DecoderLayer
+def __getattr__(name):
+    """`UnevenLlamaConfig`, `UnevenLlamaModel`, `UnevenLlamaForCausalLM` and those of all other families."""
+    stock = _stock_class(name.removeprefix(NAMED)) if name.startswith(NAMED) else None
+    if stock is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if issubclass(stock, PreTrainedConfig):
+        return uneven_classes(stock).config
+    classes = uneven_classes(stock.config_class)
+    return next((known for known in classes if known.__name__ == name), classes.causal)
 
 
-class UnevenLlamaForCausalLM(UnevenForCausalLMMixin, LlamaForCausalLM):
-    config_class = UnevenLlamaConfig
-    decoder = UnevenLlamaModel
-
-
-class UnevenMistralForCausalLM(UnevenForCausalLMMixin, MistralForCausalLM):
-    config_class = UnevenMistralConfig
-    decoder = UnevenMistralModel
-
-
-class UnevenQwen2ForCausalLM(UnevenForCausalLMMixin, Qwen2ForCausalLM):
-    config_class = UnevenQwen2Config
-    decoder = UnevenQwen2Model
-
-
-class UnevenQwen3ForCausalLM(UnevenForCausalLMMixin, Qwen3ForCausalLM):
-    config_class = UnevenQwen3Config
-    decoder = UnevenQwen3Model
+def _stock_class(name):
+    """A config or model class of Transformers, or of what has registered with its Auto classes."""
+    found = getattr(transformers, name, None)
+    if found is not None:
+        return found
+    registered = (mapping._extra_content for mapping in (CONFIG_MAPPING, MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING))
+    return next((kind for extra in registered for kind in extra.values() if kind.__name__ == name), None)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from secateur.models.adapters import ADAPTERS, Adapter, adapter_of, is_uneven_type
-from secateur.models.modeling_secateur import auto_map_of, of_one_width
+from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
+from secateur.models.halves import PARTS, Half
+from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width
 
 
 @dataclass(frozen=True)
@@ -22,25 +23,21 @@ class LayerWidths:
     intermediate_size: int
 
 
-def register_uneven_models() -> None:
-    """Tell Transformers' Auto classes about the uneven families."""
-    for adapter in ADAPTERS:
-        AutoConfig.register(adapter.uneven_config.model_type, adapter.uneven_config, exist_ok=True)
-        AutoModel.register(adapter.uneven_config, adapter.uneven_body, exist_ok=True)
-        AutoModelForCausalLM.register(adapter.uneven_config, adapter.uneven_model, exist_ok=True)
-
-
 def layer_widths(model: PreTrainedModel) -> list[LayerWidths]:
     """The widths of every decoder layer, read from the shapes of its weights."""
     adapter = adapter_of(model)
-    return [_widths_of(adapter, layer) for layer in adapter.layers(model)]
+    layers = adapter.layers(model)
+    attentions = [adapter.half(layer, "attention") for layer in layers]
+    # Linear attention has no such heads; it is given those of the first layer that has some.
+    usual = next((half for half in attentions if half.names.divisible), None)
+    return [
+        _widths_of(attention if attention.names.divisible or usual is None else usual, adapter.half(layer, "mlp"))
+        for layer, attention in zip(layers, attentions, strict=True)
+    ]
 
 
-def _widths_of(adapter: Adapter, layer: nn.Module) -> LayerWidths:
-    query, key, _, _ = adapter.attention_linears(layer)
-    _, _, down = adapter.mlp_linears(layer)
-    head_dim = adapter.head_dim(layer)
-    return LayerWidths(query.out_features // head_dim, key.out_features // head_dim, down.in_features)
+def _widths_of(attention: Half, mlp: Half) -> LayerWidths:
+    return LayerWidths(attention.output.in_features // attention.head_dim, attention.units, mlp.units)
 
 
 def declare_widths(model: PreTrainedModel) -> None:
@@ -62,8 +59,18 @@ def declare_widths(model: PreTrainedModel) -> None:
     _set_class(model, adapter, uneven)
     if len(set(widths)) > 1:
         config.per_layer_config = {layer: asdict(width) for layer, width in enumerate(widths)}
+    give_layers_their_configs(config, adapter.layers(model))
     for layer, width in zip(adapter.layers(model), widths, strict=True):
-        setattr(adapter.mlp(layer), "intermediate_size", width.intermediate_size)  # noqa: B010
+        for part in PARTS:
+            _tell(adapter.half(layer, part), width)
+
+
+def _tell(half: Half, width: LayerWidths) -> None:
+    """Set the numbers that a stock module has taken down of its widths."""
+    if half.names.divisible:
+        for name, value in asdict(width).items():
+            if name in vars(half.mixer):
+                setattr(half.mixer, name, value)
 
 
 def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
@@ -120,9 +127,10 @@ def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """The width of a head, the same in all layers."""
+    """The width of a head, the same in all layers with softmax attention."""
     adapter = adapter_of(model)
-    return adapter.head_dim(adapter.layers(model)[0])
+    halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
+    return next(half.head_dim for half in halves if half.names.divisible)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -146,6 +154,3 @@ def keep_columns(linear: nn.Linear, columns: Sequence[int] | torch.Tensor) -> No
     index = torch.as_tensor(columns, device=linear.weight.device)
     linear.weight = nn.Parameter(linear.weight[:, index].clone(), linear.weight.requires_grad)
     linear.in_features = len(index)
-
-
-register_uneven_models()

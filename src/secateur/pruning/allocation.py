@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
-from secateur.models.adapters import PARTS, Part, adapter_of
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores

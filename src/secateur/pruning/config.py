@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
 from secateur.errors import InputError
-from secateur.models.adapters import Part
+from secateur.models.halves import Part
 from secateur.models.masks import ZEROS_HELP, Zeros
 
 Target = Literal["both", "attention", "mlp"]

@@ -4,28 +4,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments
 from secateur.calibration.sensitivity import Metrics, loss_metrics, stream_sensitivity
-from secateur.calibration.streaming import LayerStream, Offload, Step, onto
+from secateur.calibration.streaming import LayerStream, Offload
+from secateur.calibration.targets import (
+    advance_with_outputs,
+    as_the_norm_scales,
+    error_factor,
+    metric_of_outputs,
+    towards,
+)
 from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.console import track
 from secateur.distributed import broadcast, share
-from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Half, Part, blocks_of
 from secateur.models.streamed import map_settled, release, settle
 from secateur.pruning.importance import LayerScores, PartScores, kept_scores, scores_so_far
 from secateur.pruning.obs import RemovalOrder, removal_order
-from secateur.pruning.units import (
-    PartShape,
-    are_units,
-    keep_units,
-    output_projection,
-    part_shape,
-    part_shapes,
-    unit_columns,
-)
+from secateur.pruning.units import PartShape, are_units, keep_units, part_shapes
 
 SENSITIVITY_WINDOWS = 8
 METRIC_WINDOWS = 8
@@ -79,14 +79,14 @@ def obs_scores(
     for index, layer in track(list(enumerate(adapter.layers(model)))[first:], "Scoring units"):
         layer_scores: LayerScores = {}
         for part in PARTS:
-            linear = output_projection(adapter, layer, part)
-            inputs = stream.stored(stream.inputs(index, _half(stream, index, part), linear))
-            moments = Moments.of(batch.flatten(0, -2) for batch in onto(inputs, linear.weight.device))
+            half = adapter.half(layer, part)
+            inputs = stream.stored(stream.inputs(index, half.run, half.output))
+            moments = Moments.of(as_the_norm_scales(half, inputs))
             metric = metrics.of(index, part) if metrics else None
-            removals = part_removals(adapter, layer, part, moments, damping, metric=metric)
+            removals = half_removals(half, moments, damping, metric=metric)
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
             layer_scores[part] = PartScores(removals.blocks, costs)
-            stream.add(linear, inputs)
+            stream.add(half, inputs)
         release(model, layer)
         scores.append(layer_scores)
         walks.keep("scores", index, kept_scores(layer_scores))
@@ -110,10 +110,8 @@ def spread(windows: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def part_removals(
-    adapter: Adapter,
-    layer: nn.Module,
-    part: Part,
+def half_removals(
+    half: Half,
     moments: Moments,
     damping: float,
     limit: int | None = None,
@@ -123,23 +121,24 @@ def part_removals(
     """The OBS order of the units of one half of a layer, and the squared error per token after each removal.
 
     Args:
+        half: of the model as it is.
         moments: of the inputs of the half's output projection; with a target (`Gram`) the projection that fits it best
             is what units are removed from, without one the projection as it is.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
         limit: how many units to order; all but one unless given.
         weights_at: numbers of removals after which the re-fitted projection is wanted.
-        metric: R, (out_features, out_features): an error δ counts ‖R δ‖², ‖δ‖² if None.
+        metric: R, (out_features, out_features): an error δ in the residual stream counts ‖R δ‖², ‖δ‖² if None.
     """
-    weight = output_projection(adapter, layer, part).weight.detach()
+    weight = half.output.weight.detach()
     factor = moments.factor(damping)
     if isinstance(moments, Gram):
         weight = moments.fit(factor, weight, damping)
     scale, inverse = factor.scale, factor.into_inverse()
-    block_size = part_shape(adapter, layer, part).block_size
-    removals = removal_order(inverse, weight / scale, block_size, limit, weights_at=weights_at, metric=metric)
+    of_outputs = metric_of_outputs(half, metric)
+    removals = removal_order(inverse, weight / scale, half.block_size, limit, weights_at=weights_at, metric=of_outputs)
     return RemovalOrder(
         broadcast(removals.blocks.cpu()),
-        broadcast(removals.errors.cpu() / moments.tokens),
+        broadcast(removals.errors.cpu() / moments.tokens * error_factor(half, of_outputs)),
         {count: broadcast((fitted * scale).float()) for count, fitted in removals.weights.items()},
     )
 
@@ -152,7 +151,7 @@ def cut_units(model: PreTrainedModel, scores: Sequence[LayerScores], counts: Cou
         parts = [part for part in PARTS if counts.get((index, part))]
         for part in parts:
             chosen = scores[index][part].order[: counts[index, part]]
-            _cut(adapter, layer, part, chosen)
+            _cut(adapter.half(layer, part), chosen)
             removed[index][part] = sorted(chosen.tolist())
         if parts:
             settle(model, index, layer)
@@ -192,25 +191,25 @@ def cut_and_refit(
     first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
     for index, kept in _kept_of_the_cut(walks, model, first, counts):
         for part in PARTS:
-            _cut(adapter, adapter.layers(model)[index], part, kept[part].long())
+            _cut(adapter.half(adapter.layers(model)[index], part), kept[part].long())
             removed[index][part] = kept[part].tolist()
         map_settled(model, index, adapter.layers(model)[index])
-    for half in halves_towards_uncut(model, windows, batch_size, first, offload, walks):
-        layer, part = adapter.layers(model)[half.index], half.part
-        units = counts.get((half.index, part), 0)
-        known = scores[half.index].get(part) if scores else None
-        metric = metrics.of(half.index, part) if metrics else None
+    for cut in halves_towards_uncut(model, windows, batch_size, first, offload, walks):
+        part = cut.half.part
+        units = counts.get((cut.index, part), 0)
+        known = scores[cut.index].get(part) if scores else None
+        metric = metrics.of(cut.index, part) if metrics else None
         fitted: Tensor | None = None
         if known or not units:
             chosen = known.order[:units] if known else torch.empty(0, dtype=torch.long)
         else:
-            removals = part_removals(adapter, layer, part, half.gram, damping, units, [units], metric)
+            removals = half_removals(cut.half, cut.gram, damping, units, [units], metric)
             chosen, fitted = removals.blocks, removals.weights[units]
-        half.columns = _cut_refitting(adapter, layer, part, chosen, half.gram, damping, fitted)
-        removed[half.index][part] = sorted(chosen.tolist())
+        cut.columns = _cut_refitting(cut.half, chosen, cut.gram, damping, fitted)
+        removed[cut.index][part] = sorted(chosen.tolist())
         if part == PARTS[-1]:
-            gone = {str(name): torch.tensor(units) for name, units in removed[half.index].items()}
-            walks.keep("cut", half.index, gone)
+            gone = {str(name): torch.tensor(units) for name, units in removed[cut.index].items()}
+            walks.keep("cut", cut.index, gone)
     return removed
 
 
@@ -230,7 +229,7 @@ def _kept_of_the_cut(
 
 
 @dataclass
-class Half:
+class HalfToCut:
     """Half a layer that is about to be cut.
 
     Attributes:
@@ -241,7 +240,7 @@ class Half:
     """
 
     index: int
-    part: Part
+    half: Half
     gram: Gram
     columns: Tensor | None = None
 
@@ -254,7 +253,7 @@ def halves_towards_uncut(
     first: int = 0,
     offload: Offload = "none",
     walks: Walks = NOTHING_KEPT,
-) -> Iterator[Half]:
+) -> Iterator[HalfToCut]:
     """The halves of an uncut model's layers in turn, each to be cut by the caller before it asks for the next one.
 
     Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
@@ -275,16 +274,18 @@ def halves_towards_uncut(
     streams = {"uncut": uncut, "cut": cut}
     begin = walks.begin("cut", streams)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Cutting and re-fitting"):
-        for part in PARTS:
-            uncut.advance(index, _half(uncut, index, part))
+        for half in cut.halves(index):
+            mixed = advance_with_outputs(uncut, index, half)
             if index < first:
                 cut.replace(uncut.hidden)
                 continue
-            inputs = cut.stored(cut.inputs(index, _half(cut, index, part), output_projection(adapter, layer, part)))
-            half = Half(index, part, _gram_towards(uncut, cut, output_projection(adapter, layer, part), inputs))
-            yield half
-            left = (batch if half.columns is None else batch[..., half.columns.to(batch.device)] for batch in inputs)
-            cut.add(output_projection(adapter, layer, part), left)
+            inputs = cut.stored(cut.inputs(index, half.run, half.output))
+            gram = Gram.of_pairs(towards(half, inputs, cut.hidden, uncut.hidden, mixed))
+            to_cut = HalfToCut(index, half, gram)
+            yield to_cut
+            columns = to_cut.columns
+            left = (batch if columns is None else batch[..., columns.to(batch.device)] for batch in inputs)
+            cut.add(half, left)
         if index < first:
             release(model, layer)
         else:
@@ -292,55 +293,23 @@ def halves_towards_uncut(
         walks.done("cut", index, streams)
 
 
-def _gram_towards(uncut: LayerStream, cut: LayerStream, linear: nn.Linear, inputs: Sequence[Tensor]) -> Gram:
-    """Moments of an output projection's inputs in the cut stream, with what it should add to reach the uncut one.
-
-    Args:
-        inputs: batches of (batch, seq, in_features).
-    """
-
-    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        place = linear.weight.device
-        sources = (inputs, uncut.hidden, cut.hidden)
-        for batch, goal, before in zip(*(onto(source, place) for source in sources), strict=True):
-            target = goal - before
-            if linear.bias is not None:
-                target = target - linear.bias
-            yield batch.flatten(0, -2), target.flatten(0, -2)
-
-    return Gram.of_pairs(pairs())
-
-
-def _half(stream: LayerStream, index: int, part: Part) -> Step:
-    return stream.attention_half(index) if part == "attention" else stream.mlp_half(index)
-
-
-def _cut_refitting(
-    adapter: Adapter,
-    layer: nn.Module,
-    part: Part,
-    chosen: Tensor,
-    gram: Gram,
-    damping: float,
-    fitted: Tensor | None,
-) -> Tensor:
+def _cut_refitting(half: Half, chosen: Tensor, gram: Gram, damping: float, fitted: Tensor | None) -> Tensor:
     """Cut half a layer and re-fit its output projection. Returns the columns of it that are left.
 
     Args:
         fitted: the re-fitted projection with all its columns, where it is known already.
     """
-    linear, shape = output_projection(adapter, layer, part), part_shape(adapter, layer, part)
-    columns = unit_columns(_kept(shape.units, chosen).to(linear.weight.device), shape.block_size)
-    weight = gram.refit(linear.weight.detach(), columns, damping) if fitted is None else fitted[:, columns]
-    _cut(adapter, layer, part, chosen)
+    columns = blocks_of(_kept(half.units, chosen).to(half.output.weight.device), half.block_size)
+    weight = gram.refit(half.output.weight.detach(), columns, damping) if fitted is None else fitted[:, columns]
+    _cut(half, chosen)
     with torch.no_grad():
-        output_projection(adapter, layer, part).weight.copy_(weight)
+        half.output.weight.copy_(weight)
     return columns
 
 
-def _cut(adapter: Adapter, layer: nn.Module, part: Part, chosen: Tensor) -> None:
+def _cut(half: Half, chosen: Tensor) -> None:
     if len(chosen):
-        keep_units(adapter, layer, part, _kept(part_shape(adapter, layer, part).units, chosen))
+        keep_units(half, _kept(half.units, chosen))
 
 
 def _kept(units: int, removed: Tensor) -> Tensor:

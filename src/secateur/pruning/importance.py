@@ -10,14 +10,16 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import LayerStream, Offload, onto
+from secateur.calibration.streaming import LayerStream, Offload
+from secateur.calibration.targets import as_the_norm_scales, error_factor, metric_of_outputs
 from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, broadcast, share, shared_batches
 from secateur.errors import InputError
-from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Half, Part
 from secateur.models.streamed import release, streamed
-from secateur.pruning.units import PartShape, are_units, output_projection, part_shape, part_shapes, unit_sums
+from secateur.pruning.units import PartShape, are_units, part_shapes, unit_sums
 
 
 @dataclass
@@ -75,14 +77,13 @@ def scores_so_far(walks: Walks, model: PreTrainedModel, layers: int) -> list[Lay
 def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
     """Sum of squared weights over a unit's rows and columns."""
 
-    def squares(adapter: Adapter, layer: nn.Module, part: Part) -> Tensor:
-        linears = adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer)
-        return unit_sums(adapter, layer, part, {linear: linear.weight.detach().float().square() for linear in linears})
+    def squares(half: Half) -> Tensor:
+        return unit_sums(half, {linear: linear.weight.detach().float().square() for linear in half.linears})
 
     adapter = adapter_of(model)
     scores: list[LayerScores] = []
     for layer in adapter.layers(model):
-        scores.append({part: PartScores.from_unit_scores(squares(adapter, layer, part)) for part in PARTS})
+        scores.append({part: PartScores.from_unit_scores(squares(adapter.half(layer, part))) for part in PARTS})
         release(model, layer)
     return scores
 
@@ -108,25 +109,26 @@ def activation_scores(
     begin = walks.begin("scores", {"uncut": stream})
     scores = scores_so_far(walks, model, begin)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Scoring units"):
-        halves = {"attention": stream.attention_half(index), "mlp": stream.mlp_half(index)}
         layer_scores: LayerScores = {}
-        for part in PARTS:
-            linear = output_projection(adapter, layer, part)
+        for half in stream.halves(index):
+            linear = half.output
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
             second, tokens = first.clone(), 0.0
-            batches = stream.stored(stream.inputs(index, halves[part], linear))
-            for batch in onto(batches, linear.weight.device):
-                inputs = batch.flatten(0, -2).double()  # (tokens, in_features)
+            batches = stream.stored(stream.inputs(index, half.run, linear))
+            for batch in as_the_norm_scales(half, batches):
+                inputs = batch.double()  # (tokens, in_features)
                 first += inputs.sum(0)
                 second += inputs.square().sum(0)
                 tokens += len(inputs)
-            stream.add(linear, batches)
+            stream.add(half, batches)
             (tokens,) = all_reduce_numbers(tokens)
             mean = all_reduce_sum(first) / tokens
             variance = all_reduce_sum(second) / tokens - mean.square()
-            weighted = variance * linear.weight.detach().double().square().sum(0)
-            units = part_shape(adapter, layer, part).units
-            layer_scores[part] = PartScores.from_unit_scores(weighted.view(units, -1).sum(1))
+            metric = metric_of_outputs(half, None)
+            weight = linear.weight.detach().double()
+            weight = weight if metric is None else metric.diagonal().double()[:, None] * weight
+            weighted = error_factor(half, metric) * variance * weight.square().sum(0)
+            layer_scores[half.part] = PartScores.from_unit_scores(weighted.view(half.units, -1).sum(1))
         release(model, layer)
         scores.append(layer_scores)
         walks.keep("scores", index, kept_scores(layer_scores))
@@ -150,25 +152,22 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
         )
     adapter = adapter_of(model)
     layers = adapter.layers(model)
-    linears = [
-        linear for layer in layers for linear in (*adapter.attention_linears(layer), *adapter.mlp_linears(layer))
-    ]
+    linears = [linear for layer in layers for linear in adapter.projections(layer).values()]
     with only_gradients_of(model, [linear.weight for linear in linears]):
         for batch in track(shared_batches(windows, batch_size), "Gradients"):
             tokens = batch.to(model.device)
             hidden = adapter.body(model)(tokens, use_cache=False).last_hidden_state
             chunked_loss(model, hidden, tokens).div(windows.numel()).backward()
         return [
-            {part: PartScores.from_unit_scores(_products(adapter, layer, part)) for part in PARTS} for layer in layers
+            {part: PartScores.from_unit_scores(_products(adapter.half(layer, part))) for part in PARTS}
+            for layer in layers
         ]
 
 
 @torch.no_grad()
-def _products(adapter: Adapter, layer: nn.Module, part: Part) -> Tensor:
+def _products(half: Half) -> Tensor:
     """Σ |w · ∂L/∂w| over each unit of half a layer, (units,)."""
-    linears = adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer)
-    values = {linear: (linear.weight * _gradient(linear)).abs().float() for linear in linears}
-    return unit_sums(adapter, layer, part, values)
+    return unit_sums(half, {linear: (linear.weight * _gradient(linear)).abs().float() for linear in half.linears})
 
 
 def _gradient(linear: nn.Linear) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from secateur.models.adapters import PARTS, Part
+from secateur.models.halves import PARTS, Part
 from secateur.pruning.config import CutLimits
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.multiples import kept_multiples

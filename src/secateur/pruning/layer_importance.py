@@ -145,8 +145,8 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
 
 
 def _pass(stream: LayerStream, index: int) -> None:
-    stream.advance(index, stream.attention_half(index))
-    stream.advance(index, stream.mlp_half(index))
+    for half in stream.halves(index):
+        stream.advance(index, half.run)
 
 
 @torch.no_grad()

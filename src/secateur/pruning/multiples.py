@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from secateur.errors import InputError
-from secateur.models.adapters import PARTS, Part
+from secateur.models.halves import PARTS, Part
 from secateur.pruning.config import CutLimits
 from secateur.pruning.units import PartShape
 

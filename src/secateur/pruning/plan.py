@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from secateur.models.adapters import PARTS, Part
+from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths
-from secateur.pruning.units import PartShape
+from secateur.pruning.units import PartShape, usual_attention
 
 TOLERANCE = 0.005  # of the share of all parameters that is asked for
 logger = logging.getLogger(__name__)
@@ -101,6 +101,7 @@ def plan_layers(
         cut_layers: the layers that were allowed to be cut.
         importance: scores of the layers.
     """
+    usual = usual_attention(shapes)
     plans = []
     for index, (shape, gone) in enumerate(zip(shapes, removed, strict=True)):
         sizes = {part: shape[part].units * shape[part].unit_parameters for part in PARTS}
@@ -108,8 +109,8 @@ def plan_layers(
         plans.append(
             LayerPlan(
                 layer=index,
-                before=_widths(shape, head_dim),
-                after=_widths(shape, head_dim, gone),
+                before=_widths(shape, usual, head_dim),
+                after=_widths(shape, usual, head_dim, gone),
                 removed_groups=gone["attention"],
                 removed_channels=gone["mlp"],
                 rate=sum(losses.values()) / sum(sizes.values()),
@@ -136,8 +137,12 @@ def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
 
 
 def _widths(
-    shape: Mapping[Part, PartShape], head_dim: int, gone: Mapping[Part, list[int]] | None = None
+    shape: Mapping[Part, PartShape],
+    usual: PartShape,
+    head_dim: int,
+    gone: Mapping[Part, list[int]] | None = None,
 ) -> LayerWidths:
-    left = {part: shape[part].units - (len(gone[part]) if gone else 0) for part in PARTS}
-    query_heads = shape["attention"].block_size // head_dim
-    return LayerWidths(left["attention"] * query_heads, left["attention"], left["mlp"])
+    attention = shape["attention"] if shape["attention"].divisible else usual
+    groups = attention.units - (len(gone["attention"]) if gone else 0)
+    channels = shape["mlp"].units - (len(gone["mlp"]) if gone else 0)
+    return LayerWidths(groups * (attention.block_size // head_dim), groups, channels)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
-from secateur.models.adapters import PARTS, Part
+from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
 from secateur.pruning.multiples import UNITS

@@ -15,8 +15,9 @@ from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
-from secateur.models.adapters import Part, adapter_of
+from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.halves import Part
 from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
@@ -38,7 +39,7 @@ from secateur.pruning.layer_importance import LayerImportance, measure_layer_imp
 from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
-from secateur.pruning.units import check_group_ratios, part_shapes
+from secateur.pruning.units import check_group_ratios, part_shapes, usual_attention
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ def prune(
         parameters_before=before,
         parameters_after=after,
         head_dim=head_dim,
-        query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
+        query_heads_per_group=usual_attention(shapes).block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
         calibration=calibration.description,

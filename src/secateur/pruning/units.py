@@ -1,13 +1,16 @@
 """The units that leave a layer: GQA groups (one key/value head with its query heads) and MLP channels."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from secateur.models.adapters import PARTS, Adapter, Part, adapter_of
-from secateur.models.widths import declared_widths, keep_columns, keep_rows
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Half, Part, blocks_of
+from secateur.models.widths import declared_widths, keep_columns, keep_rows, layer_widths
 
 
 @dataclass(frozen=True)
@@ -18,33 +21,33 @@ class PartShape:
         units: how many units it has.
         block_size: inputs of its output projection that belong to one unit.
         unit_parameters: parameters that leave with one unit.
+        divisible: whether single units can leave; if not, there is one, which stays.
     """
 
     units: int
     block_size: int
     unit_parameters: int
+    divisible: bool = True
 
 
-def part_shape(adapter: Adapter, layer: nn.Module, part: Part) -> PartShape:
+def part_shape(half: Half) -> PartShape:
     """The units of a layer's attention (GQA groups) or MLP (channels)."""
-    if part == "attention":
-        query, key, value, output = adapter.attention_linears(layer)
-        units = key.out_features // adapter.head_dim(layer)
-        block_size = query.out_features // units
-        inputs = [query, key, value]
-    else:
-        *inputs, output = adapter.mlp_linears(layer)
-        units, block_size = output.in_features, 1
-    parameters = output.weight.numel() + sum(
-        linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel()) for linear in inputs
-    )
-    return PartShape(units, block_size, parameters // units)
+    parameters = half.output.weight.numel()
+    for linear in half.inputs.values():
+        parameters += linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
+    parameters += sum(linear.out_features for _, linear, _ in half.whole_norms())
+    return PartShape(half.units, half.block_size, parameters // half.units, half.names.divisible)
 
 
 def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
     """The units of every layer's attention and MLP."""
     adapter = adapter_of(model)
-    return [{part: part_shape(adapter, layer, part) for part in PARTS} for layer in adapter.layers(model)]
+    return [{part: part_shape(adapter.half(layer, part)) for part in PARTS} for layer in adapter.layers(model)]
+
+
+def usual_attention(shapes: Sequence[Mapping[Part, PartShape]]) -> PartShape:
+    """The attention of the first layer whose groups can leave; the first layer's where there is none."""
+    return next((shape["attention"] for shape in shapes if shape["attention"].divisible), shapes[0]["attention"])
 
 
 def are_units(indices: Tensor, count: int) -> bool:
@@ -56,59 +59,58 @@ def are_units(indices: Tensor, count: int) -> bool:
     )
 
 
-def output_projection(adapter: Adapter, layer: nn.Module, part: Part) -> nn.Linear:
-    """The projection whose inputs belong to the units: `o_proj` or `down_proj`."""
-    return (adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer))[-1]
-
-
-def unit_columns(units: Tensor, block_size: int) -> Tensor:
-    """Indices of the inputs of the output projection that belong to units, (units * block_size,)."""
-    return (units[:, None] * block_size + torch.arange(block_size, device=units.device)).flatten()
-
-
-def keep_units(adapter: Adapter, layer: nn.Module, part: Part, kept: Tensor) -> None:
-    """Cut a layer in place down to the units `kept` (sorted indices, at least one).
+@torch.no_grad()
+def keep_units(half: Half, kept: Tensor) -> None:
+    """Cut half a layer in place down to the units `kept` (sorted indices, at least one).
 
     The ratio of query to key/value heads stays what it was: a group leaves with its query heads.
     """
-    shape = part_shape(adapter, layer, part)
-    columns = unit_columns(kept, shape.block_size)
-    if part == "mlp":
-        gate, up, down = adapter.mlp_linears(layer)
-        keep_rows(gate, kept)
-        keep_rows(up, kept)
-        keep_columns(down, kept)
-        return
-    query, key, value, output = adapter.attention_linears(layer)
-    head_rows = unit_columns(kept, adapter.head_dim(layer))
-    keep_rows(query, columns)
-    keep_rows(key, head_rows)
-    keep_rows(value, head_rows)
-    keep_columns(output, columns)
+    rows = {name: half.unit_rows(name, kept) for name in half.inputs}
+    columns = blocks_of(kept, half.block_size)
+    for norm, linear, size in half.whole_norms():
+        _narrow_norm(norm, linear.weight, blocks_of(kept, size))
+    for name, linear in half.inputs.items():
+        keep_rows(linear, rows[name])
+    keep_columns(half.output, columns)
 
 
-def unit_sums(adapter: Adapter, layer: nn.Module, part: Part, values: dict[nn.Linear, Tensor]) -> Tensor:
+def _narrow_norm(norm: nn.Module, weight: Tensor, rows: Tensor) -> None:
+    """Cut a norm over all heads together: x / rms(x), whose rms was over those that leave as well.
+
+    The root mean square over what is left is another one. Its weights take up the difference, as far as the rows of
+    the projection before it tell: exactly where the heads that leave are zero, and nothing where all rows are alike.
+
+    Args:
+        norm: with a weight for each row of the projection.
+        weight: of the projection, before it is cut.
+        rows: those that stay.
+    """
+    gains, squares = cast(nn.Parameter, norm.weight), weight.float().square().sum(1)
+    scale = (squares[rows.to(weight.device)].mean() / squares.mean()).sqrt()
+    kept = gains[rows.to(gains.device)]
+    norm.weight = nn.Parameter(kept * scale.to(kept), gains.requires_grad)
+
+
+def unit_sums(half: Half, values: dict[nn.Linear, Tensor]) -> Tensor:
     """Sum a value per weight over each unit's rows and columns, (units,).
 
     Args:
-        values: for each projection of the part, a tensor of its weight's shape.
+        values: for each projection of the half, a tensor of its weight's shape.
     """
-    shape = part_shape(adapter, layer, part)
-    linears = adapter.attention_linears(layer) if part == "attention" else adapter.mlp_linears(layer)
-    *inputs, output = linears
-    total = values[output].view(output.out_features, shape.units, shape.block_size).sum((0, 2))
-    for linear in inputs:
-        total = total + values[linear].reshape(shape.units, -1).sum(1)
+    output = half.output
+    total = values[output].view(output.out_features, half.units, half.block_size).sum((0, 2))
+    for name, linear in half.inputs.items():
+        total = total + half.by_unit(name, values[linear])
     return total
 
 
 def check_group_ratios(model: PreTrainedModel) -> None:
     """Raise `ValueError` if a layer's ratio of query to key/value heads is not the model's."""
-    adapter, first = adapter_of(model), declared_widths(model)[0]
+    first = declared_widths(model)[0]
     ratio = first.num_attention_heads // first.num_key_value_heads
-    for index, layer in enumerate(adapter.layers(model)):
-        query, key, *_ = adapter.attention_linears(layer)
-        if query.out_features != ratio * key.out_features:
+    for index, width in enumerate(layer_widths(model)):
+        if width.num_attention_heads != ratio * width.num_key_value_heads:
             raise ValueError(
-                f"layer {index}: {query.out_features} query against {key.out_features} key features, not {ratio} to 1"
+                f"layer {index}: {width.num_attention_heads} query against {width.num_key_value_heads} key heads, "
+                f"not {ratio} to 1"
             )

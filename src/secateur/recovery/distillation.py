@@ -1,11 +1,11 @@
 """The uncut model as a teacher."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError
-from secateur.models import adapter_of
+from secateur.models.adapters import adapter_of, head_of
 from secateur.recovery.losses import Teaching
 
 CACHE_BYTES = 2 << 30
@@ -49,19 +49,13 @@ class Teacher:
 
     def teaching(self, states: Tensor) -> Teaching:
         """The teacher's side of the loss, from its hidden states before each scored token, (tokens, hidden_size)."""
-        return Teaching(states, output_embedding(self.model), self.weight, self.temperature)
+        head = head_of(self.model)
+        return Teaching(states / head.divisor, head.weight, self.weight, self.temperature, head.softcap)
 
 
 def fits_memory(model: PreTrainedModel, windows: int, seqlen: int) -> bool:
     """Whether a teacher's hidden states of all windows stay below `CACHE_BYTES`."""
     return windows * seqlen * model.config.hidden_size * model.dtype.itemsize <= CACHE_BYTES
-
-
-def output_embedding(model: PreTrainedModel) -> Tensor:
-    """The weight of the head, (vocab, hidden_size)."""
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Linear)
-    return head.weight
 
 
 def check_vocabulary(
@@ -71,7 +65,7 @@ def check_vocabulary(
     teacher_tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
     """Raise `InputError` where a teacher's logits are about other tokens than the student's."""
-    own, other = output_embedding(student).shape[0], output_embedding(teacher).shape[0]
+    own, other = head_of(student).weight.shape[0], head_of(teacher).weight.shape[0]
     if own != other:
         raise InputError(
             f"the teacher has a vocabulary of {other:,} tokens and the model one of {own:,}; "

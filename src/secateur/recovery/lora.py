@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from secateur.errors import InputError
 from secateur.models import adapter_of
+from secateur.models.halves import PARTS
 from secateur.models.lora import ADAPTER, wrap
 from secateur.recovery.config import RecoverConfig
 
@@ -24,7 +25,7 @@ def lora_projections(model: PreTrainedModel, target: str) -> list[str]:
         InputError: a name is neither.
     """
     adapter = adapter_of(model)
-    groups = {"attention": adapter.attention_projections, "mlp": adapter.mlp_projections}
+    groups = {str(part): adapter.projection_names(part) for part in PARTS}
     single = [name for group in groups.values() for name in group]
     chosen: list[str] = []
     for part in (part.strip() for part in target.split(",")):

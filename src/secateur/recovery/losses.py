@@ -24,16 +24,23 @@ class Teaching:
         head: its output embedding, (vocab, its hidden_size).
         weight: share of the distillation in the loss.
         temperature: softens both distributions.
+        softcap: c, where its logits z become c tanh(z / c); None without.
     """
 
     states: Tensor
     head: Tensor
     weight: float
     temperature: float
+    softcap: float | None = None
 
 
 def vocabulary_loss(
-    states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None = None, chunk_tokens: int | None = None
+    states: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    teaching: Teaching | None = None,
+    chunk_tokens: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Summed loss of next tokens: `(1 - w) CE + w T² KL(teacher ‖ student)`, or cross entropy alone.
 
@@ -45,11 +52,12 @@ def vocabulary_loss(
         targets: the tokens, (tokens,).
         teaching: the teacher's side; without it w is 0.
         chunk_tokens: tokens whose logits are held at once; by default as many as fit a buffer.
+        softcap: c, where logits z become c tanh(z / c); None without.
 
     Returns:
         The sum over tokens in nats, a float32 scalar, differentiable by `states` and `head`.
     """
-    return _VocabularyLoss.apply(states, head, targets, teaching, chunk_tokens or _chunk_tokens(head))
+    return _VocabularyLoss.apply(states, head, targets, teaching, chunk_tokens or _chunk_tokens(head), softcap)
 
 
 def _chunk_tokens(head: Tensor) -> int:
@@ -60,13 +68,19 @@ def _chunk_tokens(head: Tensor) -> int:
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None, chunk_tokens: int
+        ctx: Any,
+        states: Tensor,
+        head: Tensor,
+        targets: Tensor,
+        teaching: Teaching | None,
+        chunk_tokens: int,
+        softcap: float | None,
     ) -> Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.dtype
         with torch.autocast(device, enabled=False):
             loss, states_grad, head_grad = _loss_and_gradients(
-                states.to(dtype), head.to(dtype), targets, teaching, chunk_tokens, ctx.needs_input_grad[1]
+                states.to(dtype), head.to(dtype), targets, teaching, chunk_tokens, softcap, ctx.needs_input_grad[1]
             )
         ctx.save_for_backward(states_grad.to(states.dtype), None if head_grad is None else head_grad.to(head.dtype))
         return loss
@@ -75,11 +89,17 @@ class _VocabularyLoss(torch.autograd.Function):
     def backward(ctx: Any, *outer: Any) -> Any:
         states_grad, head_grad = ctx.saved_tensors
         (factor,) = outer
-        return states_grad * factor, None if head_grad is None else head_grad * factor, None, None, None
+        return states_grad * factor, None if head_grad is None else head_grad * factor, None, None, None, None
 
 
 def _loss_and_gradients(
-    states: Tensor, head: Tensor, targets: Tensor, teaching: Teaching | None, chunk_tokens: int, train_head: bool
+    states: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    teaching: Teaching | None,
+    chunk_tokens: int,
+    softcap: float | None,
+    train_head: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The loss, its gradient by the states (tokens, hidden_size), and by the head (vocab, hidden_size) if wanted."""
     vocab = head.shape[0]
@@ -94,13 +114,16 @@ def _loss_and_gradients(
     for start in range(0, len(targets), chunk_tokens):
         place = slice(start, start + chunk_tokens)
         rooms = [buffer[: len(targets[place])] for buffer in buffers]
-        _project(states[place], head, rooms[0])
+        _capped(_project(states[place], head, rooms[0]), softcap)
+        slope = None if softcap is None else 1 - (rooms[0] / softcap).square_()  # of the cap, by what it gives
         loss, logits_grad = (
             _cross_entropy(targets[place], rooms)
             if teaching is None
             else _distillation(targets[place], teaching, teaching.states[place], rooms)
         )
         total += loss
+        if slope is not None:
+            logits_grad.mul_(slope)
         states_grad[place] = logits_grad.to(head.dtype) @ head  # (chunk, vocab) @ (vocab, hidden_size)
         if head_grad is not None:
             head_grad.addmm_(logits_grad.t(), states[place].float())
@@ -120,6 +143,11 @@ def _project(states: Tensor, head: Tensor, out: Tensor) -> Tensor:
     return out.copy_(states.to(head.dtype) @ head.t())
 
 
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    """c tanh(z / c) in the place of logits z."""
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
+
+
 def _cross_entropy(targets: Tensor, rooms: list[Tensor]) -> tuple[Tensor, Tensor]:
     """The loss and p - onehot(target), from the logits in `rooms[0]`."""
     log_p = torch.log_softmax(rooms[0], -1, out=rooms[1])
@@ -137,7 +165,7 @@ def _distillation(
     soft_log_p = log_p
     if temperature != 1:
         soft_log_p = torch.log_softmax(rooms[0].div_(temperature), -1, out=rooms[3])
-    _project(teacher_states, teaching.head, rooms[0]).div_(temperature)
+    _capped(_project(teacher_states, teaching.head, rooms[0]), teaching.softcap).div_(temperature)
     log_q = torch.log_softmax(rooms[0], -1, out=rooms[2])
     q = torch.exp(log_q, out=rooms[0])
     divergence = torch.dot(q.view(-1), log_q.sub_(soft_log_p).view(-1))

@@ -33,12 +33,13 @@ from secateur.distributed import (
 )
 from secateur.errors import TrainingError
 from secateur.models import adapter_of
+from secateur.models.adapters import head_of
 from secateur.models.masks import Masks
 from secateur.recovery import checkpoints
 from secateur.recovery.callbacks import Rhythm, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
 from secateur.recovery.datasets import Batch, Padding, Sequences, own_parts, scored_tokens, unscored
-from secateur.recovery.distillation import Teacher, output_embedding
+from secateur.recovery.distillation import Teacher
 from secateur.recovery.losses import vocabulary_loss
 from secateur.recovery.masked import require_zeros
 from secateur.recovery.sharding import average_unsharded_gradients, reduce_gradients, reshard, take_as_it_is, whole
@@ -87,14 +88,15 @@ class Student(nn.Module):
         hidden = self.hidden_states(input_ids, attention_mask)
         if not self.training:
             return token_losses(self.base, hidden, labels).sum()
-        head = output_embedding(self.base)
+        head = head_of(self.base)
         scored, targets = _scored(labels.to(hidden.device))
-        states = hidden[:, :-1].flatten(0, 1)[scored].to(head.device)  # (tokens, hidden_size)
+        place = head.weight.device
+        states = hidden[:, :-1].flatten(0, 1)[scored].to(place)  # (tokens, hidden_size)
         (teacher,), teaching = self._teacher, None
         if teacher is not None:
             seen = teacher.hidden_states(input_ids, attention_mask, index)
-            teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(head.device))
-        return vocabulary_loss(states, head, targets.to(head.device), teaching)
+            teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(place))
+        return vocabulary_loss(states / head.divisor, head.weight, targets.to(place), teaching, softcap=head.softcap)
 
 
 def _scored(labels: Tensor) -> tuple[slice | Tensor, Tensor]:

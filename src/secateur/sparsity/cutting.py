@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments, Norms
 from secateur.calibration.streaming import LayerStream, onto
+from secateur.calibration.targets import advance_with_outputs, towards
 from secateur.calibration.walks import NOTHING_KEPT, Streams, Walks
 from secateur.console import track
 from secateur.distributed import broadcast, process_count, process_number
@@ -56,11 +57,12 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, wa
             _share_out(chosen, lambda linear: by(linear, quotas[linear]))
 
     for index in _cut_range({"cut": stream}, quotas, config, walks):
-        for step, (*first, output) in stream.halves(index):
-            cut(first, stream.inputs(index, step, first[0]))
-            inputs = stream.stored(stream.inputs(index, step, output))
+        for half in stream.halves(index):
+            *first, output = half.linears
+            cut(first, stream.inputs(index, half.run, first[0]))
+            inputs = stream.stored(stream.inputs(index, half.run, output))
             cut([output], inputs)
-            stream.add(output, inputs)
+            stream.add(half, inputs)
 
 
 @torch.no_grad()
@@ -74,27 +76,21 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, w
     """
     uncut = stream.fork()
     for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks):
-        for step, (*first, output) in stream.halves(index):
-            goals = uncut.stored(uncut.inputs(index, step, first[0]))
-            uncut.advance(index, step)
+        for half in stream.halves(index):
+            *first, output = half.linears
+            goals = uncut.stored(uncut.inputs(index, half.run, first[0]))
+            mixed = advance_with_outputs(uncut, index, half)
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
-                given = onto(stream.inputs(index, step, first[0]), chosen[0].weight.device)
+                given = onto(stream.inputs(index, half.run, first[0]), chosen[0].weight.device)
                 gram = Gram.of_pairs(_tokens(given, goals))
                 _refit(chosen, quotas, gram, config, _own_outputs)
-            inputs = stream.stored(stream.inputs(index, step, output))
+            inputs = stream.stored(stream.inputs(index, half.run, output))
             if output in quotas:
-                pairs = _tokens(onto(inputs, output.weight.device), _missing(uncut, stream, output))
+                pairs = towards(half, inputs, stream.hidden, uncut.hidden, mixed)
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
                 _refit([output], quotas, gram, config, lambda _, cross: cross)
-            stream.add(output, inputs)
-
-
-def _missing(uncut: LayerStream, stream: LayerStream, output: nn.Linear) -> Iterator[Tensor]:
-    """What an output projection's weights have to add to the cut stream to reach the uncut one."""
-    for goal, before in zip(uncut.hidden, stream.hidden, strict=True):
-        rest = goal.to(before.device) - before
-        yield rest if output.bias is None else rest - output.bias.to(rest.device)
+            stream.add(half, inputs)
 
 
 def _by_norm(pairs: Iterable[tuple[Tensor, Tensor]], hidden: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

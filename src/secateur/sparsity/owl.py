@@ -34,14 +34,14 @@ def outlier_shares(model: PreTrainedModel, stream: LayerStream, threshold: float
 @torch.no_grad()
 def _layer_scores(stream: LayerStream, index: int) -> list[Tensor]:
     scores = []
-    for step, linears in stream.halves(index):
-        *first, last = linears
-        norms = Norms.of(stream.inputs(index, step, first[0])).root
+    for half in stream.halves(index):
+        *first, last = half.linears
+        norms = Norms.of(stream.inputs(index, half.run, first[0])).root
         scores += [wanda(linear.weight.float(), norms.to(linear.weight.device)) for linear in first]
-        inputs = stream.stored(stream.inputs(index, step, last))
+        inputs = stream.stored(stream.inputs(index, half.run, last))
         norms = Norms.of(onto(inputs, last.weight.device)).root
         scores.append(wanda(last.weight.float(), norms))
-        stream.add(last, inputs)
+        stream.add(half, inputs)
     return scores
 
 

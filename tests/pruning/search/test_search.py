@@ -27,7 +27,7 @@ from secateur.pruning.search import Round, SearchConfig, search
 from secateur.pruning.search.candidates import HalfName, cut_with_candidates, narrowed, uncut_again
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText
-from secateur.pruning.units import output_projection, part_shapes
+from secateur.pruning.units import part_shapes
 from secateur.report import search_table
 from secateur.runs import searching
 
@@ -99,7 +99,7 @@ def changes_seen_and_expected(
         adapter = adapter_of(model)
         for (layer, part), half in cut.items():
             if half.narrower is not None:
-                present = output_projection(adapter, adapter.layers(model)[layer], part).weight.detach()
+                present = adapter.half(adapter.layers(model)[layer], part).output.weight.detach()
                 half.narrower = present.lerp(half.narrower(), part_of_the_way).clone
         expected = expected_changes(model, cut, watched, seed=0)
         now = kl_divergence(model, uncut, held_out)

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.streaming import DiskTensors
-from secateur.models.adapters import PARTS, Part, adapter_of
-from secateur.pruning.cutting import halves_towards_uncut, part_removals
+from secateur.models.adapters import adapter_of
+from secateur.models.halves import PARTS, Part
+from secateur.pruning.cutting import half_removals, halves_towards_uncut
 from secateur.pruning.ladders import Ladder
-from secateur.pruning.units import output_projection
 
 HalfName = tuple[int, Part]
 MOVES = 16  # a half is tried narrower by a sixteenth of its steps
@@ -43,7 +43,7 @@ class Candidates:
 def uncut_again(model: PreTrainedModel) -> Iterator[None]:
     """Put every output projection back when the block ends. Meanwhile they lie on the disk."""
     adapter = adapter_of(model)
-    linears = [output_projection(adapter, layer, part) for layer in adapter.layers(model) for part in PARTS]
+    linears = [adapter.half(layer, part).output for layer in adapter.layers(model) for part in PARTS]
     weights = DiskTensors(linear.weight.detach() for linear in linears)
     try:
         yield
@@ -78,22 +78,20 @@ def cut_with_candidates(
     Returns:
         What was found for each half in `ladders`.
     """
-    adapter = adapter_of(model)
     found: dict[HalfName, Candidates] = {}
     stored = DiskTensors()
-    for half in halves_towards_uncut(model, windows, batch_size):
-        name = (half.index, half.part)
-        layer = adapter.layers(model)[half.index]
-        linear = output_projection(adapter, layer, half.part)
+    for cut in halves_towards_uncut(model, windows, batch_size):
+        name = (cut.index, cut.half.part)
+        linear = cut.half.output
         if name not in ladders:
             everything = torch.arange(linear.in_features, device=linear.weight.device)
-            linear.weight.data.copy_(half.gram.refit(linear.weight.detach(), everything, damping))
+            linear.weight.data.copy_(cut.gram.refit(linear.weight.detach(), everything, damping))
             continue
         ladder = ladders[name]
         taken = ladder.removed_units()
         more = sum(ladder.units[: narrower_steps(ladder)]) if narrower else taken
-        metric = metrics.of(half.index, half.part) if metrics else None
-        removals = part_removals(adapter, layer, half.part, half.gram, damping, more, [taken, more], metric)
+        metric = metrics.of(*name) if metrics else None
+        removals = half_removals(cut.half, cut.gram, damping, more, [taken, more], metric)
         linear.weight.data.copy_(removals.weights[taken])
         found[name] = Candidates(removals.blocks[:taken], None)
         if more > taken:
@@ -108,7 +106,7 @@ def narrowed(model: PreTrainedModel, name: HalfName, half: Candidates) -> Iterat
     if half.narrower is None:
         raise ValueError("the half has nothing left to lose")
     adapter = adapter_of(model)
-    linear = output_projection(adapter, adapter.layers(model)[name[0]], name[1])
+    linear = adapter.half(adapter.layers(model)[name[0]], name[1]).output
     present = linear.weight.detach().clone()
     linear.weight.data.copy_(half.narrower())
     try:

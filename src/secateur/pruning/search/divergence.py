@@ -17,9 +17,8 @@ from secateur.calibration.sensitivity import final_states, gradient_of, residual
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, all_reduce_sum, share, shared_batches
-from secateur.models.adapters import PARTS, adapter_of
+from secateur.models.adapters import adapter_of, head_of
 from secateur.pruning.search.candidates import Candidates, HalfName
-from secateur.pruning.units import output_projection
 
 CHUNK_TOKENS = 64  # few enough that a chunk's logits stay in a processor's cache
 
@@ -49,8 +48,8 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size)
     for index in range(len(adapter.layers(model))):
-        for step, _ in stream.halves(index):
-            stream.advance(index, step)
+        for half in stream.halves(index):
+            stream.advance(index, half.run)
     for hidden in stream.hidden:
         yield final_states(model, hidden).cpu()
 
@@ -58,7 +57,7 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
 @torch.no_grad()
 def divergence(model: PreTrainedModel, watched: Watched) -> float:
     """Mean KL divergence of the next token's distribution from the uncut model's, in nats per token."""
-    head = model.get_output_embeddings()
+    head = head_of(model)
     total = 0.0
     states = _final_states(model, watched.windows, watched.batch_size)
     for cut, uncut in zip(states, watched.uncut, strict=True):
@@ -74,7 +73,7 @@ def expected_changes(
 ) -> dict[HalfName, float]:
     """By how much the divergence is expected to rise with one half narrower, for each that can be narrowed.
 
-    With its narrower projection a half adds δ more to the residual stream. The divergence changes by about
+    With its narrower projection a half's output projection gives δ more. The divergence changes by about
     Σ g·δ + ½ E[(ĝ·δ)²]: g is the gradient of the divergence there, ĝ that of the log-likelihood of a token drawn from
     the cut model's own distribution, whose second moment is the curvature (Fisher information).
 
@@ -91,20 +90,19 @@ def expected_changes(
     batches = (shared_batches(tensor, watched.batch_size) for tensor in (watched.windows, chances))
     with only_gradients_of(model, []):
         for tokens, chance, uncut in track(list(zip(*batches, watched.uncut, strict=True)), "Measuring the cut"):
-            with _projection_inputs(model, movable) as inputs:
-                streams = residual_streams(model, tokens.to(model.device), recompute=False)
+            with _flow_through_projections(model, movable) as (inputs, outputs):
+                streams = residual_streams(model, tokens.to(model.device), recompute=False, watched=False)
             final = final_states(model, streams[-1])
             pulls, draws = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
             final.backward(pulls, retain_graph=True)
-            towards = _take_gradients(streams)
+            towards = _take_gradients(outputs)
             final.backward(draws)
-            drawn = _take_gradients(streams)
+            drawn = _take_gradients(outputs)
             for position, (name, narrower) in enumerate(movable.items()):
-                where = 2 * name[0] + PARTS.index(name[1])
-                present = output_projection(adapter, adapter.layers(model)[name[0]], name[1]).weight.detach()
+                present = adapter.half(adapter.layers(model)[name[0]], name[1]).output.weight.detach()
                 added = nn.functional.linear(inputs[name], narrower().to(present.device) - present).float()
-                slopes[position] += (towards[where].float() * added).sum().item()
-                curvatures[position] += 0.5 * (drawn[where].float() * added).sum(-1).square().sum().item()
+                slopes[position] += (towards[name].float() * added).sum().item()
+                curvatures[position] += 0.5 * (drawn[name].float() * added).sum(-1).square().sum().item()
     changes = all_reduce_sum(slopes + curvatures) / watched.windows.numel()
     return dict(zip(movable, changes.tolist(), strict=True))
 
@@ -126,45 +124,59 @@ def _pulls_on_head(model: PreTrainedModel, final: Tensor, uncut: Tensor, chances
     Returns:
         Two tensors shaped like `final`.
     """
-    head = model.get_output_embeddings()
+    head = head_of(model)
     pulls, draws = [], []
     for states, goal, chance in _chunks(final, uncut, chances.unsqueeze(-1)):
         place = head.weight.device
-        probabilities = head(states).float().softmax(-1).to(place)  # (tokens, vocabulary)
+        states = states.requires_grad_(True)
+        with torch.enable_grad():
+            logits = head(states)  # (tokens, vocabulary)
+        probabilities = logits.detach().float().softmax(-1).to(place)
         pull = probabilities - head(goal).float().softmax(-1).to(place)
-        pulls.append((pull.to(states.dtype) @ head.weight).to(states))
+        pulls.append(_gradient_at(states, logits, pull, retain_graph=True))
         mass = probabilities.cumsum(-1)
         drawn = torch.searchsorted(mass, chance.to(mass.device) * mass[:, -1:]).clamp(max=mass.shape[-1] - 1)
         probabilities.scatter_add_(1, drawn, -torch.ones_like(mass[:, :1]))
-        draws.append((probabilities.to(states.dtype) @ head.weight).to(states))
+        draws.append(_gradient_at(states, logits, probabilities))
     return torch.cat(pulls).view_as(final), torch.cat(draws).view_as(final)
 
 
+def _gradient_at(states: Tensor, logits: Tensor, pull: Tensor, **options: bool) -> Tensor:
+    """The gradient at what goes into the head, given that at its logits."""
+    (found,) = torch.autograd.grad(logits, states, pull.to(logits), **options)
+    return found
+
+
 @contextmanager
-def _projection_inputs(model: PreTrainedModel, halves: Mapping[HalfName, Any]) -> Iterator[dict[HalfName, Tensor]]:
-    """What goes into the output projections of halves while the block runs, (batch, seq, in_features) each."""
+def _flow_through_projections(
+    model: PreTrainedModel, halves: Mapping[HalfName, Any]
+) -> Iterator[tuple[dict[HalfName, Tensor], dict[HalfName, Tensor]]]:
+    """What goes into the output projections of halves while the block runs, (batch, seq, in_features) each, and what
+    comes out of them, (batch, seq, hidden_size), ready to gather its gradient."""
     adapter = adapter_of(model)
     inputs: dict[HalfName, Tensor] = {}
+    outputs: dict[HalfName, Tensor] = {}
 
     def keep(name: HalfName) -> Any:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-            inputs[name] = given[0].detach()
+        def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[name], outputs[name] = given[0].detach(), output
+            output.retain_grad()
 
         return hook
 
     handles = [
-        output_projection(adapter, adapter.layers(model)[name[0]], name[1]).register_forward_pre_hook(keep(name))
+        adapter.half(adapter.layers(model)[name[0]], name[1]).output.register_forward_hook(keep(name))
         for name in halves
     ]
     try:
-        yield inputs
+        yield inputs, outputs
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _take_gradients(streams: list[Tensor]) -> list[Tensor]:
-    gradients = [gradient_of(stream) for stream in streams]
-    for stream in streams:
-        stream.grad = None
+def _take_gradients(outputs: Mapping[HalfName, Tensor]) -> dict[HalfName, Tensor]:
+    gradients = {name: gradient_of(output) for name, output in outputs.items()}
+    for output in outputs.values():
+        output.grad = None
     return gradients

@@ -20,8 +20,8 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
-from secateur.models.adapters import PARTS
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.halves import PARTS
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
@@ -42,7 +42,7 @@ from secateur.pruning.search.candidates import (
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.text import SearchText, half_of, search_text
-from secateur.pruning.units import part_shapes
+from secateur.pruning.units import part_shapes, usual_attention
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]
@@ -362,7 +362,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         parameters_before=before,
         parameters_after=before - gone,
         head_dim=head_dim,
-        query_heads_per_group=shapes[0]["attention"].block_size // head_dim,
+        query_heads_per_group=usual_attention(shapes).block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, losing, None),
         settings=config.model_dump(),
         calibration=calibration.description,
