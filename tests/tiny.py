@@ -7,6 +7,33 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 
+LAYERS = ["sliding_attention", "full_attention"]
+# What makes the parts of a family count that a small model would leave out, or have at a size of its own.
+OF_FAMILY: dict[str, dict[str, object]] = {
+    "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
+    "gemma3_text": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
+    "phi3": {"partial_rotary_factor": 0.75},
+    "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
+    "olmo3": {"sliding_window": 12, "layer_types": LAYERS * 2},
+    "granite": {
+        "embedding_multiplier": 2.0,
+        "logits_scaling": 3.0,
+        "residual_multiplier": 0.5,
+        "attention_multiplier": 0.2,
+    },
+    "glm4": {"partial_rotary_factor": 0.5, "attention_bias": True},
+    "seed_oss": {"attention_bias": True},
+    "starcoder2": {"use_bias": True},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 4,
+        "linear_num_value_heads": 8,
+    },
+}
+
+
 def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random model: 4 layers, 8 query heads over 4 key/value heads of 16, MLP 96, 259 tokens."""
     settings = {
@@ -24,7 +51,7 @@ def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -
         "pad_token_id": 258,
     }
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**settings, **overrides})
+    config = AutoConfig.for_model(family, **{**settings, **OF_FAMILY.get(family, {}), **overrides})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -41,6 +41,8 @@ class Adapter:
         logits_divisor: of the config: what logits are divided by.
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
         bias: projections that have one although no setting says so.
+        partial_rotary: whether its code can rotate a part of each head.
+        rope_by_layer_type: whether its rotary settings may differ between kinds of layers.
     """
 
     model_type: str
@@ -53,6 +55,8 @@ class Adapter:
     logits_divisor: str = "logits_scaling"
     logits_softcap: str = "final_logit_softcapping"
     bias: frozenset[str] = field(default_factory=frozenset)
+    partial_rotary: bool = False
+    rope_by_layer_type: bool = False
 
     @cached_property
     def stock_config(self) -> type[PreTrainedConfig]:
@@ -118,6 +122,10 @@ class Adapter:
     def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
         """All projections of a layer by name, in the order in which they are used."""
         return {name: linear for part in PARTS for name, linear in self.half(layer, part).projections.items()}
+
+    @property
+    def has_linear_attention(self) -> bool:
+        return any(names.part == "attention" and not names.divisible for names in self.halves)
 
     def projection_names(self, part: Part) -> tuple[str, ...]:
         """The names of the projections of a half, of whatever kind it is."""

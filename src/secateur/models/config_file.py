@@ -74,7 +74,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     """
     adapter = adapter_for(shown(content.get("model_type", "unknown")))
     try:
-        declared = DeclaredConfig.model_validate(_without_nothings(content))
+        declared = DeclaredConfig.model_validate(_rope_by_layer_type_apart(adapter, _without_nothings(content)))
     except ValidationError as error:
         raise ModelError(f"{source} is wrong: {complaint(error)}") from error
     for name, why in REFUSED.items():
@@ -91,8 +91,32 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
             f"{source} gives layers settings of their own (per_layer_config), which the code of {declared.model_type} "
             f"does not read; a model of secateur with such layers is of type {adapter.uneven_config.model_type}"
         )
+    for complaint_of_family in _unread_by_the_family(adapter, declared):
+        raise ModelError(f"{source} is wrong: {complaint_of_family}")
     _check_names(content, family_config(adapter, declared.model_type), source)
     return declared
+
+
+def _rope_by_layer_type_apart(adapter: Adapter, settings: dict[str, Any]) -> dict[str, Any]:
+    """`rope_parameters` by kind of layer under a name of its own, where the family's code reads it so."""
+    rope = settings.get("rope_parameters")
+    if not adapter.rope_by_layer_type or not isinstance(rope, dict):
+        return settings
+    if not any(isinstance(part, dict) for part in rope.values()):
+        return settings
+    return {**settings, "rope_parameters": None, "rope_by_layer_type": rope}
+
+
+def _unread_by_the_family(adapter: Adapter, declared: DeclaredConfig) -> Iterator[str]:
+    """What a config says that the code of its family does not read."""
+    if not adapter.partial_rotary:
+        places = {name: rope.partial_rotary_factor for name, rope in declared.ropes.items()}
+        for name, factor in {**places, "": declared.partial_rotary_factor}.items():
+            if factor not in (None, 1):
+                field = f"{name}.partial_rotary_factor".removeprefix(".")
+                yield f"{field} is {factor:g}, and the code of {adapter.model_type} rotates whole heads"
+    if "linear_attention" in (declared.layer_types or ()) and not adapter.has_linear_attention:
+        yield f"layer_types has linear_attention, which the code of {adapter.model_type} does not have"
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], DeclaredConfig]:

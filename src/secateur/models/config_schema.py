@@ -18,9 +18,12 @@ UNION_BRANCH = re.compile(r"int|list\[.*|constrained-int|function-.*")
 
 Width = Annotated[int, Field(ge=1, le=LARGEST)]
 Widths = Annotated[list[Width], Field(min_length=1, max_length=MOST_LAYERS)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1e6)]
 Frequency = Annotated[float, Field(ge=1e-9, le=1e15)]
 Length = Annotated[int, Field(ge=1, le=10**12)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
+LayerType = Literal["full_attention", "sliding_attention", "linear_attention"]
 NumberFormat = Literal["float64", "float32", "bfloat16", "float16"]
 
 
@@ -47,7 +50,7 @@ class Rope(_Strict):
     short_factor: list[Frequency] | None = None
     long_factor: list[Frequency] | None = None
     truncate: bool | None = None
-    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None  # the families rotate whole heads
+    partial_rotary_factor: Share | None = None
 
     @property
     def kind(self) -> str:
@@ -102,24 +105,42 @@ class DeclaredConfig(_Strict):
     num_key_value_heads: Width | None = None
     head_dim: Annotated[int, Field(ge=2, le=LARGEST, multiple_of=2)] | None = None  # halves are rotated
     hidden_act: str | None = None
+    hidden_activation: str | None = None
     max_position_embeddings: Length | None = None
     initializer_range: Annotated[float, Field(ge=0)] | None = None
     rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] | None = None
+    norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     use_cache: bool | None = None
     tie_word_embeddings: bool | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
+    use_bias: bool | None = None
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     pretraining_tp: Width | None = None
     rope_theta: Frequency | None = None
     rope_parameters: Rope | None = None
     rope_scaling: Rope | None = None
-    partial_rotary_factor: Annotated[float, Field(ge=1, le=1)] | None = None
+    rope_by_layer_type: dict[LayerType, Rope | None] | None = None  # `rope_parameters` of some families
+    partial_rotary_factor: Share | None = None
+    no_rope_layers: list[Literal[0, 1]] | None = None
     original_max_position_embeddings: Length | None = None
     use_sliding_window: bool | None = None
     sliding_window: Length | None = None
     max_window_layers: Annotated[int, Field(ge=0, le=10**9)] | None = None
-    layer_types: list[Literal["full_attention", "sliding_attention"]] | None = None
+    layer_types: list[LayerType] | None = None
+    use_bidirectional_attention: Literal[False] | None = None  # a model of embeddings, not of language
+    embedding_multiplier: Factor | None = None
+    logits_scaling: Factor | None = None
+    residual_multiplier: Factor | None = None
+    attention_multiplier: Factor | None = None
+    query_pre_attn_scalar: Factor | None = None
+    attn_logit_softcapping: Factor | None = None
+    final_logit_softcapping: Factor | None = None
+    linear_conv_kernel_dim: Width | None = None
+    linear_key_head_dim: Width | None = None
+    linear_value_head_dim: Width | None = None
+    linear_num_key_heads: Width | None = None
+    linear_num_value_heads: Width | None = None
     pad_token_id: TokenId | None = None
     bos_token_id: TokenId | list[TokenId] | None = None
     eos_token_id: TokenId | list[TokenId] | None = None
@@ -163,7 +184,7 @@ class DeclaredConfig(_Strict):
             raise ValueError("its keys are numbers")
         return value
 
-    @field_validator("hidden_act")
+    @field_validator("hidden_act", "hidden_activation")
     @classmethod
     def _known_activation(cls, value: str | None) -> str | None:
         if value is not None and value not in ACT2FN:
@@ -174,6 +195,13 @@ class DeclaredConfig(_Strict):
     def stated_dtype(self) -> str | None:
         """The number format that it says its weights have."""
         return self.dtype or self.torch_dtype
+
+    @property
+    def ropes(self) -> dict[str, Rope]:
+        """All rotary settings by the place where they stand."""
+        by_type = {f"rope_parameters.{kind}": rope for kind, rope in (self.rope_by_layer_type or {}).items()}
+        places = {"rope_parameters": self.rope_parameters, "rope_scaling": self.rope_scaling, **by_type}
+        return {name: rope for name, rope in places.items() if rope is not None}
 
     @property
     def rope(self) -> Rope | None:
@@ -234,7 +262,10 @@ class DeclaredConfig(_Strict):
             yield "layer_types asks for sliding_attention and there is no sliding_window"
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             yield f"pad_token_id {self.pad_token_id} is outside of the vocabulary of vocab_size {self.vocab_size}"
-        for name, rope in (("rope_parameters", self.rope_parameters), ("rope_scaling", self.rope_scaling)):
+        for name, numbers in (("no_rope_layers", self.no_rope_layers),):
+            if numbers is not None and len(numbers) != layers:
+                yield f"{name} has {len(numbers)} entries for num_hidden_layers {layers}"
+        for name, rope in self.ropes.items():
             yield from self._complaints_of_rope(name, rope)
         yield from self._complaints_of_base()
 
@@ -245,10 +276,11 @@ class DeclaredConfig(_Strict):
                 heads, groups = layer.num_attention_heads, layer.num_key_value_heads
                 yield f"layer {index} has {heads} query heads for {groups} key/value heads"
 
-    def _complaints_of_rope(self, name: str, rope: Rope | None) -> Iterator[str]:
-        if rope is None or rope.kind != "longrope":
+    def _complaints_of_rope(self, name: str, rope: Rope) -> Iterator[str]:
+        if rope.kind != "longrope":
             return
-        half = (self.head_dim or self.hidden_size // self.num_attention_heads) // 2
+        rotated = rope.partial_rotary_factor or self.partial_rotary_factor or 1
+        half = int((self.head_dim or self.hidden_size // self.num_attention_heads) * rotated) // 2
         for field in ("short_factor", "long_factor"):
             factors = getattr(rope, field)
             if factors is not None and len(factors) != half:
@@ -290,6 +322,7 @@ def complaint(error: ValidationError) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     # Of a field that may be one thing or another, pydantic adds which it tried.
     path = [str(part) for part in problem["loc"] if not UNION_BRANCH.fullmatch(str(part))]
+    path = ["rope_parameters" if part == "rope_by_layer_type" else part for part in path]
     if not path:
         return message
     return f"{'.'.join(path)} is {shown(problem['input'])}: {message[0].lower()}{message[1:]}"
