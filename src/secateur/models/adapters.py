@@ -120,7 +120,7 @@ class Adapter:
         raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
 
     def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
-        """All projections of a layer by name, in the order in which they are used."""
+        """All projections of a layer by name, in the order in which they are used; none of a half that is absent."""
         return {name: linear for part in PARTS for name, linear in self.half(layer, part).projections.items()}
 
     @property

@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for, is_uneven_type
-from secateur.models.config_schema import DeclaredConfig, LayerOverrides, complaint
+from secateur.models.config_schema import WIDTHS, DeclaredConfig, complaint
 from secateur.models.generation_schema import GenerationSettings
 from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
@@ -81,7 +81,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
     if is_uneven_type(declared.model_type):
-        absent = {f"{name}_per_layer" for name in LayerOverrides.model_fields} - set(declared.lists)
+        absent = {f"{name}_per_layer" for name in WIDTHS} - set(declared.lists)
         if declared.lists and absent:
             raise ModelError(
                 f"{source} is wrong: it has {', '.join(declared.lists)} without {', '.join(sorted(absent))}"

@@ -328,7 +328,7 @@ def _spread_anew(
         reach = max(1, len(old.units) // REACH)
         near[name] = (max(0, old.taken - reach), min(len(old.units), old.taken + reach))
         costs = [math.exp(scales[name]) * cost for cost in old.costs]
-        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs))
+        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs, least=old.least))
     take_by_price(model, moved, config, near)
     return {(ladder.layer, ladder.part): ladder.taken for ladder in moved}
 
