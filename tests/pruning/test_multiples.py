@@ -136,7 +136,10 @@ def test_equal_layers_are_cut_to_what_cards_share(tiny_model: Models, tiny_token
         ({"channel_multiple": 25, "tensor_parallel": 4}, "channel-multiple 25 with --tensor-parallel 4; lower it"),
         ({"tensor_parallel": 8}, "layer 0 has 4 GQA groups, fewer than the 8 cards of --tensor-parallel"),
         ({"tensor_parallel": 3}, "layer 0 has 4 GQA groups, and the 3 cards of --tensor-parallel cannot share them"),
-        ({"channel_multiple": 96, "target": "mlp", "keep_halves": True}, "a layer keeps what --channel-multiple and --tensor-parallel ask"),
+        (
+            {"channel_multiple": 96, "target": "mlp", "keep_halves": True},
+            "a layer keeps what --channel-multiple and --tensor-parallel ask",
+        ),
         ({"channel_multiple": 10**30, "target": "attention", "ratio": 0.05}, None),
     ],
     ids=str,

@@ -91,10 +91,10 @@ class Absent(nn.Module):
     is_absent = True
 
 
-# Not a class of nn.Module's own: where Transformers reads that in a file it takes the file's models for ones whose way of
-# computing attention cannot be changed.
+# Not a class of nn.Module's own: where Transformers reads such a class of attention in a file, it takes the file's
+# models for ones whose way of computing attention cannot be changed.
 class AbsentAttention(Absent):
-    """The cache learns how many tokens there are, from keys and values of no heads, which take no memory."""
+    """Where a cache asks this layer how many tokens there are, it is given one number for each; else nothing."""
 
     def __init__(self, layer_idx):
         super().__init__()
@@ -104,11 +104,17 @@ class AbsentAttention(Absent):
         cache = arguments.get("cache")
         if cache is None:
             cache = arguments.get("past_key_values")  # as it is called before Transformers 5.23
-        if cache is not None:
-            batch, tokens = hidden_states.shape[:2]
-            nothing = hidden_states.new_empty(batch, 0, tokens, 1)
-            cache.update(nothing, nothing, self.layer_idx)
+        if cache is not None and self.is_asked(cache.layers):
+            tokens = hidden_states[:, None, :, :1]  # (batch, 1, tokens, 1)
+            cache.update(tokens, tokens, self.layer_idx)
         return torch.zeros_like(hidden_states), None
+
+    def is_asked(self, layers):
+        """Whether this is the first of a cache's layers, or the first of its kind (full, sliding window)."""
+        if self.layer_idx == 0 or self.layer_idx >= len(layers):
+            return True
+        kinds = [type(layer) for layer in layers]
+        return kinds.index(kinds[self.layer_idx]) == self.layer_idx
 
 
 class AbsentMLP(Absent):

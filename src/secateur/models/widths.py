@@ -13,6 +13,9 @@ from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
 from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width
 
+# Of the configs of families: lists with an entry for each layer.
+LISTS_BY_LAYER = ("layer_types", "no_rope_layers")
+
 
 @dataclass(frozen=True)
 class LayerWidths:
@@ -48,6 +51,7 @@ def declare_widths(model: PreTrainedModel) -> None:
     number of heads that divides the hidden size); otherwise the model becomes the uneven class of its family, in
     place, with the same weights and modules.
     """
+    _take_out_empty_layers(model)
     adapter, widths = adapter_of(model), layer_widths(model)
     config = model.config
     # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
@@ -66,6 +70,26 @@ def declare_widths(model: PreTrainedModel) -> None:
     for layer, width in zip(adapter.layers(model), widths, strict=True):
         for part in PARTS:
             _tell(adapter.half(layer, part), width)
+
+
+def _take_out_empty_layers(model: PreTrainedModel) -> None:
+    """Take layers out that go without both halves, and what the config says of each of them in lists."""
+    config, layers = model.config, adapter_of(model).layers(model)
+    left = [index for index, width in enumerate(layer_widths(model)) if len(skipped(width)) < len(PARTS)]
+    before = len(layers)
+    if len(left) == before:
+        return
+    config.per_layer_config = None
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == before and name in LISTS_BY_LAYER:
+            setattr(config, name, [value[index] for index in left])
+    for index in sorted(set(range(before)) - set(left), reverse=True):
+        del layers[index]
+    config.num_hidden_layers = len(layers)
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if "layer_idx" in vars(module):
+                vars(module)["layer_idx"] = index
 
 
 def skipped(width: LayerWidths) -> list[Part]:
