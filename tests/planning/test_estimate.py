@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import InputError
+from secateur.models import supported_model_types
 from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
@@ -130,9 +131,18 @@ def test_flops_of_the_removal_order() -> None:
     assert removal(inputs, outputs, 1, 48).float32 == pytest.approx(counter.get_total_flops() + solves)
 
 
+@pytest.mark.parametrize("family", supported_model_types())
+def test_every_family_is_planned_from_its_config(tiny_model, tmp_path: Path, family: str) -> None:
+    tiny_model(family).config.save_pretrained(tmp_path)
+    found = estimate(tmp_path, devices="2xH100")
+    assert found.family == family
+    assert all(phase.fits and phase.seconds > 0 for phase in found.phases)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_parameters_of_an_adapter(tiny_model, tied: bool) -> None:
-    model = tiny_model(tie_word_embeddings=tied)
+@pytest.mark.parametrize("family", supported_model_types())
+def test_parameters_of_an_adapter(tiny_model, tied: bool, family: str) -> None:
+    model = tiny_model(family, tie_word_embeddings=tied)
     shape = shape_of(model.config.to_dict())
     config = PlanConfig(devices="8xH100", recover_batch_size=1, recover_windows=20)
     (lora, *_), *_ = recover_phases(Setting(shape, config, 4, on_cpu=False))

@@ -55,7 +55,7 @@ def recover_phases(setting: Setting) -> list[list[Phase]]:
 def _lora(setting: Setting, teacher: bool = False) -> Phase:
     shape, rank = setting.shape, setting.config.lora_r
     trained = rank * sum(
-        rows + columns for layer in shape.layers for rows, columns in shape.projections(layer).values()
+        rows + columns for layer in shape.layers for half in layer.halves for rows, columns in half.projections.values()
     )
     # Frozen weights have no gradient: forward, and backward by the activations.
     flops = 2 * shape.body_flops(setting.config.seqlen) + 2 * shape.head_flops + 6 * trained
@@ -117,7 +117,7 @@ def _training(
     state = trained * (STATE_BYTES + casts + (4 if setting.on_cpu else 0))
     teaching = (setting.weights, setting.layer_forward(micro * config.seqlen)) if teacher else (0.0, 0.0)
     # Embeddings and head stay together from the forward to the backward pass; of the layers two are there at once.
-    group = 2 * max(map(shape.layer_parameters, shape.layers)) + shape.embedding_parameters
+    group = 2 * shape.largest_layer + shape.embedding_parameters
     sharding = Sharding(
         divided=state - casts * trained if full else frozen,
         whole=teaching[0] + (0 if full else state),
