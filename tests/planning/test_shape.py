@@ -129,7 +129,8 @@ def test_a_window_of_all_layers() -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": "gpt2"}, "'gpt2' is not supported: its layers are of another kind"),
+        ({"model_type": "gpt2"}, "; supported are llama, mistral, qwen2, qwen3"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"hidden_size": -4096}, "hidden_size is -4096"),
         ({"hidden_size": 4000.5}, "hidden_size is 4000.5"),
