@@ -57,6 +57,7 @@ def refused(content: dict[str, Any]) -> str:
         ("llava", "it is a multimodal wrapper of the text model 'llama'"),
         ("qwen2_5_vl", "it is a multimodal wrapper of the text model 'qwen2_5_vl_text'"),
         ("phi4_multimodal", "it is a multimodal wrapper"),
+        ("qwen3_omni_moe", "it is a multimodal wrapper"),
         ("gemma4_text", "its layers take embeddings of their own"),
         ("vit", "Transformers has no causal language model of it"),
         ("gpt2", REGISTER),

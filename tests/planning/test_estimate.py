@@ -152,6 +152,10 @@ def test_parameters_of_an_adapter(tiny_model, tied: bool, family: str) -> None:
     assert lora.sent == pytest.approx(8 * trained * steps)
 
 
+# Seed-OSS drops out a tenth of attention and of what is added to the residual stream unless its config says not to.
+WITHOUT_DROPOUT = {"seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0}}
+
+
 def saved_bytes(model: torch.nn.Module, tokens: torch.Tensor) -> int:
     """Bytes of what a forward pass keeps for the backward pass, weights not counted."""
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
@@ -167,8 +171,9 @@ def saved_bytes(model: torch.nn.Module, tokens: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def test_activations_of_full_training(tiny_model) -> None:
-    model = tiny_model(hidden_size=128, intermediate_size=256, num_hidden_layers=6).train()
+@pytest.mark.parametrize("family", supported_model_types())
+def test_activations_of_full_training(tiny_model, family: str) -> None:
+    model = tiny_model(family, hidden_size=128, intermediate_size=256, **WITHOUT_DROPOUT.get(family, {})).train()
     shape = shape_of(model.config.to_dict())
 
     def saved(seqlen: int) -> int:
@@ -176,8 +181,10 @@ def test_activations_of_full_training(tiny_model) -> None:
 
     config = PlanConfig(devices="8xH100", recover_batch_size=2, seqlen=128)
     full = recover_phases(Setting(shape, config, 2, on_cpu=False))[2][0]
-    # Weights in bfloat16 are kept as well; they are the same for any length.
-    assert full.activations == pytest.approx(2 * (saved(256) - saved(192)) * 128 / 128, rel=0.1)
+    # Without what is the same for any length: weights in bfloat16 are kept as well.
+    real = saved(128) - (3 * saved(64) - 3 * saved(128) + saved(192))
+    # Starcoder's LayerNorm keeps less than the others' RMSNorm.
+    assert full.activations == pytest.approx(real, rel=0.3 if family == "starcoder2" else 0.1)
 
 
 @pytest.mark.parametrize(

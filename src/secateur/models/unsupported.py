@@ -38,7 +38,7 @@ NO_LANGUAGE_MODEL = "Transformers has no causal language model of it"
 ANOTHER_KIND = "its layers are of another kind: secateur.models.register(adapter) can teach it"
 
 # Fields of the configs of what a multimodal model reads.
-INPUTS = {"text_config", "vision_config", "audio_config"}
+INPUTS = {"text_config", "vision_config", "audio_config", "thinker_config"}
 ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 NUMBER_OF_EXPERTS = re.compile(r"(moe_)?(n|num)_\w*experts")
 NAMED_EXPERTS, NAMED_NORM = re.compile(r"Moe|MoE|Experts"), re.compile(r"Norm")
@@ -87,7 +87,9 @@ def _of_the_whole_model(kind: type[PreTrainedConfig], settings: Mapping[str, Any
         return ENCODER_DECODER
     if kind in MODEL_FOR_MASKED_LM_MAPPING and not settings.get("is_decoder"):
         return ENCODER
-    return None if causal else NO_LANGUAGE_MODEL
+    if not causal:
+        return ", and ".join(_of_settings(settings)) or NO_LANGUAGE_MODEL
+    return None
 
 
 def multimodal(text_config: object) -> str:

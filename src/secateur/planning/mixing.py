@@ -13,11 +13,13 @@ class SoftmaxAttention:
         query_width: of all query heads.
         key_width: of all key heads, and of all value heads.
         window: how many keys a token sees at most.
+        heads: whose attention matrices are made; 0 where a kernel passes over them block by block.
     """
 
     query_width: int
     key_width: int
     window: float
+    heads: int = 0
 
     def flops(self, seqlen: int) -> float:
         """FLOPs of one token, as the mean over a sequence."""
@@ -28,6 +30,15 @@ class SoftmaxAttention:
     def cached(self, seqlen: int) -> int:
         """Numbers that a cache holds of a sequence."""
         return int(2 * self.key_width * min(seqlen, self.window))
+
+    def held(self, seqlen: int, width: int) -> float:
+        """Bytes of a token's attention beside what its projections give: scores, softmax in float32, weights.
+
+        Args:
+            seqlen: of the sequence.
+            width: bytes of a number.
+        """
+        return self.heads * seqlen * (2 * width + 4)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,17 @@ class GatedDeltaRule:
     def cached(self, seqlen: int) -> int:
         """Numbers of the states, for a sequence of any length."""
         return self.heads * self.key_size * self.value_size
+
+    def held(self, seqlen: int, width: int) -> float:
+        """Bytes of a token beside what its projections give, as the code without its own kernels holds them.
+
+        In float32, five times each: matrices within a chunk, keys and values.
+
+        Args:
+            seqlen: of the sequence; it makes no difference.
+            width: bytes of a number; it makes none.
+        """
+        return self.heads * 4 * 5 * (CHUNK + self.key_size + self.value_size)
 
 
 Mixing = SoftmaxAttention | GatedDeltaRule

@@ -120,14 +120,18 @@ class Setting:
     def layer_forward(self, tokens: float) -> float:
         """Bytes that a layer's forward pass holds at most: of a gated MLP inputs, gate, up and their product."""
         widest = max(layer.mlp.input_rows + layer.mlp.width for layer in self.shape.layers)
-        return tokens * self.width * (widest + 4 * self.shape.hidden_size)
+        mixing = max(layer.mixing.held(self.config.seqlen, self.width) for layer in self.shape.layers)
+        return tokens * (self.width * (widest + 4 * self.shape.hidden_size) + mixing)
 
     def layer_activations(self, tokens: float) -> float:
         """Bytes that a layer without trained weights keeps for its backward pass."""
-        return tokens * max(self.kept_by_token(layer, 8, 4, 4, 6) for layer in self.shape.layers) * self.width / 2
+        widths = [self.width * numbers for numbers in (4, 2, 2, 3, 2)]
+        return tokens * max(self.kept_by_token(layer, *widths) for layer in self.shape.layers)
 
-    def kept_by_token(self, layer: LayerShape, hidden: float, query: float, key: float, channel: float) -> float:
-        """So many bytes for each number of each width of a layer.
+    def kept_by_token(
+        self, layer: LayerShape, hidden: float, query: float, key: float, channel: float, normed: float
+    ) -> float:
+        """So many bytes for each number of each width of a layer, and what attention keeps between its projections.
 
         Args:
             layer: the layer.
@@ -135,6 +139,7 @@ class Setting:
             query: of the queries.
             key: of the keys; what else the input projections of attention give counts as keys and values.
             channel: of a gated MLP's channels; one without gates keeps half.
+            normed: of what is normed beside the residual stream before attention and MLP.
         """
         attention, mlp = layer.attention, layer.mlp
         return (
@@ -142,6 +147,8 @@ class Setting:
             + query * attention.width
             + key * (attention.input_rows - attention.width) / 2
             + channel * mlp.input_rows / 2
+            + normed * layer.more_normed
+            + layer.mixing.held(self.config.seqlen, self.width)
         )
 
     @property

@@ -59,14 +59,14 @@ def _lora(setting: Setting, teacher: bool = False) -> Phase:
     )
     # Frozen weights have no gradient: forward, and backward by the activations.
     flops = 2 * shape.body_flops(setting.config.seqlen) + 2 * shape.head_flops + 6 * trained
-    kept = [setting.kept_by_token(layer, 18, 6, 4, 8) + 14 * rank for layer in shape.layers]
+    kept = [setting.kept_by_token(layer, 18, 6, 4, 8, 4) + 14 * rank for layer in shape.layers]
     return _training("lora", setting, trained, flops, kept, frozen=setting.weights, teacher=teacher)
 
 
 def _full(setting: Setting, teacher: bool = False) -> Phase:
     shape = setting.shape
     flops = 3 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops
-    widths = (26, 4, 4, 8) if setting.width == 2 else (24, 8, 8, 16)
+    widths = (26, 4, 4, 8, 8) if setting.width == 2 else (24, 8, 8, 16, 8)
     kept = [setting.kept_by_token(layer, *widths) for layer in shape.layers]
     return _training("full", setting, shape.parameters, flops, kept, frozen=0.0, teacher=teacher)
 

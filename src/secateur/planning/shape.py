@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,17 @@ class HalfShape:
     units: int
     divisible: bool = True
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Inputs of the output projection."""
         return list(self.projections.values())[-1][1]
 
-    @property
+    @cached_property
     def input_rows(self) -> int:
         """Numbers that the input projections make of a token."""
         return sum(rows for rows, _ in list(self.projections.values())[:-1])
 
-    @property
+    @cached_property
     def matrices(self) -> int:
         """Weights of the projections, without biases."""
         return sum(rows * columns for rows, columns in self.projections.values())
@@ -64,18 +65,20 @@ class LayerShape:
         mlp: its projections.
         mixing: how attention mixes tokens between its projections.
         parameters: all of the layer, norms and biases included.
+        more_normed: numbers of a token that are normed beside the two times that every layer norms the residual stream.
     """
 
     attention: HalfShape
     mlp: HalfShape
     mixing: Mixing
     parameters: int
+    more_normed: int = 0
 
     @property
     def halves(self) -> tuple[HalfShape, HalfShape]:
         return self.attention, self.mlp
 
-    @property
+    @cached_property
     def matrices(self) -> int:
         """Weights of the projections, without biases."""
         return self.attention.matrices + self.mlp.matrices
@@ -103,17 +106,17 @@ class ModelShape:
     embedding_parameters: int
     dtype: str = "bfloat16"
 
-    @property
+    @cached_property
     def matrices(self) -> int:
         """Weights of all layers' projections."""
         return sum(layer.matrices for layer in self.layers)
 
-    @property
+    @cached_property
     def divisible_matrices(self) -> int:
         """Weights of the projections that single units can leave."""
         return sum(half.matrices for layer in self.layers for half in layer.halves if half.divisible)
 
-    @property
+    @cached_property
     def largest_layer(self) -> int:
         """Parameters of the widest layer."""
         return max(layer.parameters for layer in self.layers)
@@ -156,26 +159,28 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
     with quiet(), reading(source), torch.device("meta"), no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         model.tie_weights()  # which comes with the initial values that are left out
-    layers = [_layer_shape(adapter, layer, _window(config, index)) for index, layer in enumerate(adapter.layers(model))]
+    layers = [_layer_shape(adapter, layer, config, index) for index, layer in enumerate(adapter.layers(model))]
+    once = {layer: layer for layer in layers}  # equal layers are one object, whose sums are made once
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     return ModelShape(
         family=adapter.model_type,
         vocab_size=declared.vocab_size,
         hidden_size=declared.hidden_size,
-        layers=tuple(layers),
+        layers=tuple(once[layer] for layer in layers),
         parameters=count_parameters(model),
         embedding_parameters=count_parameters(nn.ModuleList(embeddings)),
         dtype=_number_format(declared),
     )
 
 
-def _layer_shape(adapter: Adapter, layer: nn.Module, window: float) -> LayerShape:
+def _layer_shape(adapter: Adapter, layer: nn.Module, config: PreTrainedConfig, index: int) -> LayerShape:
     attention, mlp = adapter.half(layer, "attention"), adapter.half(layer, "mlp")
     return LayerShape(
         attention=_half_shape(attention),
         mlp=_half_shape(mlp),
-        mixing=_mixing(attention, window),
+        mixing=_mixing(attention, config, _window(config, index)),
         parameters=count_parameters(layer),
+        more_normed=_more_normed(attention, mlp, config.hidden_size),
     )
 
 
@@ -184,11 +189,22 @@ def _half_shape(half: Half) -> HalfShape:
     return HalfShape(projections, half.units, half.names.divisible)
 
 
-def _mixing(attention: Half, window: float) -> Mixing:
+def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
     if attention.names.divisible:
-        return SoftmaxAttention(attention.output.in_features, attention.units * attention.head_dim, window)
+        queries, keys = attention.output.in_features, attention.units * attention.head_dim
+        eager = config._attn_implementation == "eager"  # Transformers' choice where kernels do not cap scores
+        return SoftmaxAttention(queries, keys, window, queries // attention.head_dim if eager else 0)
     mixer: Any = attention.mixer
     return GatedDeltaRule(mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim)
+
+
+def _more_normed(attention: Half, mlp: Half, hidden: int) -> int:
+    """Numbers of a token that are normed beside two times the residual stream: after projections, and in attention."""
+    norms = sum(norm is not None for half in (attention, mlp) for norm in (half.norm, half.norm_after))
+    # Of queries and keys, head by head or all together; linear attention norms what its heads give.
+    inside = any("Norm" in type(module).__name__ for module in attention.mixer.modules())
+    keys = attention.units * attention.head_dim if attention.names.divisible else 0
+    return (norms - 2) * hidden + inside * (attention.output.in_features + keys)
 
 
 def _window(config: PreTrainedConfig, index: int) -> float:
