@@ -72,7 +72,9 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
             other.
     """
-    adapter = adapter_for(shown(content.get("model_type", "unknown")))
+    if not isinstance(content.get("model_type"), str):
+        raise ModelError(f"{source} is wrong: it names no model_type")
+    adapter = adapter_for(shown(content["model_type"]), content)
     try:
         declared = DeclaredConfig.model_validate(_rope_by_layer_type_apart(adapter, _without_nothings(content)))
     except ValidationError as error:

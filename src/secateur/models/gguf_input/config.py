@@ -19,6 +19,7 @@ from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
 from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
+from secateur.models.gguf_input.unsupported import obstacle
 from secateur.models.json_file import shown
 from secateur.models.widths import LayerWidths
 
@@ -80,8 +81,8 @@ def family_of(header: GGUFHeader) -> str:
         raise ModelError(f"{header.file} holds no model: its general.type is {shown(kind)}")
     if architecture not in FAMILIES:
         raise ModelError(
-            f"the architecture '{shown(architecture)}' of {header.file} is not supported; supported are "
-            f"{', '.join(supported_model_types())}"
+            f"the architecture '{shown(architecture)}' of {header.file} is not supported: {obstacle(header)}; "
+            f"supported are {', '.join(supported_model_types())}"
         )
     return FAMILIES[architecture]
 
