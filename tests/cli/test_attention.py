@@ -72,7 +72,7 @@ def test_generate_writes_on(tiny: Path, text: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--prompt", "text"], 2, "nothing says which blocks to leave out: give a profile, --topk or --cdfthreshd"),
+        (["--prompt", "text"], 2, "nothing says which blocks to leave out: give --profile FILE, --topk or --cdfthreshd"),
         (["--prompt", "text", "--topk", "2"], 2, "--topk 2: input should be less than or equal to 1"),
         (["--topk", "0.5"], 2, "give --prompt TEXT or --prompt-file FILE"),
         (["--topk", "0.5", "--prompt", " "], 1, "the prompt is empty"),

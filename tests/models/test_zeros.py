@@ -191,7 +191,7 @@ def test_what_is_left_of_a_record_in_eight_bits(
 
 def test_the_reason_is_one_logged_line(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> None:
     cases: list[tuple[PreTrainedModel, Any, str]] = [
-        (tiny_model(), "auto", "counts as dense: no zeros"),
+        (tiny_model(), "auto", "counts as dense: no zeros in its projections"),
         (changed(tiny_model(**WIDE), quantised(Quantisation.Q4_0)), "auto", "are zero, and without a pattern"),
         (changed(tiny_model(), of_every(2, 4)), "auto", "counts as sparse, 50.0% zeros in 28 of its 28 matrices"),
         (changed(tiny_model(), of_every(2, 4)), "fill", "may be filled, as --zeros says"),

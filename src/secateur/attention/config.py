@@ -151,4 +151,4 @@ class GenerateConfig(UseConfig):
 def require_rule(options: SparseOptions) -> None:
     """Raise `ValueError` unless the options say what is left out."""
     if options.topk is None and options.cdfthreshd is None:
-        raise ValueError("nothing says which blocks to leave out: give a profile, --topk or --cdfthreshd")
+        raise ValueError("nothing says which blocks to leave out: give --profile FILE, --topk or --cdfthreshd")

@@ -150,6 +150,7 @@ def _names_in(values: Mapping[str, Any]) -> list[str]:
         values.get("model"),
         values.get("models"),
         values.get("recipe"),
+        values.get("results"),
         *(dict(config).values() if config else ()),
     ]
     lists = [value if isinstance(value, list) else [value] for value in given]

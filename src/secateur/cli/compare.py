@@ -6,9 +6,18 @@ from typing import Annotated
 import typer
 
 from secateur.cli.command import command
-from secateur.cli.options import Output, Overwrite
+from secateur.cli.options import Json, Output
 from secateur.cli.output import say
 from secateur.console import stdout
+from secateur.files import write_figures
+
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the files of an earlier comparison in the output directory. Everything else there stays.",
+    ),
+]
 
 
 @command()
@@ -23,12 +32,12 @@ def compare(
     output: Output,
     command_line: str,
     overwrite: Overwrite = False,
+    json: Json = None,
 ) -> None:
     """Put results into one table, one page and one plot.
 
     Writes comparison.md, comparison.json, comparison.html and comparison.png: parameters against perplexity and
-    accuracy. What was not measured alike stands in columns of its own. --overwrite replaces these files and nothing
-    else.
+    accuracy, with a sweep sweep.png as well. What was not measured alike stands in columns of its own.
     """
     from secateur.comparison.comparison import compare_results, require_place, write_comparison
     from secateur.report import comparison_table, task_table
@@ -36,6 +45,8 @@ def compare(
     directory = require_place(output, overwrite, results)
     comparison = compare_results(results)
     page = write_comparison(comparison, directory, title="Comparison", command_line=command_line)
+    if json is not None:
+        write_figures(json, comparison.to_dict())
     stdout.print(comparison_table(comparison.rows))
     if any(row["tasks"] for row in comparison.rows):
         stdout.print()

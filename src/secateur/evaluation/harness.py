@@ -45,7 +45,7 @@ from secateur.evaluation.templates import BoundedSandbox
 
 PLAIN_FILTER = "none"
 BOOTSTRAPS = 1000
-OWN_FILES = "give a task of local files with include_path instead"
+OWN_FILES = "give a task of local files with --include-path instead"
 Loaded = dict[str, Any]  # what TaskManager.load gives: tasks, groups
 
 

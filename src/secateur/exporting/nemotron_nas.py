@@ -177,7 +177,7 @@ def require_held_widths(config: PreTrainedConfig) -> None:
     if not heads_make_up_hidden_size(config):
         raise ModelError(
             f"{first.num_attention_heads} heads of {config.head_dim} do not make up the hidden size {hidden_size}, "
-            "which nemotron-nas takes for granted in mlx-lm; cut with --target mlp"
+            "which nemotron-nas takes for granted in mlx-lm; a model of such heads is not held, whatever its MLPs lose"
         )
 
 

@@ -158,8 +158,8 @@ class _Judgement:
             return "The model counts as dense: the zeros of weights in 8 bits are not looked at"
         if not self.sparse:
             share = self.share(self.linears, self.linears)
-            found = f"{share:.2%} of its projections' weights are zero, and without a pattern" if share else "no zeros"
-            return f"The model counts as dense: {found}"
+            found = f"{share:.2%} of its projections' weights are zero, and without a pattern"
+            return f"The model counts as dense: {found if share else 'no zeros in its projections'}"
         why = f"its {RECORD} says so" if self.noted else "so many are zero in a matrix, or N of every M"
         share = self.share(self.sparse, self.sparse)
         number = f"{len(self.sparse)} of its {len(self.linears)} matrices"

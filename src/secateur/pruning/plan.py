@@ -1,12 +1,14 @@
 """What a cut takes away and leaves, layer by layer: the content of `pruning_plan.json`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from secateur.console import flag
 from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths
+from secateur.pruning.config import MULTIPLES
 from secateur.pruning.units import PartShape, usual_attention
 
 TOLERANCE = 0.005  # of the share of all parameters that is asked for
@@ -126,14 +128,22 @@ def plan_layers(
 def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
     """Say where a cut is not as large as was asked, and why."""
     if abs(plan.reached - plan.ratio) > TOLERANCE:
-        reason = (
-            "equal layers can only lose whole GQA groups and channels in every layer at once"
-            if even
-            else "whole GQA groups are large in this model, or --max-rate, --target or --attention-share leaves no room"
-        )
-        if plan.settings.get("channel_multiple") is not None or plan.settings.get("tensor_parallel", 1) > 1:
-            reason += ", in steps as large as --channel-multiple and --tensor-parallel make them"
-        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reason)
+        reasons = ", or ".join(_reasons_of_miss(plan, even))
+        logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reasons)
+
+
+def _reasons_of_miss(plan: PruningPlan, even: bool) -> Iterator[str]:
+    """What may have kept a cut from its ratio, the likeliest first."""
+    given = [(name, plan.settings.get(name) or 1) for name in MULTIPLES]
+    steps = [f"{flag(name)} {number}" for name, number in given if number > 1]
+    if steps:
+        yield f"the steps of {' and '.join(steps)} are large in this model"
+    if even:
+        yield "equal layers can only lose whole GQA groups and channels in every layer at once"
+        return
+    if plan.settings.get("target") != "mlp":
+        yield "whole GQA groups are large in this model"
+    yield "--max-rate, --target or --attention-share leaves no room"
 
 
 def _widths(
