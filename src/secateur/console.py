@@ -1,4 +1,4 @@
-"""What the terminal shows: progress on standard error, tables on standard output, a log; and how options are spelt."""
+"""What the terminal shows: progress on standard error, tables on standard output, a log; how options are spelt."""
 
 import logging
 import shlex
@@ -76,6 +76,11 @@ def logging_to(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
         with reported(path):
             handler.close()
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 window`, `5 windows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def flag(field: str) -> str:

@@ -49,7 +49,9 @@ def test_compare_prints_a_table(tiny: Path, text: Path, profile: Path, tmp_path:
     result = done(
         secateur("attention", "compare", tiny, "--profile", profile, *arguments, "--json", tmp_path / "figures.json")
     )
-    assert max(map(len, result.stdout.splitlines())) <= 80
+    *table, last = result.stdout.splitlines()
+    assert max(map(len, table)) <= 80
+    assert last == f"measured on 2 windows of 256 tokens of {text}"
     for name in ("perplexity", "seconds to the first token", "cosine of logits", "same greedy token"):
         assert name in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -72,7 +74,11 @@ def test_generate_writes_on(tiny: Path, text: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--prompt", "text"], 2, "nothing says which blocks to leave out: give --profile FILE, --topk or --cdfthreshd"),
+        (
+            ["--prompt", "text"],
+            2,
+            "nothing says which blocks to leave out: give --profile FILE, --topk or --cdfthreshd",
+        ),
         (["--prompt", "text", "--topk", "2"], 2, "--topk 2: input should be less than or equal to 1"),
         (["--topk", "0.5"], 2, "give --prompt TEXT or --prompt-file FILE"),
         (["--topk", "0.5", "--prompt", " "], 1, "the prompt is empty"),

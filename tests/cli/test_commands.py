@@ -149,7 +149,14 @@ def test_evaluate_tasks_then_compare(tiny: Path, task_directory: Path, tmp_path:
     assert result.stdout.rstrip().endswith(str(out / "comparison.html"))
     assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
     assert "--overwrite" in failed(secateur("compare", figures, "-o", out))
-    done(secateur("compare", figures, out, "-o", tmp_path / "again"))
+    assert "is read by this very command" in failed(
+        secateur("compare", figures, "-o", tmp_path / "x", "--json", figures)
+    )
+    done(secateur("compare", figures, out, "-o", tmp_path / "again", "--json", tmp_path / "again.json"))
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again.pop("written by").startswith("secateur")
+    assert again == json.loads((tmp_path / "again" / "comparison.json").read_text())
+    done(secateur("compare", tmp_path / "again.json", "-o", tmp_path / "third"))
     assert "is read by this very command" in failed(
         secateur("compare", out / "comparison.json", "-o", out, "--overwrite")
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_prepare_train_and_evaluate(prepared: Path, small: Path, tmp_path: Path)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["switched"] == 4
     evaluated = done(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--device", "cpu"))
-    assert f"accuracy {figures['accuracy']:.2%} on 20 examples of test" in evaluated.stdout
+    assert f"sat: accuracy {figures['accuracy']:.2%} on 20 examples of test" in evaluated.stdout
     assert "other settings" in failed(secateur(*train, "--seed", "3"))
     for own in (prepared / "sat" / "settings.json", prepared / "data" / "listops" / "meta.json"):
         message = failed(secateur("longrange", "evaluate", "--task", "listops", "-o", prepared, "--json", own))
@@ -91,6 +92,7 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
     run = ["run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"]
     first = done(secateur(*run, "--json", tmp_path / "figures.json"))
     assert max(map(len, first.stdout.splitlines()[:-1])) <= 80
+    assert re.search(r"mode auto \(1 of 2\).*mode dense \(2 of 2\)", first.stderr, re.DOTALL)
     runs = json.loads((tmp_path / "figures.json").read_text())["runs"]
     assert [row["switched"] for row in runs] == [4, None]
     assert done(secateur(*run)).stdout == first.stdout

@@ -186,7 +186,11 @@ def test_weights_keep_their_format_unless_another_is_asked_for(tiny_model, tiny_
             r"rotary positions of the type 'yarn' \(known are default, linear, llama3\)",
         ),
         ("llama", {"widths": (256, 768, 712, 768)}, "layer 2 has 712 MLP channels.*cut with --channel-multiple 256"),
-        ("llama", {"head_dim": 16}, "8 heads of 16 do not make up the hidden size 64.*is not held, whatever its MLPs lose$"),
+        (
+            "llama",
+            {"head_dim": 16},
+            "8 heads of 16 do not make up the hidden size 64.*not held, whatever its MLPs lose$",
+        ),
     ],
     ids=str,
 )

@@ -157,6 +157,28 @@ def test_a_missing_batch_is_named(tmp_path: Path) -> None:
         prepare("image", tmp_path / "out", from_directory=tmp_path / "cifar")
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (4, {}, "4 examples, of which a tenth, so none, would be for test and dev; .* with --test and --dev$"),
+        (4, {"test": 1}, "4 examples, of which a tenth, so none, would be for dev; .* how many with --dev$"),
+        (
+            4,
+            {"train": 9, "dev": 1, "test": 1},
+            "2 examples for train, and --train asks for 9; lower it or give more",
+        ),
+        (4, {"dev": 2, "test": 2}, "no examples left for train; give more data or lower --test or --dev$"),
+        (0, {}, "no examples for train; give more data$"),
+    ],
+)
+def test_too_few_rows_for_a_split(tmp_path: Path, rows: int, options: dict[str, int], message: str) -> None:
+    content = "".join(f"review {number},1\n" for number in range(rows))
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "all.csv").write_text(f"text,label\n{content}")
+    with pytest.raises(DataError, match=f"^text has {message}"):
+        prepare("text", tmp_path / "out", from_directory=tmp_path / "csv", **options)
+
+
 def test_imdb_folders_become_bytes_and_dev_is_a_tenth_of_train(tmp_path: Path) -> None:
     acl_folders(tmp_path / "imdb")
     meta = prepare("text", tmp_path / "out", from_directory=tmp_path / "imdb")
@@ -206,7 +228,7 @@ def test_named_csv_files_are_the_splits(tmp_path: Path) -> None:
         ("", "has no columns"),
         (b"review,sentiment\n\xff\xfe,1\n", "is not UTF-8"),
         ("review,sentiment\n" + "x" * 200_000 + ",1\n", "no readable CSV"),
-        ("review,sentiment\n", "has 0 examples"),
+        ("review,sentiment\n", "has no examples for train; give more data"),
     ],
 )
 def test_a_bad_csv_is_named_with_its_line(tmp_path: Path, content: str | bytes, message: str) -> None:
@@ -279,7 +301,7 @@ def test_a_subset_is_chosen_by_the_seed_from_everywhere(tmp_path: Path) -> None:
 
 def test_more_examples_than_there_are_is_refused(tmp_path: Path) -> None:
     acl_folders(tmp_path / "imdb")
-    with pytest.raises(DataError, match="text has 36 examples for train, not 37; lower --train"):
+    with pytest.raises(DataError, match="text has 36 examples for train, and --train asks for 37; lower it"):
         prepare("text", tmp_path / "out", from_directory=tmp_path / "imdb", train=37)
 
 

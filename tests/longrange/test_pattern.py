@@ -147,3 +147,12 @@ def test_blocks_of_padding_do_not_count_in_the_loss() -> None:
 def test_the_learner_begins_near_even_attention() -> None:
     gram = PatternLearner(num_layers=2, num_blocks=16, head_dim=32).gram()
     torch.testing.assert_close(gram, torch.full_like(gram, 1 / 16), atol=0.25 / 16, rtol=0)
+
+
+def test_a_density_for_the_diagonal_alone_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    choose_patterns([torch.rand(8, 8)], 0.1, 16)
+    choose_patterns([torch.rand(8, 8)], 0.1, 16, torch.arange(8) < 2)
+    assert caplog.messages[0].endswith("raise density or lower block_size")
+    assert caplog.messages[1].endswith(
+        "fill 2 of the model's 8 blocks: set max_seq_len to the --max-length of the data"
+    )

@@ -21,6 +21,7 @@ from secateur.pruning.allocation import allocate
 from secateur.pruning.importance import LayerScores, magnitude_scores
 from secateur.pruning.ladders import units_removed
 from secateur.pruning.multiples import require_multiples, usual_channel_multiple
+from secateur.pruning.plan import PruningPlan, warn_of_miss
 from secateur.pruning.search import SearchConfig, search
 from secateur.pruning.units import PartShape, part_shapes
 from secateur.runs.recipe import parse_recipe
@@ -225,3 +226,26 @@ def test_the_search_of_a_recipe_decides() -> None:
         parse_recipe("model: m\nsearch: {ratio: 0.2}\nprune: {channel_multiple: 64}\n")
     recipe = parse_recipe("model: m\nsearch: {channel_multiple: 64, tensor_parallel: 2}\n")
     assert recipe.search.channel_multiple == 64  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"channel_multiple": 256, "target": "mlp"},
+            "the steps of --channel-multiple 256 are large in this model, or --m",
+        ),
+        (
+            {"tensor_parallel": 4, "target": "both"},
+            "the steps of --tensor-parallel 4 are large in this model, or whole G",
+        ),
+        ({"tensor_parallel": 1, "target": "both"}, "whole GQA groups are large in this model, or --max-rate"),
+        ({"target": "mlp"}, "--max-rate, --target or"),
+    ],
+)
+def test_a_missed_ratio_is_put_down_to_its_steps_first(
+    settings: dict[str, Any], message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_miss(PruningPlan(0.25, 1000, 800, 16, 2, [], settings))
+    (said,) = caplog.messages
+    assert said.startswith(f"Removed 0.200 of all parameters, not 0.250: {message}")

@@ -111,3 +111,17 @@ def test_early_stopping_needs_validation(text: LoadText, tiny_tokenizer: PreTrai
 def test_a_text_shorter_than_a_window_is_refused(text: LoadText, tiny_tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match="one window needs 512"):
         training_sequences(tiny_tokenizer, text("short"), RecoverConfig())
+
+
+def test_too_few_windows_for_a_share_are_said(
+    text: LoadText, tiny_tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    for share in (0.05, 0):
+        assert (
+            training_sequences(tiny_tokenizer, text("0123456789" * 8), RecoverConfig(seqlen=10, val_size=share))[1]
+            is None
+        )
+    assert caplog.messages == [
+        "Nothing is set apart for validation: --val-size 0.05 of 8 windows is none; --val-size 1 sets one apart"
+    ]

@@ -16,6 +16,7 @@ from secateur.report import (
     text_notes,
     weights_table,
 )
+from secateur.report.tables import wrapped
 
 
 def row(name, perplexity, parameters=134_515_008, prefill=712.3, decode=16.24, **more):
@@ -156,10 +157,30 @@ def test_memory(rows):
     ]
 
 
+def test_memory_that_was_not_measured_has_no_column(rows):
+    for old in rows:
+        old.update(size_bytes=214_000_000, peak_memory_bytes=None)
+    assert rendered(memory_table(rows))[0] == "model      size on disk  change"
+
+
+def test_names_are_broken_at_slashes(rows):
+    for old, name in zip(rows, ("original", "smollm2-prune/original (2)", "smollm2-prune/recovered"), strict=True):
+        old.update(name=name, recovers=None, sparsity=0.5)
+    lines = rendered(comparison_table(rows))
+    assert [line[:26].rstrip() for line in lines[2::2]] == [old["name"] for old in rows]
+    assert max(map(len, lines)) <= 80
+    assert wrapped("smollm2-prune/original (2)", 14) == "smollm2-prune/\noriginal (2)"
+    assert wrapped("runs/a-rather-long-name", 12) == "runs/\na-rather-\nlong-name"
+
+
 def test_notes_name_each_text_once(rows):
     for old in rows:
         old.update(corpora={"pydocs": "pydocs, test split"}, windows={"pydocs": 40}, seqlen=512, stride=256)
-    assert text_notes(rows) == ["perplexity on pydocs, test split; 40 windows of 512 tokens, one every 256"]
+    rows[1]["windows"] = {"other": 1}
+    rows[1]["corpora"] = {"other": "a file"}
+    notes = text_notes(rows)
+    assert notes[1] == "perplexity on a file; 1 window of 512 tokens, one every 256"
+    assert notes[:1] == ["perplexity on pydocs, test split; 40 windows of 512 tokens, one every 256"]
 
 
 def test_health():

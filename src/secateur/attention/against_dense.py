@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Comparison:
         density: share of all blocks that is computed, dense layers included.
         seqlen: tokens in a window.
         windows: how many.
+        data: of what text.
     """
 
     logits_cosine: float
@@ -55,6 +56,7 @@ class Comparison:
     density: float
     seqlen: int
     windows: int
+    data: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for `--json`."""
@@ -87,9 +89,10 @@ def compare_with_dense(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         return apply(model, profile, backend=config.backend, **config.rule())
 
     try:
-        return compare_windows(model, windows, start, config.batch_size, config.repeats)
+        found = compare_windows(model, windows, start, config.batch_size, config.repeats)
     finally:
         remove(model)
+    return replace(found, data=config.data)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from secateur.cli.command import command
 from secateur.cli.group import Group
 from secateur.cli.options import Json, Model
 from secateur.cli.output import say
-from secateur.console import stdout
+from secateur.console import counted, stdout
 from secateur.errors import InputError
 from secateur.files import expanded, write_bytes, write_figures
 
@@ -70,7 +70,8 @@ def tune(
     if plot is not None:
         write_bytes(plot, attention_map(figures))
     say(f"{profile.sparsity:.1%} of the blocks left out, mean over {len(profile.layers)} layers' heads")
-    say(f"tuned on {profile.tuning['samples']} window(s) of {config.seqlen:,} tokens of {config.data}")
+    windows = counted(profile.tuning["samples"], "window")
+    say(f"tuned on {windows} of {config.seqlen:,} tokens of {config.data}")
     say(str(output))
 
 
@@ -116,6 +117,7 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
     loaded, tokenizer = load(model, **config.load_arguments())
     figures = compare_with_dense(loaded, tokenizer, config).to_dict()
     stdout.print(attention_table(figures))
+    say(f"measured on {counted(figures['windows'], 'window')} of {config.seqlen:,} tokens of {config.data}")
     if json is not None:
         write_figures(json, figures)
 

@@ -73,7 +73,7 @@ def evaluate(config: "EvaluateConfig", output: Above, json: Json = None) -> None
     figures = evaluate(config, expanded(output))
     if json is not None:
         write_figures(json, figures)
-    say(f"accuracy {figures['accuracy']:.2%} on {figures['examples']:,} examples of {config.split}")
+    say(f"{config.name}: accuracy {figures['accuracy']:.2%} on {figures['examples']:,} examples of {config.split}")
 
 
 longrange = Group(

@@ -136,5 +136,20 @@ def choose_patterns(
         BlockPattern(choose_blocks(of_layer.detach().float(), density, real_blocks), block_size) for of_layer in scores
     ]
     if any(1 < pattern.rows == int(pattern.blocks.sum()) for pattern in patterns):
-        logger.warning("A density of %g leaves room for nothing but the diagonal of blocks; raise density", density)
+        logger.warning(
+            "A density of %g leaves room for nothing but the diagonal of blocks; raise density%s",
+            density,
+            _advice_on_length(patterns[0].rows, real_blocks),
+        )
     return patterns
+
+
+def _advice_on_length(blocks: int, real_blocks: Tensor | None) -> str:
+    """What else helps: smaller blocks, and a model no longer than the data."""
+    real = blocks if real_blocks is None else int(real_blocks.sum())
+    if real == blocks:
+        return " or lower block_size"
+    return (
+        f" or lower block_size; the sequences fill {real} of the model's {blocks} blocks: set max_seq_len to the "
+        "--max-length of the data"
+    )

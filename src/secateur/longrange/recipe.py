@@ -1,6 +1,7 @@
 """A recipe for learned sparse attention: prepare a task, train in several modes, compare."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -15,6 +16,8 @@ from secateur.longrange.data import prepare
 from secateur.longrange.data.config import PrepareConfig
 from secateur.longrange.options import Mode, Task, TrainConfig
 from secateur.longrange.run import train_run
+
+logger = logging.getLogger(__name__)
 
 
 class LongRangeSection(BaseModel):
@@ -105,10 +108,11 @@ def run_longrange(
         write_json(path / LONGRANGE, state)
         with logging_to(path / LOG):
             prepare(section.task, path / "data" / section.task, section.prepare)
-            results = [
-                train_run(section.config(mode), path, command_line=command_line, settled=section.settled)
-                for mode in section.modes
-            ]
+            results = []
+            for number, mode in enumerate(section.modes, start=1):
+                logger.info("Training in mode %s (%d of %d)", mode, number, len(section.modes))
+                config, settled = section.config(mode), section.settled
+                results.append(train_run(config, path, command_line=command_line, settled=settled))
         metrics = {"name": recipe.name, "task": section.task, "runs": results}
         write_text(path / RECIPE, text)
         write_text(path / COMMAND, command_line + "\n")

@@ -1,5 +1,6 @@
 """What is trained and validated on: packed windows of a text, or examples with the loss on their answers."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from secateur.console import counted
 from secateur.data import IGNORED, Corpus, load_corpus, pack_examples, token_windows
 from secateur.distributed import process_count, share
 from secateur.errors import InputError
 from secateur.recovery.config import RecoverConfig
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -141,6 +145,12 @@ def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequ
             raise InputError(
                 f"early stopping needs a validation loss, and val_size {config.val_size:g} of {total:,} windows is "
                 "none; raise val_size"
+            )
+        if config.val_size:
+            logger.info(
+                "Nothing is set apart for validation: --val-size %g of %s is none; --val-size 1 sets one apart",
+                config.val_size,
+                counted(total, "window"),
             )
         return sequences, None
     order = torch.randperm(total, generator=torch.Generator().manual_seed(config.seed))

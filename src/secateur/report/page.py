@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from secateur.console import counted
 from secateur.report.html import Page, Picture, Sample, Table
 from secateur.report.plots import loss_curve, pruning_strategy, sparsity_map, stage_plot
 from secateur.report.tables import Column, Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
@@ -144,7 +145,7 @@ def _pictures(
     if plan is not None:
         caption = f"Units chosen on {plan['calibration']}." if plan.get("calibration") else ""
         if importance is not None and importance.get("corpus"):
-            caption += f" Layers scored on {importance.get('samples', 0):,} windows of {importance['corpus']}."
+            caption += f" Layers scored on {counted(importance.get('samples', 0), 'window')} of {importance['corpus']}."
         yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
     if zeros is not None:
         caption = f"Chosen on {zeros['calibration']}." if zeros["calibration"] else "Chosen without a text."

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
+from secateur.console import counted
+
 Row = Mapping[str, Any]
 
 MISSING = "–"
@@ -59,16 +61,18 @@ def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | Non
     """The comparison of models for the terminal. Arguments as `comparison_columns`.
 
     It fits 80 columns for up to three texts. With several texts changes stand below the figures, which keeps
-    it to one column per text.
+    it to one column per text; so do they where names would otherwise be broken between their slashes.
     """
     texts = text_names(rows)
-    figures = _size_and_speed_columns(rows, baseline)
+    figures, values, zeros = _size_and_speed_columns(rows, baseline), _value_columns(rows), _zeros_column(rows)
     if len(texts) <= 1:
-        columns = [*(column for text in texts for column in _perplexity_columns(rows, baseline, text, "")), *figures]
-    else:
-        stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
-        columns = [*stacked, _stacked(*figures[:2]), *figures[2:]]
-    return plain_table(with_names(rows, [*_value_columns(rows), *columns, *_zeros_column(rows)]), title)
+        quality = [column for text in texts for column in _perplexity_columns(rows, baseline, text, "")]
+        columns = [*values, *quality, *figures, *zeros]
+        if _longest_step(rows) <= _left_for_names(columns):
+            return plain_table(with_names(rows, columns), title)
+    stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
+    columns = [*values, *stacked, _stacked(*figures[:2]), *figures[2:], *zeros]
+    return plain_table(with_names(rows, columns), title)
 
 
 def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
@@ -77,10 +81,12 @@ def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
 
 
 def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
-    """Size on disk and peak memory of models (`size_bytes`, `peak_memory_bytes`), for the terminal."""
+    """Size on disk and peak memory of models (`size_bytes`, `peak_memory_bytes`) where any was measured."""
     columns = []
     for header, key in (("size on disk", "size_bytes"), ("peak memory", "peak_memory_bytes")):
         values = [row.get(key) for row in rows]
+        if all(value is None for value in values):
+            continue
         columns.append(Column(header, [_bytes(value) for value in values]))
         columns.append(Column("change", _changes(values, baseline), "left"))
     return plain_table(with_names(rows, columns), title)
@@ -101,9 +107,7 @@ def attention_table(figures: Mapping[str, Any]) -> Table:
         ("same greedy token", "", f"{figures['greedy_agreement']:.1%}"),
     ]
     names, dense, sparse = (list(column) for column in zip(*rows, strict=True))
-    title = f"{figures['windows']} windows of {figures['seqlen']:,} tokens"
-    columns = [Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)]
-    return plain_table(columns, title)
+    return plain_table([Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)])
 
 
 def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
@@ -140,7 +144,7 @@ def text_notes(rows: Sequence[Row]) -> list[str]:
         for text, description in row.get("corpora", {}).items():
             stride = row.get("stride")
             step = f", one every {stride:,}" if stride else ""
-            how = f"{row['windows'][text]:,} windows of {row['seqlen']:,} tokens{step}"
+            how = f"{counted(row['windows'][text], 'window')} of {row['seqlen']:,} tokens{step}"
             notes.setdefault(text, f"perplexity on {description}; {how}")
     return list(notes.values())
 
@@ -327,9 +331,18 @@ def _zero_range(tensors: Sequence[Mapping[str, Any]]) -> str:
 
 def with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
     """Put the models' names before the columns, in the width that those leave."""
-    others = sum(width(column) + GAP for column in columns)
-    names = [wrapped(str(row["name"]), max(WIDTH - others, NARROWEST_NAME)) for row in rows]
+    names = [wrapped(str(row["name"]), _left_for_names(columns)) for row in rows]
     return [Column("model", names, "left"), *columns]
+
+
+def _left_for_names(columns: Sequence[Column]) -> int:
+    return max(WIDTH - sum(width(column) + GAP for column in columns), NARROWEST_NAME)
+
+
+def _longest_step(rows: Sequence[Row]) -> int:
+    """The longest part of a name between slashes; 0 where no name has any."""
+    steps = [step for row in rows if "/" in row["name"] for step in re.findall(r"[^/]+/?", row["name"])]
+    return max(map(len, steps), default=0)
 
 
 def width(column: Column) -> int:
@@ -343,14 +356,20 @@ def _short_header(column: Column) -> str:
 
 
 def wrapped(name: str, most: int) -> str:
-    """Break a long name after its hyphens, dots and slashes, so that no table has to cut it short."""
+    """Break a long name after its slashes, and what is too long between two after hyphens, dots and spaces.
+
+    So no table has to cut it short.
+    """
     lines = [""]
-    for part in re.findall(r"[^-_./\s]*[-_./\s]?", name):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
+    for step in re.findall(r"[^/]+/?|/", name):
+        if lines[-1] and len(lines[-1]) + len(step.rstrip()) > most:
             lines.append("")
-        lines[-1] += part
-        while len(lines[-1]) > most:
-            lines[-1:] = [lines[-1][:most], lines[-1][most:]]
+        for part in re.findall(r"[^-_.\s]*[-_.\s]?", step) if len(step) > most else [step]:
+            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
+                lines.append("")
+            lines[-1] += part
+            while len(lines[-1]) > most:
+                lines[-1:] = [lines[-1][:most], lines[-1][most:]]
     return "\n".join(line.rstrip() for line in lines)
 
 

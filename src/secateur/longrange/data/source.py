@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from numpy.typing import NDArray
 
+from secateur.console import counted
 from secateur.data.hub import TIMEOUT_SECONDS
 from secateur.data.reading import first_line
 from secateur.errors import DataError
@@ -22,6 +23,7 @@ from secateur.longrange.data.rows import SPLITS, Row, SplitName
 Item = TypeVar("Item")
 
 DEV_SHARE = 10  # one row in so many is split off where a source has no such split
+FROM_TRAIN: tuple[SplitName, ...] = ("test", "dev")
 
 
 class Source(Protocol):
@@ -132,7 +134,7 @@ class Tables:
             for split, table in self.tables.items()
         }
         pool = orders["train"]
-        for split in ("test", "dev"):
+        for split in FROM_TRAIN:
             if split not in orders:
                 size = self.settings.counts[split] or len(orders["train"]) // DEV_SHARE
                 orders[split], pool = pool[:size], pool[size:]
@@ -142,11 +144,27 @@ class Tables:
     def _wanted(self, split: SplitName, order: NDArray[np.int64]) -> NDArray[np.int64]:
         wanted = self.settings.counts[split]
         if not len(order) or (wanted or 0) > len(order):
-            raise DataError(
-                f"{self.settings.task} has {len(order):,} examples for {split}, not {wanted or 'one'}; "
-                f"lower --{split} or give more data"
-            )
+            raise DataError(f"{self.settings.task} has {self._shortage(split, len(order))}")
         return order[:wanted]
+
+    def _shortage(self, split: SplitName, found: int) -> str:
+        """What a task has whose split has too few examples, and what to do."""
+        wanted, rows = self.settings.counts[split], len(self.tables["train"])
+        if wanted is not None:
+            there = counted(found, "example")
+            return f"{there} for {split}, and --{split} asks for {wanted:,}; lower it or give more data"
+        taken = [name for name in FROM_TRAIN if name not in self.tables]
+        if split in taken and rows < DEV_SHARE:
+            unsaid = [name for name in taken if self.settings.counts[name] is None]
+            options = " and ".join(f"--{name}" for name in unsaid)
+            return (
+                f"{counted(rows, 'example')}, of which a tenth, so none, would be for {' and '.join(unsaid)}; "
+                f"give more data, or say how many with {options}"
+            )
+        lower = [f"--{name}" for name in taken if name != split] if rows and split in ("train", *taken) else []
+        if lower:
+            return f"no examples left for {split}; give more data or lower {' or '.join(lower)}"
+        return f"no examples for {split}; give more data"
 
 
 @dataclass(frozen=True)
