@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import secateur
 from secateur.cli.main import app
-from secateur.models import is_uneven
+from secateur.models import is_uneven, layer_widths
 from tiny import make_tiny_model, make_tiny_tokenizer
 
 DONE = "yes"
@@ -18,6 +18,7 @@ TEXT = " ".join(f"{number} squared is {number * number}." for number in range(30
 FLOAT32 = ("--device", "cpu", "--dtype", "float32")
 WINDOWS = ("--samples", 4, "--seqlen", 32, *FLOAT32)
 CALIBRATED = ("--calibration", "text.txt", "--own-text", 0, *WINDOWS)
+SHARES = ("--attention-share", 0.4)  # some of both halves, whatever a random model's units are worth
 BLOCKS = ("--query-block", 16, "--key-block", 16)
 
 
@@ -68,13 +69,16 @@ class Place:
     def prune(self, output: str, *options: object) -> Path:
         """A cut of the model, which is there once it was asked for."""
         if not (self / output).exists():
-            self.run("prune", "model", "-o", output, "--ratio", 0.25, *CALIBRATED, *options)
+            self.run("prune", "model", "-o", output, "--ratio", 0.25, *SHARES, *CALIBRATED, *options)
         return self / output
 
 
 def prune(place: Place) -> None:
     model, _ = secateur.load(str(place.prune("pruned")), dtype="float32")
+    widths = layer_widths(model)
     assert is_uneven(model)
+    assert min(width.num_attention_heads for width in widths) < 8
+    assert min(width.intermediate_size for width in widths) < 96
 
 
 def generate(place: Place) -> None:
@@ -118,12 +122,15 @@ def recover_full(place: Place) -> None:
 def sparsify(*options: object) -> Callable[[Place], None]:
     def run(place: Place) -> None:
         name = "sparse-" + "-".join(map(str, options)).strip("-").replace(":", "")
-        place.run("sparsify", "model", "-o", name, *options, *CALIBRATED)
+        if not (place / name).exists():
+            place.run("sparsify", "model", "-o", name, *options, *CALIBRATED)
 
     return run
 
 
 def recover_masked(place: Place) -> None:
+    """A sparse model stays as sparse."""
+    sparsify("--method", "wanda")(place)
     place.run("recover", "sparse-method-wanda", "-o", "masked", "--data", "text.txt", "--val-size", 0, *WINDOWS)
 
 
@@ -167,6 +174,8 @@ COMMANDS: dict[str, Callable[[Place], str | None]] = {
     "sparsegpt": sparsify("--method", "sparsegpt"),
     "admm": sparsify("--method", "admm"),
     "2:4": sparsify("--pattern", "2:4"),
+    "recover sparse": recover_masked,
+    "recover full": recover_full,
     "attention": attention,
     "evaluate": evaluate,
     "diagnose": diagnose,

@@ -20,7 +20,7 @@ from transformers import (
 
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
-from secateur.models.halves import PARTS, Half, HalfNames, Part
+from secateur.models.halves import PARTS, Half, HalfNames, Part, Rows
 
 ENTRY_POINTS = "secateur.families"
 
@@ -132,11 +132,22 @@ class Adapter:
         named = [name for names in self.halves if names.part == part for name in (*names.inputs, names.output)]
         return tuple(dict.fromkeys(named))
 
+    def projections_with(self, rows: Rows) -> tuple[str, ...]:
+        """The names of the input projections that have such rows, gated or not."""
+        named = [
+            name for names in self.halves for name, blocks in names.inputs.items() if rows in map(_ungated, blocks)
+        ]
+        return tuple(dict.fromkeys(named))
+
     def embed(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """The residual stream before the first layer, (batch, seq, hidden_size)."""
         embedded = cast(Tensor, model.get_input_embeddings()(tokens))
         multiplier = getattr(model.config, self.embedding_multiplier, None)
         return embedded if multiplier is None else embedded * multiplier
+
+
+def _ungated(rows: Rows) -> Rows:
+    return "query" if rows == "gated_query" else rows
 
 
 @dataclass(frozen=True)
