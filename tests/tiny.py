@@ -6,7 +6,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-
 LAYERS = ["sliding_attention", "full_attention"]
 # What makes the parts of a family count that a small model would leave out, or have at a size of its own.
 OF_FAMILY: dict[str, dict[str, object]] = {

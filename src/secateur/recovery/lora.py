@@ -13,7 +13,6 @@ from secateur.models.halves import PARTS, Rows
 from secateur.models.lora import ADAPTER, wrap
 from secateur.recovery.config import RecoverConfig
 
-
 # What these hold, for families that call them otherwise or have several in one matrix.
 ROWS: dict[str, Rows] = {
     "q_proj": "query",
