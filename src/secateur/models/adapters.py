@@ -33,10 +33,10 @@ class Adapter:
         model_type: of its config.
         halves: what its layers are made of, in the order of use. Where layers differ (full and linear attention), all
             kinds stand here, and a layer has those whose mixer it has.
-        body: of the model: the decoder without its head.
-        layers: of the body.
-        final_norm: of the body: the norm between the last layer and the head.
-        rotary_positions: of the body: what makes the rotary positions.
+        body_name: of the model: the decoder without its head.
+        layers_name: of the body.
+        final_norm_name: of the body: the norm between the last layer and the head.
+        rotary_name: of the body: what makes the rotary positions, if they are made there.
         embedding_multiplier: of the config: the factor of the embeddings.
         logits_divisor: of the config: what logits are divided by.
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
@@ -50,13 +50,21 @@ class Adapter:
     body_name: str = "model"
     layers_name: str = "layers"
     final_norm_name: str = "norm"
-    rotary_name: str = "rotary_emb"
+    rotary_name: str | None = "rotary_emb"
     embedding_multiplier: str = "embedding_multiplier"
     logits_divisor: str = "logits_scaling"
     logits_softcap: str = "final_logit_softcapping"
     bias: frozenset[str] = field(default_factory=frozenset)
     partial_rotary: bool = False
     rope_by_layer_type: bool = False
+
+    def __post_init__(self) -> None:
+        both = set(self.projection_names("attention")) & set(self.projection_names("mlp"))
+        if both:
+            raise ModelError(
+                f"the attention and the MLP of {self.model_type} both have a projection {min(both)}, and projections "
+                "go by their names; give them names of their own"
+            )
 
     @cached_property
     def stock_config(self) -> type[PreTrainedConfig]:
@@ -109,7 +117,8 @@ class Adapter:
         return cast(nn.Module, attrgetter(self.final_norm_name)(self.body(model)))
 
     def rotary_positions(self, model: PreTrainedModel) -> Any:
-        return attrgetter(self.rotary_name)(self.body(model))
+        """What makes the rotary positions; None where the layers do it themselves."""
+        return None if self.rotary_name is None else attrgetter(self.rotary_name)(self.body(model))
 
     def half(self, layer: nn.Module, part: Part) -> Half:
         """A layer's attention or MLP. Raises `ModelError` where the layer has none that is known."""
