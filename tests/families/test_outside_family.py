@@ -64,7 +64,8 @@ again, _ = secateur.load("again", dtype="float32")
 torch.save(model(tokens).logits.detach(), "logits.pt")
 assert torch.equal(again(tokens).logits, model(tokens).logits)
 cached, plain = (
-    model.generate(tokens, max_new_tokens=12, min_new_tokens=12, do_sample=False, use_cache=use) for use in (True, False)
+    model.generate(tokens, max_new_tokens=12, min_new_tokens=12, do_sample=False, use_cache=use_cache)
+    for use_cache in (True, False)
 )
 assert torch.equal(cached, plain)
 """

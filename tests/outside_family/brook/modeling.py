@@ -1,6 +1,6 @@
 """A Brook model: Llama's layers by other names, with LayerNorms before and a norm between attention and the stream."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class BrookPreTrainedModel(PreTrainedModel):
     config_class = BrookConfig
     base_model_prefix = "decoder"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["BrookBlock"]
+    _no_split_modules: ClassVar = ["BrookBlock"]
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -117,7 +117,7 @@ class BrookModel(BrookPreTrainedModel):
 
 
 class BrookForCausalLM(BrookPreTrainedModel, GenerationMixin):
-    _tied_weights_keys = {"unembed.weight": "decoder.embed.weight"}
+    _tied_weights_keys: ClassVar = {"unembed.weight": "decoder.embed.weight"}
 
     def __init__(self, config: BrookConfig) -> None:
         super().__init__(config)
