@@ -100,6 +100,8 @@ def require_carried(config: PreTrainedConfig) -> None:
         ModelError: the family is not supported, or it has what llama.cpp's graph of that family lacks.
     """
     family = adapter_for(config.model_type).model_type
+    if family not in EVEN:
+        raise ModelError(f"models are exported to llama.cpp from {', '.join(EVEN)}, and this one is {family}")
     if config.hidden_act not in ("silu", "swish"):
         raise ModelError(
             f"llama.cpp's graphs of {family} have the activation silu, and this model has {config.hidden_act}; it "

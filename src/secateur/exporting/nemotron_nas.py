@@ -137,6 +137,8 @@ def require_held(config: PreTrainedConfig) -> None:
     family = adapter_for(config.model_type).model_type
     if family == "qwen3":
         raise _not_held("norms of queries and keys (qwen3)")
+    if family not in ("llama", "mistral", "qwen2"):
+        raise _not_held(f"the layers of {family}")
     if config.hidden_act not in ("silu", "swish"):
         raise _not_held(f"the activation {config.hidden_act}")
     if getattr(config, "mlp_bias", False):

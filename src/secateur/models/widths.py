@@ -125,7 +125,9 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     model.__class__ = adapter.uneven_model if uneven else adapter.stock_model
     body.__class__ = adapter.uneven_body if uneven else adapter.stock_body
     # Rotary positions know one width of layers.
-    adapter.rotary_positions(model).config = of_one_width(config) if uneven else config
+    rotary = adapter.rotary_positions(model)
+    if rotary is not None:
+        rotary.config = of_one_width(config) if uneven else config
     config.architectures = [type(model).__name__]
     # The class says the type; the others name code beside weights of other widths.
     for name in ("model_type", "auto_map", "model_file"):
