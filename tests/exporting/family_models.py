@@ -85,7 +85,7 @@ def make_family(family: str, widths: str = "uncut", **settings: Any) -> PreTrain
         settings: over those of the family.
     """
     base = {"vocab_size": 300, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
-    model = make_tiny_model(family, **{**base, **FAMILIES[family][0], **settings})
+    model = make_tiny_model(family, **{**base, **FAMILIES.get(family, ({},))[0], **settings})
     if widths == "uneven":
         return cut_unevenly(model)
     return cut_unevenly(model, EVEN_CUT) if widths == "even" else model

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from exporting_helpers import LlamaCpp, byte_tokenizer
+from family_models import make_family
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -161,9 +162,11 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def test_pieces_without_a_space_before_the_text(model: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
+def test_pieces_without_a_space_before_the_text(family: str, tmp_path: Path) -> None:
     tokenizer = gemma_tokenizer()
-    _, llama_cpp = exported(model(len(tokenizer)), tokenizer, tmp_path / "model.gguf")
+    tiny = make_family(family, vocab_size=len(tokenizer))
+    _, llama_cpp = exported(tiny, tokenizer, tmp_path / "model.gguf")
     again = secateur.load(tmp_path / "model.gguf")[1]
     for text in (*TEXTS, "a     b          c", "▁▁▁ as it stands", "<s>after"):
         assert llama_cpp.tokens(text) == tokenizer(text).input_ids, text
