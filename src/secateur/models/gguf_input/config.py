@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
-from secateur.models.gguf_input.families import COUNTS, file_family
+from secateur.models.gguf_input.families import COUNTS, SECTIONS, file_family
 from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
 from secateur.models.json_file import shown
@@ -30,6 +30,7 @@ FAMILIES = {
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen35": "qwen3_5_text",
     "deci": "llama",
     "openelm": "qwen3",
     "gemma2": "gemma2",
@@ -131,7 +132,7 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
         raise keys.wrong(f"heads of {head_dim} cannot be rotated in pairs")
     longest = keys.size("context_length", MOST_POSITIONS)
     rope = rope_parameters(keys.for_rope(), header, rotated, longest)
-    if rotated != head_dim:
+    if names.part_of_head:
         rope["partial_rotary_factor"] = rotated / head_dim
     if rope["rope_type"] not in names.rope:
         raise keys.wrong(f"rotary positions of the type {rope['rope_type']} are not known of {family}")
@@ -232,6 +233,9 @@ class _Keys:
         found: dict[str, Any] = {}
         for key in self.of_family & set(self.short):
             value = self.short[key]
+            if key == SECTIONS:
+                found[key] = value
+                continue
             if key in COUNTS:
                 found[key] = self._checked(key, value, MOST_POSITIONS)
                 continue

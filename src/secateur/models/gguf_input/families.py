@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from secateur.models.json_file import shown
 from secateur.models.widths import LayerWidths
 
 Settings = dict[str, Any]
@@ -95,7 +96,9 @@ class FileFamily:
 WINDOW = "attention.sliding_window"
 STEP = "attention.sliding_window_pattern"
 WINDOWS = frozenset({WINDOW, STEP})
-COUNTS = WINDOWS  # keys whose values are whole numbers
+SSM = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size")
+INTERVAL, SECTIONS = "full_attention_interval", "rope.dimension_sections"
+COUNTS = WINDOWS | {*SSM, INTERVAL}  # keys whose values are whole numbers
 
 
 def _windows(keys: Mapping[str, Any], settings: Settings, usual_step: int) -> None:
@@ -165,6 +168,29 @@ def _ministral3(keys: Mapping[str, Any], settings: Settings, width: LayerWidths)
     rope["llama_4_scaling_beta"] = float(keys.get("attention.temperature_scale", 0.0))
 
 
+def _qwen35(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
+    absent = [key for key in (*SSM, SECTIONS) if key not in keys]
+    if absent:
+        raise ValueError(f"{absent[0]} is missing")
+    kernel, size, groups, heads, inner = (keys[key] for key in SSM)
+    if inner != size * heads or heads % groups:
+        raise ValueError(f"ssm.inner_size {inner} is not made of {heads} heads of {size} in {groups} groups")
+    frequencies = round(settings["head_dim"] * settings["rope_parameters"]["partial_rotary_factor"]) // 2
+    # Of text all three positions of an image are the same; each has every third frequency.
+    sections = [*(math.ceil((frequencies - part) / 3) for part in range(3)), 0]
+    if keys[SECTIONS] != sections:
+        raise ValueError(f"{SECTIONS} is {shown(keys[SECTIONS])}, and secateur reads files where it is {sections}")
+    layers, step = settings["num_hidden_layers"], keys.get(INTERVAL, 4)
+    settings.update(
+        layer_types=["linear_attention" if (layer + 1) % step else "full_attention" for layer in range(layers)],
+        linear_conv_kernel_dim=kernel,
+        linear_key_head_dim=size,
+        linear_value_head_dim=size,
+        linear_num_key_heads=groups,
+        linear_num_value_heads=heads,
+    )
+
+
 GRANITE = {
     "logit_scale": "logits_scaling",
     "residual_scale": "residual_multiplier",
@@ -223,6 +249,15 @@ FAMILIES: dict[str, FileFamily] = {
     "seed_oss": FileFamily(
         {"attn_norm": LLAMA_NORMS["attn_norm"], "post_attention_norm": LLAMA_NORMS["ffn_norm"]},
         may_have_bias={"attention_bias": QKV},
+    ),
+    "qwen3_5_text": FileFamily(
+        {"attn_norm": LLAMA_NORMS["attn_norm"], "post_attention_norm": LLAMA_NORMS["ffn_norm"], **HEAD_NORMS},
+        projections={**ATTENTION, "attn_q": ("self_attn.q_proj", ("queries", "queries"), "hidden"), **MLP},
+        norm_offset=1.0,
+        part_of_head=True,
+        rope=frozenset({"default"}),
+        keys=frozenset({*SSM, INTERVAL, SECTIONS}),
+        change=_qwen35,
     ),
     "starcoder2": FileFamily(
         projections={**ATTENTION, **PLAIN_MLP},

@@ -2,8 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,34 +11,12 @@ from torch import Tensor
 from secateur.errors import ModelError
 from secateur.models.gguf_input.families import FileFamily, file_family
 from secateur.models.gguf_input.header import GGUFHeader
+from secateur.models.gguf_input.linear_attention import linear_attention
+from secateur.models.gguf_input.place import Place, place
 from secateur.models.gguf_input.rope import FACTORS
 from secateur.models.widths import LayerWidths, widths_in
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor of the file goes.
-
-    Attributes:
-        parts: by their names in the model's state, the rows of the tensor that belong to each: one for most.
-        shape: that the config asks for.
-        heads: of queries or keys whose rows stand in llama.cpp's order; 0 for all else.
-        optional: a bias that the file may leave out, and that is then zero.
-        offset: what the file has more than the model.
-    """
-
-    parts: Mapping[str, int]
-    shape: tuple[int, ...]
-    heads: int = 0
-    optional: bool = False
-    offset: float = 0.0
-
-
-def place(name: str, *shape: int, heads: int = 0, optional: bool = False, offset: float = 0.0) -> Place:
-    """The place of a tensor that is one weight of the model."""
-    return Place({name: shape[0]}, shape, heads, optional, offset)
 
 
 def places(config: Any, architecture: str) -> dict[str, Place]:
@@ -53,7 +29,7 @@ def places(config: Any, architecture: str) -> dict[str, Place]:
     if not config.tie_word_embeddings:
         found["output.weight"] = place("lm_head.weight", rows, hidden)
     for layer, width in enumerate(widths_in(config)):
-        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.")
+        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.", _is_linear(config, layer))
         found.update({f"blk.{layer}.{name}": where for name, where in in_layer.items()})
     return found
 
@@ -65,7 +41,12 @@ def _norm(short: str, name: str, size: int, family: FileFamily) -> dict[str, Pla
     return found
 
 
-def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str) -> dict[str, Place]:
+def _is_linear(config: Any, layer: int) -> bool:
+    types = getattr(config, "layer_types", None)
+    return types is not None and types[layer] == "linear_attention"
+
+
+def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str, linear: bool) -> dict[str, Place]:
     family = file_family(config.model_type)
     queries, keys = (count * config.head_dim for count in (width.num_attention_heads, width.num_key_value_heads))
     sizes = {
@@ -77,10 +58,16 @@ def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str) -> 
     }
     heads = {"attn_q": width.num_attention_heads, "attn_k": width.num_key_value_heads} if family.neighbours else {}
     found: dict[str, Place] = {}
+    if linear:
+        found = linear_attention(config, f"{path}linear_attn.")
     for short, (name, size) in family.norms.items():
+        if linear and name.startswith("self_attn."):
+            continue
         found |= _norm(short, f"{path}{name}", sizes[size], family)
     with_bias = _with_bias(config)
     for short, (name, outputs, inputs) in family.projections.items():
+        if linear and name.startswith("self_attn."):
+            continue
         rows, order = sum(sizes[each] for each in outputs), heads.get(short, 0)
         found[f"{short}.weight"] = place(f"{path}{name}.weight", rows, sizes[inputs], heads=order)
         if short in with_bias:
@@ -160,6 +147,10 @@ def _read(header: GGUFHeader, name: str, where: Place, dtype: torch.dtype) -> Te
         raise ModelError(f"{header.file} holds weights beyond what {dtype} holds in {name}; load it in float32")
     if where.offset:
         tensor = tensor - where.offset
+    if where.change:
+        tensor = where.change(tensor)
+        if not tensor.isfinite().all():
+            raise ModelError(f"{header.file} holds values in {name} of which the model's weights cannot be made")
     return (_in_halves(tensor, where.heads) if where.heads else tensor).to(dtype)
 
 
