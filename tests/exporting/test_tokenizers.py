@@ -14,7 +14,8 @@ import secateur
 from secateur.data import load_corpus
 from secateur.errors import ModelError
 from secateur.exporting import require_exportable
-from secateur.exporting.pre_tokenizers import GPT2, GPT4O, LLAMA3, QWEN2, QWEN35, TEKKEN
+from secateur.exporting.pre_tokenizers import GPT2, GPT4O, LLAMA3, QWEN2, TEKKEN
+from secateur.models.gguf_input.tokenizer import QWEN35
 
 TEXTS = [
     "Hello world",
@@ -68,6 +69,14 @@ def test_byte_level_rules(name: str, model: Callable[[int], PreTrainedModel], tm
     assert found == name
     for text in TEXTS:
         assert llama_cpp.tokens(text) == tokenizer(text).input_ids, text
+
+
+def test_a_rule_that_transformers_does_not_read(model: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(*RULES["qwen35"], size=1000)
+    secateur.export(model(1000), tokenizer, tmp_path / "model.gguf")
+    again = secateur.load(tmp_path / "model.gguf")[1]
+    for text in TEXTS:
+        assert again(text).input_ids == tokenizer(text).input_ids, text
 
 
 def test_the_words_of_gpt2_spelled_out() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import ModelError
+from secateur.models.gguf_input.tokenizer import QWEN35
 
 WORDS, DIGITS = "words of GPT-2", "single digits"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -15,7 +16,6 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = _CONTRACTIONS + r"\p{N}{1,3}" + _REST
 QWEN2 = _CONTRACTIONS + r"\p{N}" + _REST
-QWEN35 = _CONTRACTIONS.replace(r"\p{L}+|", r"[\p{L}\p{M}]+|") + r"\p{N}" + _REST.replace(r"\p{L}", r"\p{L}\p{M}", 1)
 _UPPER_LOWER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
 _UPPER = r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
 _AFTER = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
