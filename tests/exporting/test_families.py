@@ -115,6 +115,17 @@ def test_a_window_that_the_graph_lacks_shortens_the_context(small_tokenizer: Sma
     assert gguf.GGUFReader(tmp_path / "model.gguf").fields["phi3.context_length"].contents() == 32
 
 
+@pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}])
+def test_ministrals_scaling_by_position_without_yarn(
+    rope: dict[str, Any], small_tokenizer: Small, tmp_path: Path
+) -> None:
+    by_position = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 16}
+    model = make_family("ministral3", rope_parameters={"rope_theta": 1e4, **rope, **by_position})
+    secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
+    require_same(tmp_path / "model.gguf", model)
+    require_same(tmp_path / "model.gguf", secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")[0])
+
+
 def test_filling_up_keeps_norms_over_all_heads(small_tokenizer: Small, tmp_path: Path) -> None:
     model = make_family("olmo2", "uneven", rms_norm_eps=0.1, **SQUARE)
     result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf")

@@ -55,6 +55,8 @@ def write_shape(writer: gguf.GGUFWriter, config: Any, layout: Layout, rows: int)
     beta = config.rope_parameters.get("llama_4_scaling_beta")
     if beta:
         writer.add_attn_temperature_scale(beta)
+        if layout.rope.scaling != "yarn":  # llama.cpp counts by yarn's original length, whatever the scaling is
+            writer.add_rope_scaling_orig_ctx_len(config.rope_parameters["original_max_position_embeddings"])
 
 
 def _add_rope(writer: gguf.GGUFWriter, rope: Rope, architecture: str) -> None:

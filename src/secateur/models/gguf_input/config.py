@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
-from secateur.models.gguf_input.families import COUNTS, SECTIONS, file_family
+from secateur.models.gguf_input.families import COUNTS, ORIGINAL, SECTIONS, file_family
 from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
 from secateur.models.json_file import shown
@@ -225,8 +225,8 @@ class _Keys:
             )
 
     def for_rope(self) -> dict[str, Any]:
-        """The keys of rotary positions but those that are the family's own."""
-        return {key: value for key, value in self.short.items() if key not in self.of_family}
+        """The keys of rotary positions but the one that is a family's own."""
+        return {key: value for key, value in self.short.items() if key not in self.of_family - {ORIGINAL}}
 
     def family_values(self) -> dict[str, Any]:
         """Those that are the family's own: whole numbers of windows, else numbers that are not negative."""

@@ -98,7 +98,8 @@ STEP = "attention.sliding_window_pattern"
 WINDOWS = frozenset({WINDOW, STEP})
 SSM = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size")
 INTERVAL, SECTIONS = "full_attention_interval", "rope.dimension_sections"
-COUNTS = WINDOWS | {*SSM, INTERVAL}  # keys whose values are whole numbers
+LOG_MULTIPLIER, ORIGINAL = "rope.scaling.yarn_log_multiplier", "rope.scaling.original_context_length"
+COUNTS = WINDOWS | {*SSM, INTERVAL, ORIGINAL}  # keys whose values are whole numbers
 
 
 def _windows(keys: Mapping[str, Any], settings: Settings, usual_step: int) -> None:
@@ -161,10 +162,10 @@ def _starcoder2(keys: Mapping[str, Any], settings: Settings, width: LayerWidths)
 
 def _ministral3(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
     rope = settings["rope_parameters"]
-    multiplier = keys.get("rope.scaling.yarn_log_multiplier", 0.0)
+    multiplier = keys.get(LOG_MULTIPLIER, 0.0)
     if rope["rope_type"] == "yarn" and multiplier:
         rope.update(mscale=1.0, mscale_all_dim=multiplier)
-    rope.setdefault("original_max_position_embeddings", settings["max_position_embeddings"])
+    rope["original_max_position_embeddings"] = keys.get(ORIGINAL, settings["max_position_embeddings"])
     rope["llama_4_scaling_beta"] = float(keys.get("attention.temperature_scale", 0.0))
 
 
@@ -243,7 +244,7 @@ FAMILIES: dict[str, FileFamily] = {
     ),
     "ministral3": FileFamily(
         neighbours=True,
-        keys=frozenset({"attention.temperature_scale", "rope.scaling.yarn_log_multiplier"}),
+        keys=frozenset({"attention.temperature_scale", LOG_MULTIPLIER, ORIGINAL}),
         change=_ministral3,
     ),
     "seed_oss": FileFamily(
