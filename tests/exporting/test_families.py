@@ -131,3 +131,22 @@ def test_filling_up_keeps_norms_over_all_heads(small_tokenizer: Small, tmp_path:
     result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
     assert result.parameters_in_file > result.parameters
     require_same(tmp_path / "model.gguf", model)
+
+
+WITHOUT_HALVES = {"drop": "attention=1,mlp=2", "samples": 4, "seqlen": 32, "own_text": 0, "compensate": False}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_layers_without_halves(family: str, small_tokenizer: Small, tmp_path: Path) -> None:
+    model = make_family(family)
+    secateur.prune(model, small_tokenizer, **WITHOUT_HALVES)
+    result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
+    assert result.architecture == "deci" and result.parameters_in_file == count_parameters(model)
+    require_same(tmp_path / "model.gguf", model)
+
+
+def test_layers_without_halves_that_no_graph_has(small_tokenizer: Small, tmp_path: Path) -> None:
+    model = make_family("gemma3_text")
+    secateur.prune(model, small_tokenizer, **WITHOUT_HALVES)
+    with pytest.raises(ModelError, match=r"this model is gemma3_text; cut it with --keep-halves"):
+        secateur.export(model, small_tokenizer, tmp_path / "model.gguf")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.exporting.layout import Layout
+from secateur.models.widths import first_with_heads
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def factors_of(config: Any, layout: Layout, tied: bool) -> Factors:
     scalar = getattr(config, "query_pre_attn_scalar", None)
     if scalar is not None:
         large = len(layout.widths) == graph.large
-        divided_by = config.hidden_size // layout.widths[0].num_attention_heads if large else head_dim
+        divided_by = config.hidden_size // first_with_heads(layout.widths).num_attention_heads if large else head_dim
         return Factors(query=math.sqrt(divided_by / scalar))
     if graph.scaled or not hasattr(config, "embedding_multiplier"):
         return Factors()

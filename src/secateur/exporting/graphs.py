@@ -40,6 +40,7 @@ class Graph:
             root of hidden size over heads instead of that of the head's size.
         scaled: whether it takes Granite's multipliers from the file.
         linear_attention: whether some of its layers have linear attention.
+        without_halves: whether layers may lack their attention or their MLP.
     """
 
     architecture: gguf.MODEL_ARCH
@@ -57,6 +58,7 @@ class Graph:
     large: int = 0
     scaled: bool = False
     linear_attention: bool = False
+    without_halves: bool = False
 
     @property
     def name(self) -> str:
@@ -65,7 +67,7 @@ class Graph:
 
 WITH_FACTORS = PLAIN | {"yarn", "llama3"}
 LLAMA = Graph(ARCH.LLAMA, neighbours=True, rope=WITH_FACTORS)
-DECI = Graph(ARCH.DECI, neighbours=True, per_layer=True, rope=WITH_FACTORS)
+DECI = Graph(ARCH.DECI, neighbours=True, per_layer=True, without_halves=True, rope=WITH_FACTORS)
 OPENELM = Graph(ARCH.OPENELM, per_layer=True, tied=True, joined={"attn_qkv": QKV})
 GEMMA = Graph(ARCH.GEMMA2, activations=TANH_GELU, rope=PLAIN, windows=True, norm_offset=1.0, large=46, tied=True)
 OLMO = Graph(ARCH.OLMO2, square=True, own_head=True)

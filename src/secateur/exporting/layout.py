@@ -15,7 +15,7 @@ from secateur.exporting.linear_attention import require_linear_attention
 from secateur.exporting.rope import Rope, rope_of
 from secateur.models import LayerWidths, adapter_of, layer_widths
 from secateur.models.adapters import adapter_for
-from secateur.models.widths import head_dim_of, widths_in
+from secateur.models.widths import first_with_heads, head_dim_of, skipped, widths_in
 
 SMOLLM3_STEP = 4  # every so many layers llama.cpp leaves out rotary positions
 
@@ -56,10 +56,15 @@ def layout_of(model: PreTrainedModel | PeftModel) -> Layout:
     require_carried(model.config)
     family, widths, head_dim = adapter_of(model).model_type, layer_widths(model), head_dim_of(model)
     graphs, hidden, rope = FAMILIES[family], model.config.hidden_size, rope_of(model.config)
-    square = widths[0].num_attention_heads * head_dim == hidden
+    square = first_with_heads(widths).num_attention_heads * head_dim == hidden
     if len(set(widths)) == 1 and (square or not graphs.even.square):
         return Layout(graphs.even, widths, head_dim, rope)
     other = graphs.uneven
+    if any(map(skipped, widths)) and (other is None or not other.without_halves):
+        raise ModelError(
+            f"llama.cpp has a graph for layers without attention or MLP where they are otherwise Llama's, and this "
+            f"model is {family}; cut it with --keep-halves"
+        )
     if other is not None and (has_tied_embeddings(model) or not other.tied):
         return Layout(other, widths, head_dim, rope.of_whole_heads(head_dim))
     needed = hidden // head_dim if graphs.even.square else 0
@@ -151,7 +156,8 @@ def _require_square(config: Any, family: str) -> None:
     widths = widths_in(config)
     heads = max(width.num_attention_heads for width in widths)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    group = widths[0].num_attention_heads // widths[0].num_key_value_heads
+    first = first_with_heads(widths)
+    group = first.num_attention_heads // first.num_key_value_heads
     wanted = config.hidden_size // head_dim
     if config.hidden_size % head_dim or heads > wanted or wanted % group:
         raise ModelError(

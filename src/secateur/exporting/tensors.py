@@ -90,7 +90,7 @@ def _projections(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
     for index, (layer, width) in enumerate(zip(adapter.layers(model), layout.widths, strict=True)):
         for part in PARTS:
             half = adapter.half(layer, part)
-            if half.names.divisible:
+            if half.names.divisible and not half.is_absent:
                 for name, parts in tensors_of(half, width, model.config, layout, factors):
                     shape = (sum(rows.size for rows in parts), *parts[0].shape[1:])
                     yield Entry(f"blk.{index}.{name}", shape, partial(_joined, parts))
@@ -147,6 +147,8 @@ def _changes(model: PreTrainedModel, layout: Layout) -> Changes:
         change(cast(Tensor, adapter.final_norm(model).weight), factor=factors.final_norm)
     for layer, width in zip(adapter.layers(model), layout.widths, strict=True):
         half = adapter.half(layer, "attention")
+        if half.is_absent:
+            continue
         if not half.names.divisible:
             for own, shape, made in changes_in(half.mixer, model.config):
                 changes[id(own)] = shape, partial(_made, made)
