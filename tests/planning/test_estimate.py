@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.errors import InputError
+from secateur.models import supported_model_types
 from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
@@ -130,9 +131,18 @@ def test_flops_of_the_removal_order() -> None:
     assert removal(inputs, outputs, 1, 48).float32 == pytest.approx(counter.get_total_flops() + solves)
 
 
+@pytest.mark.parametrize("family", supported_model_types())
+def test_every_family_is_planned_from_its_config(tiny_model, tmp_path: Path, family: str) -> None:
+    tiny_model(family).config.save_pretrained(tmp_path)
+    found = estimate(tmp_path, devices="2xH100")
+    assert found.family == family
+    assert all(phase.fits and phase.seconds > 0 for phase in found.phases)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-def test_parameters_of_an_adapter(tiny_model, tied: bool) -> None:
-    model = tiny_model(tie_word_embeddings=tied)
+@pytest.mark.parametrize("family", supported_model_types())
+def test_parameters_of_an_adapter(tiny_model, tied: bool, family: str) -> None:
+    model = tiny_model(family, tie_word_embeddings=tied)
     shape = shape_of(model.config.to_dict())
     config = PlanConfig(devices="8xH100", recover_batch_size=1, recover_windows=20)
     (lora, *_), *_ = recover_phases(Setting(shape, config, 4, on_cpu=False))
@@ -140,6 +150,10 @@ def test_parameters_of_an_adapter(tiny_model, tied: bool) -> None:
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     steps = 20 * 0.95
     assert lora.sent == pytest.approx(8 * trained * steps)
+
+
+# Seed-OSS drops out a tenth of attention and of what is added to the residual stream unless its config says not to.
+WITHOUT_DROPOUT = {"seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0}}
 
 
 def saved_bytes(model: torch.nn.Module, tokens: torch.Tensor) -> int:
@@ -157,8 +171,9 @@ def saved_bytes(model: torch.nn.Module, tokens: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def test_activations_of_full_training(tiny_model) -> None:
-    model = tiny_model(hidden_size=128, intermediate_size=256, num_hidden_layers=6).train()
+@pytest.mark.parametrize("family", supported_model_types())
+def test_activations_of_full_training(tiny_model, family: str) -> None:
+    model = tiny_model(family, hidden_size=128, intermediate_size=256, **WITHOUT_DROPOUT.get(family, {})).train()
     shape = shape_of(model.config.to_dict())
 
     def saved(seqlen: int) -> int:
@@ -166,8 +181,10 @@ def test_activations_of_full_training(tiny_model) -> None:
 
     config = PlanConfig(devices="8xH100", recover_batch_size=2, seqlen=128)
     full = recover_phases(Setting(shape, config, 2, on_cpu=False))[2][0]
-    # Weights in bfloat16 are kept as well; they are the same for any length.
-    assert full.activations == pytest.approx(2 * (saved(256) - saved(192)) * 128 / 128, rel=0.1)
+    # Without what is the same for any length: weights in bfloat16 are kept as well.
+    real = saved(128) - (3 * saved(64) - 3 * saved(128) + saved(192))
+    # Starcoder's LayerNorm keeps less than the others' RMSNorm.
+    assert full.activations == pytest.approx(real, rel=0.3 if family == "starcoder2" else 0.1)
 
 
 @pytest.mark.parametrize(

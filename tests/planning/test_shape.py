@@ -1,6 +1,7 @@
 """Parameters and FLOPs counted from a config alone, against Transformers' own models and PyTorch's counter."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from secateur.errors import ModelError
-from secateur.models import count_parameters, declare_widths
-from secateur.models.adapters import adapter_of
+from secateur.models import count_parameters, supported_model_types
 from secateur.planning import model_shape, shape_of
 from secateur.planning import source as sources
-from secateur.pruning.units import keep_units
+from secateur.planning.mixing import SoftmaxAttention
+from secateur.planning.shape import ModelShape
+from tiny import make_tiny_model
+from uneven import WIDTHS, cut_unevenly
 
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama",
@@ -27,6 +30,8 @@ LLAMA_8B: dict[str, Any] = {
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
+ALL = supported_model_types()
+LINEAR = ("qwen3_5_text",)
 LLAMA_70B = {
     **LLAMA_8B,
     "hidden_size": 8192,
@@ -46,15 +51,16 @@ def test_parameters_of_llama_3() -> None:
     [
         {},
         {"head_dim": 64},
-        {"attention_bias": True},
+        {"attention_bias": True, "attention_out_bias": True},
         {"tie_word_embeddings": True},
-        {"mlp_bias": True},
+        {"mlp_bias": True, "use_bias": True},
         {"num_key_value_heads": 32},
     ],
     ids=str,
 )
+@pytest.mark.parametrize("family", ALL)
 def test_parameters_are_those_of_transformers(family: str, changed: dict[str, Any]) -> None:
-    settings = {**LLAMA_8B, "num_hidden_layers": 2, **changed, "model_type": family}
+    settings = {**LLAMA_8B, "num_hidden_layers": 4, "pad_token_id": None, **changed, "model_type": family}
     config = AutoConfig.for_model(**settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -62,36 +68,69 @@ def test_parameters_are_those_of_transformers(family: str, changed: dict[str, An
     assert shape_of(config.to_dict()).parameters == count_parameters(model)
 
 
-def test_parameters_of_an_uneven_model(family: str, tiny_model, tmp_path: Path) -> None:
-    model = tiny_model(family)
-    adapter = adapter_of(model)
-    keep_units(adapter.half(adapter.layers(model)[1], "attention"), torch.tensor([0, 2, 3]))
-    keep_units(adapter.half(adapter.layers(model)[2], "mlp"), torch.arange(40))
-    declare_widths(model)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", ALL)
+def test_parameters_of_an_uneven_model(family: str, tied: bool, tmp_path: Path) -> None:
+    model = cut_unevenly(make_tiny_model(family, tie_word_embeddings=tied))
     model.config.save_pretrained(tmp_path)
     shape = model_shape(tmp_path)
     assert shape.parameters == count_parameters(model)
-    assert [layer.num_attention_heads for layer in shape.layers] == [8, 6, 8, 8]
-    assert [layer.intermediate_size for layer in shape.layers] == [96, 96, 40, 96]
+    assert shape.embedding_parameters == 259 * 64 * (1 if tied else 2)
+    assert [(layer.attention.units, layer.mlp.units) for layer in shape.layers] == [
+        (heads if layer.attention.divisible else 1, channels)
+        for layer, (heads, channels) in zip(shape.layers, WIDTHS, strict=True)
+    ]
 
 
-def test_flops_are_those_that_pytorch_counts(family: str, tiny_model) -> None:
-    seqlen = 32
-    model = tiny_model(family)
+def beyond_causal(shape: ModelShape, seqlen: int) -> float:
+    """What attention computes over keys that come after a token or lie before its window."""
+    softmax = [layer.mixing for layer in shape.layers if isinstance(layer.mixing, SoftmaxAttention)]
+    return sum(4 * each.query_width * seqlen - each.flops(seqlen) for each in softmax) * seqlen
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_flops_are_those_that_pytorch_counts(family: str) -> None:
+    seqlen = 64
+    model = make_tiny_model(family)
     model.set_attn_implementation("eager")
     shape = shape_of(model.config.to_dict())
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, seqlen, dtype=torch.long))
-    # PyTorch counts attention over all keys; half of them come after the token.
-    widths = sum(shape.query_width(layer) for layer in shape.layers)
-    causal = 4 * widths * seqlen * (seqlen - (seqlen + 1) / 2)
-    assert seqlen * (shape.body_flops(seqlen) + shape.head_flops) == pytest.approx(counter.get_total_flops() - causal)
+        model(torch.zeros(1, seqlen, dtype=torch.long), use_cache=False)
+    planned = seqlen * (shape.body_flops(seqlen) + shape.head_flops) + beyond_causal(shape, seqlen)
+    # The convolutions of linear attention are not planned.
+    near = 0.02 if family in LINEAR else 1e-6
+    assert planned == pytest.approx(counter.get_total_flops(), rel=near)
+
+
+def test_a_window_bounds_the_keys() -> None:
+    def keys(seqlen: int, window: float) -> float:
+        return sum(min(token + 1, window) for token in range(seqlen)) / seqlen
+
+    for seqlen, window in ((8, 3), (8, 8), (3, 8), (5, math.inf)):
+        mixing = SoftmaxAttention(query_width=1, key_width=1, window=window)
+        assert mixing.flops(seqlen) == pytest.approx(4 * keys(seqlen, window))
+        assert mixing.cached(seqlen) == 2 * min(seqlen, window)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "olmo3"])
+def test_windows_are_those_of_the_kinds_of_layers(family: str) -> None:
+    shape = shape_of(make_tiny_model(family).config.to_dict())
+    assert [layer.mixing.window for layer in shape.layers] == [12, math.inf] * 2
+
+
+def test_a_window_of_all_layers() -> None:
+    mistral = {**LLAMA_8B, "model_type": "mistral", "num_hidden_layers": 1}
+    assert shape_of({**mistral, "sliding_window": 64}).layers[0].mixing.window == 64
+    assert shape_of({**mistral, "sliding_window": None}).layers[0].mixing.window == math.inf
+    # Qwen2 has a window only where use_sliding_window says so.
+    assert shape_of({**mistral, "model_type": "qwen2", "sliding_window": 64}).layers[0].mixing.window == math.inf
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": "gpt2"}, "'gpt2' is not supported: its layers are of another kind"),
+        ({"model_type": "gpt2"}, "; supported are llama, mistral, qwen2, qwen3"),
         ({"hidden_size": None}, "hidden_size is None"),
         ({"hidden_size": -4096}, "hidden_size is -4096"),
         ({"hidden_size": 4000.5}, "hidden_size is 4000.5"),

@@ -59,14 +59,18 @@ multiples = st.sampled_from([None, 1, 3, 8, 16, 24, 32, 64, 128])
     target=st.sampled_from(["both", "mlp"]),
     share=st.sampled_from([None, 0.2]),
     even=st.booleans(),
+    keep_halves=st.booleans(),
 )
-def test_what_is_kept_divides(width: int, multiple: int | None, cards: int, ratio: float, **options: Any) -> None:
+def test_what_is_kept_divides(
+    width: int, multiple: int | None, cards: int, ratio: float, keep_halves: bool, **options: Any
+) -> None:
     config = PruneConfig(
         channel_multiple=multiple,
         tensor_parallel=cards,
         ratio=ratio,
         max_rate=1.0,
         attention_share=options.pop("share"),
+        keep_halves=keep_halves,
         **options,
     )
     try:
@@ -77,8 +81,8 @@ def test_what_is_kept_divides(width: int, multiple: int | None, cards: int, rati
         return
     expected = multiple or (32 if width >= 1024 else 8)
     for groups, channels in kept:
-        assert groups % cards == 0 < groups
-        assert channels % cards == 0 < channels
+        assert groups % cards == channels % cards == 0
+        assert (groups and channels) or not keep_halves
         assert channels == width or channels % math.lcm(expected, cards) == 0
     if config.even:
         assert len(set(kept)) == 1
@@ -132,7 +136,10 @@ def test_equal_layers_are_cut_to_what_cards_share(tiny_model: Models, tiny_token
         ({"channel_multiple": 25, "tensor_parallel": 4}, "channel-multiple 25 with --tensor-parallel 4; lower it"),
         ({"tensor_parallel": 8}, "layer 0 has 4 GQA groups, fewer than the 8 cards of --tensor-parallel"),
         ({"tensor_parallel": 3}, "layer 0 has 4 GQA groups, and the 3 cards of --tensor-parallel cannot share them"),
-        ({"channel_multiple": 96, "target": "mlp"}, "a layer keeps what --channel-multiple and --tensor-parallel ask"),
+        (
+            {"channel_multiple": 96, "target": "mlp", "keep_halves": True},
+            "a layer keeps what --channel-multiple and --tensor-parallel ask",
+        ),
         ({"channel_multiple": 10**30, "target": "attention", "ratio": 0.05}, None),
     ],
     ids=str,

@@ -114,7 +114,7 @@ def tune(
 def _is_dense(model: PreTrainedModel, index: int, seqlen: int) -> bool:
     adapter = adapter_of(model)
     half = adapter.half(adapter.layers(model)[index], "attention")
-    if not half.names.divisible:
+    if half.is_absent or not half.names.divisible:
         return True
     of_all = getattr(model.config, "sliding_window", None)
     window = getattr(half.mixer, "sliding_window", of_all)

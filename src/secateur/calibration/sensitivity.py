@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.losses import chunked_loss
-from secateur.calibration.streaming import DiskTensors, layer_arguments, move
+from secateur.calibration.streaming import DiskTensors, device_of, layer_arguments, move
 from secateur.console import track
 from secateur.distributed import all_reduce_sum, shared_batches
 from secateur.models.adapters import adapter_of
@@ -119,7 +119,7 @@ def residual_streams(
     streams = []
     per_layer = layer_arguments(model, tokens[:1])
     for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
-        place = next(layer.parameters()).device
+        place = device_of(layer, [hidden])
         hidden, extra = hidden.to(place), move(extra, place)
         if streamed(model):  # the backward pass is through with a layer once it reaches what went into it
             hidden.register_hook(lambda _, layer=layer: release(model, layer))

@@ -5,7 +5,7 @@ statistics of its inputs are gathered; the layer is changed; its new outputs go 
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, MutableSequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +141,7 @@ class LayerStream:
             Each batch's result, on the layer's device.
         """
         layer = adapter_of(self.model).layers(self.model)[index]
-        place = next(layer.parameters()).device
+        place = device_of(layer, self.hidden)
         arguments = move(self.arguments[index], place)
         for batch in self.hidden:
             yield step(batch.to(place), arguments)
@@ -187,8 +187,9 @@ class LayerStream:
         return adapter.half(adapter.layers(self.model)[index], part)
 
     def halves(self, index: int) -> list[Half]:
-        """Layer `index`'s attention and its MLP."""
-        return [self.half(index, part) for part in PARTS]
+        """Layer `index`'s attention and its MLP, of those that it has."""
+        halves = [self.half(index, part) for part in PARTS]
+        return [half for half in halves if not half.is_absent]
 
 
 @torch.no_grad()
@@ -225,6 +226,12 @@ def layer_arguments(model: PreTrainedModel, window: Tensor) -> list[dict[str, An
             if forward is not None:
                 layer.forward = forward
     return recorded
+
+
+def device_of(layer: nn.Module, hidden: Sequence[Tensor]) -> torch.device:
+    """Where a layer's weights are; where the hidden states are, for one without any."""
+    weight = next(layer.parameters(), None)
+    return hidden[0].device if weight is None else weight.device
 
 
 def onto(batches: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:

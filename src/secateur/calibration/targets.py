@@ -12,6 +12,7 @@ it, and 1 / g is g / (g² + ε²). What the norm takes off the error, its part a
 
 from collections.abc import Iterable, Iterator, MutableSequence
 from itertools import repeat
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from torch import Tensor
 from secateur.calibration.streaming import LayerStream
 from secateur.models.halves import Half
 
+USUAL_EPS = 1e-6
 LEAST_GAIN = 0.1  # of a norm: of the root mean square of all
 
 
@@ -54,7 +56,7 @@ def towards(
             continue
         assert given is not None
         given = given.to(place)
-        scale = per_token(given)  # (batch, seq, 1)
+        scale = per_token(half, given)  # (batch, seq, 1)
         gain = gains(half)
         error = (missing - half.norm_after(given)).float()
         target = given.float() * scale + error * gain / (gain.square() + _least(gain) ** 2)
@@ -87,7 +89,7 @@ def as_the_norm_scales(half: Half, inputs: Iterable[Tensor]) -> Iterator[Tensor]
     for batch in inputs:
         batch = batch.to(place)
         if half.norm_after is not None:
-            batch = batch.float() * per_token(half.output(batch))
+            batch = batch.float() * per_token(half, half.output(batch))
         yield batch.flatten(0, -2)
 
 
@@ -109,9 +111,11 @@ def error_factor(half: Half, metric: Tensor | None) -> float:
     return half.multiplier**2 if metric is None and half.norm_after is None else 1.0
 
 
-def per_token(mixed: Tensor) -> Tensor:
-    """1 / rms of an output projection's output, (batch, seq, 1)."""
-    return mixed.float().square().mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny).rsqrt()
+def per_token(half: Half, mixed: Tensor) -> Tensor:
+    """1 / rms of an output projection's output as the norm after it has it, (batch, seq, 1)."""
+    norm: Any = half.norm_after
+    eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or USUAL_EPS
+    return (mixed.float().square().mean(-1, keepdim=True) + float(eps)).rsqrt()
 
 
 @torch.no_grad()

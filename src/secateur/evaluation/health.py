@@ -181,7 +181,7 @@ def _shape_problems(model: PreTrainedModel) -> Iterator[Problem]:
     for index, (layer, widths) in enumerate(zip(layers, declared_widths(model), strict=True)):
         for part in PARTS:
             half = adapter.half(layer, part)
-            if half.names.divisible:
+            if half.names.divisible and not half.is_absent:
                 for name, shape in _expected_shapes(half, widths, hidden_size).items():
                     yield from _shape_problem(f"layer {index} {name}", half.projections[name], shape)
     yield from _ratio_problems(model, layer_widths(model))
@@ -209,9 +209,11 @@ def _ratio_problems(model: PreTrainedModel, widths: list[LayerWidths]) -> Iterat
     """Query heads per key/value head: the same in all layers, and what the module's forward pass repeats."""
     adapter = adapter_of(model)
     ratios = [width.num_attention_heads / max(width.num_key_value_heads, 1) for width in widths]
-    usual = Counter(ratios).most_common(1)[0][0]
+    usual = Counter(filter(None, ratios)).most_common(1)[0][0]
     for index, (layer, width, ratio) in enumerate(zip(adapter.layers(model), widths, ratios, strict=True)):
         heads = f"{width.num_attention_heads} query heads over {width.num_key_value_heads} key/value heads"
+        if not ratio:
+            continue
         if ratio != usual:
             yield Problem(f"layer {index}", f"{heads}, a ratio of {ratio:g} where other layers have {usual:g}")
         elif ratio != int(ratio):

@@ -1,5 +1,6 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -21,6 +22,7 @@ from transformers import (
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
 from secateur.models.halves import PARTS, Half, HalfNames, Part, Rows
+from secateur.models.unsupported import obstacle
 
 ENTRY_POINTS = "secateur.families"
 
@@ -129,7 +131,7 @@ class Adapter:
         raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
 
     def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
-        """All projections of a layer by name, in the order in which they are used."""
+        """All projections of a layer by name, in the order in which they are used; none of a half that is absent."""
         return {name: linear for part in PARTS for name, linear in self.half(layer, part).projections.items()}
 
     @property
@@ -221,16 +223,21 @@ def supported_model_types() -> list[str]:
     return list(_adapters())
 
 
-def adapter_for(model_type: str) -> Adapter:
+def adapter_for(model_type: str, content: Mapping[str, Any] | None = None) -> Adapter:
     """The adapter of a family, by the `model_type` of a stock or an uneven config.
 
+    Args:
+        model_type: of the config.
+        content: its `config.json`, for what an error says.
+
     Raises:
-        ModelError: no adapter knows this family.
+        ModelError: no adapter knows this family; it says what stands against it.
     """
     adapter = _adapters().get(model_type.removeprefix(uneven.PREFIX))
     if adapter is None:
         raise ModelError(
-            f"the architecture '{model_type}' is not supported; supported are {', '.join(supported_model_types())}"
+            f"the architecture '{model_type}' is not supported: {obstacle(model_type, content)}; supported are "
+            f"{', '.join(supported_model_types())}"
         )
     return adapter
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for, is_uneven_type
-from secateur.models.config_schema import DeclaredConfig, LayerOverrides, complaint
+from secateur.models.config_schema import WIDTHS, DeclaredConfig, complaint
 from secateur.models.generation_schema import GenerationSettings
 from secateur.models.json_file import one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
@@ -72,7 +72,9 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
             other.
     """
-    adapter = adapter_for(shown(content.get("model_type", "unknown")))
+    if not isinstance(content.get("model_type"), str):
+        raise ModelError(f"{source} is wrong: it names no model_type")
+    adapter = adapter_for(shown(content["model_type"]), content)
     try:
         declared = DeclaredConfig.model_validate(_rope_by_layer_type_apart(adapter, _without_nothings(content)))
     except ValidationError as error:
@@ -81,7 +83,7 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
         if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
     if is_uneven_type(declared.model_type):
-        absent = {f"{name}_per_layer" for name in LayerOverrides.model_fields} - set(declared.lists)
+        absent = {f"{name}_per_layer" for name in WIDTHS} - set(declared.lists)
         if declared.lists and absent:
             raise ModelError(
                 f"{source} is wrong: it has {', '.join(declared.lists)} without {', '.join(sorted(absent))}"

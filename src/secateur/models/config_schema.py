@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -9,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from secateur.models.json_file import shown
-from secateur.models.widths import LayerWidths
+from secateur.models.widths import LayerWidths, widths_of
 
 LARGEST = 10**7
 MOST_LAYERS = 10_000
@@ -91,6 +92,10 @@ class LayerOverrides(_Strict):
     num_attention_heads: Width | None = None
     num_key_value_heads: Width | None = None
     intermediate_size: Width | None = None
+    skip: list[Literal["attention", "mlp"]] | None = None
+
+
+WIDTHS = tuple(name for name in LayerOverrides.model_fields if name != "skip")
 
 
 class DeclaredConfig(_Strict):
@@ -146,6 +151,7 @@ class DeclaredConfig(_Strict):
     eos_token_id: TokenId | list[TokenId] | None = None
     dtype: NumberFormat | None = None
     torch_dtype: NumberFormat | None = None
+    skipped_modules: dict[Literal["attention", "mlp"], Annotated[list[str], Field(min_length=1)]] | None = None
     per_layer_config: Annotated[dict[str, LayerOverrides], Field(max_length=MOST_LAYERS)] | None = None
     # How directories said it before `per_layer_config`.
     num_attention_heads_per_layer: Widths | None = None
@@ -211,7 +217,7 @@ class DeclaredConfig(_Strict):
     @property
     def lists(self) -> dict[str, list[int]]:
         """The widths that the older layout lists layer by layer, by the list's name."""
-        lists = {f"{name}_per_layer": getattr(self, f"{name}_per_layer") for name in LayerOverrides.model_fields}
+        lists = {f"{name}_per_layer": getattr(self, f"{name}_per_layer") for name in WIDTHS}
         return {name: numbers for name, numbers in lists.items() if numbers is not None}
 
     def layers(self, num_key_value_heads: int) -> list[LayerWidths]:
@@ -226,7 +232,7 @@ class DeclaredConfig(_Strict):
             own = {name.removesuffix("_per_layer"): numbers[index] for name, numbers in self.lists.items()}
             own |= {name: width for name, width in named.get(index, {}).items() if width is not None}
             even = (self.num_attention_heads, num_key_value_heads, self.intermediate_size)
-            widths.append(LayerWidths(**dict(zip(LayerOverrides.model_fields, even, strict=True)) | own))
+            widths.append(widths_of(SimpleNamespace(**dict(zip(WIDTHS, even, strict=True)) | own)))
         return widths
 
     @model_validator(mode="after")
@@ -255,6 +261,10 @@ class DeclaredConfig(_Strict):
             yield f"per_layer_config and {next(iter(self.lists))} say the same thing twice"
         if len(set(map(int, self.per_layer_config or ()))) < len(self.per_layer_config or ()):
             yield "per_layer_config speaks of a layer twice"
+        for index, overrides in (self.per_layer_config or {}).items():
+            for half in overrides.skip or ():
+                if half not in (self.skipped_modules or {}):
+                    yield f"layer {index} skips its {half}, and skipped_modules does not name its modules"
         yield from self._complaints_of_layers()
         if self.layer_types is not None and len(self.layer_types) != layers:
             yield f"layer_types has {len(self.layer_types)} entries for num_hidden_layers {layers}"
@@ -272,7 +282,7 @@ class DeclaredConfig(_Strict):
     def _complaints_of_layers(self) -> Iterator[str]:
         """What is wrong with the heads of single layers."""
         for index, layer in enumerate(self.layers(self.num_key_value_heads or self.num_attention_heads)):
-            if layer.num_attention_heads % layer.num_key_value_heads:
+            if layer.num_key_value_heads and layer.num_attention_heads % layer.num_key_value_heads:
                 heads, groups = layer.num_attention_heads, layer.num_key_value_heads
                 yield f"layer {index} has {heads} query heads for {groups} key/value heads"
 

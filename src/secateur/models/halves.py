@@ -43,6 +43,11 @@ class HalfNames:
     arguments: tuple[str, ...] | None = None
     divisible: bool = True
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of what is in the layer: the mixer, and the norms around it."""
+        return (self.mixer, *(name for name in (self.norm, self.norm_after) if name is not None))
+
     def of(self, layer: nn.Module) -> "Half":
         """The half of a layer that has these parts."""
 
@@ -50,8 +55,11 @@ class HalfNames:
             return None if name is None else cast(nn.Module, getattr(owner, name))
 
         mixer = cast(nn.Module, getattr(layer, self.mixer))
+        if getattr(mixer, "is_absent", False):
+            return Half(self, layer, mixer, None, None, 1.0, {})
         return Half(
             names=self,
+            layer=layer,
             mixer=mixer,
             norm=part_of(layer, self.norm),
             norm_after=part_of(layer, self.norm_after),
@@ -65,10 +73,11 @@ class Half:
     """A half of one layer: h + multiplier · norm_after(mixer(norm(h))).
 
     Its units are GQA groups (a key/value head with its query heads) or MLP channels; one that cannot be divided is a
-    single unit.
+    single unit, and one that was left out has none.
 
     Attributes:
         names: where its parts are.
+        layer: that it is a half of.
         mixer: the attention or the MLP.
         norm: before the mixer.
         norm_after: between the mixer and the residual stream.
@@ -77,6 +86,7 @@ class Half:
     """
 
     names: HalfNames
+    layer: nn.Module
     mixer: nn.Module
     norm: nn.Module | None
     norm_after: nn.Module | None
@@ -88,6 +98,11 @@ class Half:
         return self.names.part
 
     @property
+    def is_absent(self) -> bool:
+        """Whether the layer goes without it."""
+        return not self.projections
+
+    @property
     def linears(self) -> tuple[nn.Linear, ...]:
         """All projections, the output projection last."""
         return tuple(self.projections.values())
@@ -95,7 +110,7 @@ class Half:
     @property
     def inputs(self) -> dict[str, nn.Linear]:
         """The projections that the half begins with, by name."""
-        return {name: self.projections[name] for name in self.names.inputs}
+        return {name: self.projections[name] for name in self.names.inputs if name in self.projections}
 
     @property
     def output(self) -> nn.Linear:
@@ -109,7 +124,9 @@ class Half:
 
     @property
     def units(self) -> int:
-        """GQA groups, or MLP channels; 1 where single ones cannot leave."""
+        """GQA groups, or MLP channels; 1 where single ones cannot leave, 0 where the half is absent."""
+        if self.is_absent:
+            return 0
         if not self.names.divisible:
             return 1
         if self.part == "mlp":
@@ -123,8 +140,8 @@ class Half:
 
     @property
     def block_size(self) -> int:
-        """Inputs of the output projection that belong to one unit."""
-        return self.output.in_features // self.units
+        """Inputs of the output projection that belong to one unit; 0 where the half is absent."""
+        return self.output.in_features // self.units if self.units else 0
 
     def rows_per_unit(self, rows: Rows) -> int:
         """How many rows of such a block belong to one unit."""
@@ -178,6 +195,8 @@ class Half:
 
     def run(self, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         """The residual stream after the half, given the one before it: (batch, seq, hidden_size)."""
+        if self.is_absent:
+            return hidden
         return self.add(hidden, self.mixed(hidden, arguments))
 
 

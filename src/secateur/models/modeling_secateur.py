@@ -9,6 +9,7 @@ import copy
 import functools
 import typing
 
+import torch
 import transformers
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -23,6 +24,7 @@ from transformers import (
 PREFIX = "secateur_"  # of the model_type
 NAMED = "Uneven"  # and of the classes' names
 WIDTHS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+HALVES = ("attention", "mlp")  # what `skip` of a layer may name
 
 
 def per_layer_config_of_lists(settings):
@@ -83,6 +85,63 @@ def give_layers_their_configs(config, layers):
                 module.config = of_layer
 
 
+class Absent(nn.Module):
+    """In the place of a half that a layer does not have: adds nothing, and has no parameters."""
+
+    is_absent = True
+
+
+# Not a class of nn.Module's own: where Transformers reads such a class of attention in a file, it takes the file's
+# models for ones whose way of computing attention cannot be changed.
+class AbsentAttention(Absent):
+    """Where a cache asks this layer how many tokens there are, it is given one number for each; else nothing."""
+
+    def __init__(self, layer_idx):
+        super().__init__()
+        self.layer_idx = layer_idx
+
+    def forward(self, hidden_states, **arguments):
+        cache = arguments.get("cache")
+        if cache is None:
+            cache = arguments.get("past_key_values")  # as it is called before Transformers 5.23
+        if cache is not None and self.is_asked(cache.layers):
+            tokens = hidden_states[:, None, :, :1]  # (batch, 1, tokens, 1)
+            cache.update(tokens, tokens, self.layer_idx)
+        return torch.zeros_like(hidden_states), None
+
+    def is_asked(self, layers):
+        """Whether this is the first of a cache's layers, or the first of its kind (full, sliding window)."""
+        if self.layer_idx == 0 or self.layer_idx >= len(layers):
+            return True
+        kinds = [type(layer) for layer in layers]
+        return kinds.index(kinds[self.layer_idx]) == self.layer_idx
+
+
+class AbsentMLP(Absent):
+    """What comes from it is added as what comes from an MLP is."""
+
+    def forward(self, hidden_states):
+        return torch.zeros_like(hidden_states)
+
+
+def leave_out(layer, index, half, mixer, *norms):
+    """Take an attention or an MLP out of a decoder layer, with its norms.
+
+    Args:
+        layer: the layer.
+        index: its number.
+        half: "attention" or "mlp".
+        mixer: the name of that module in the layer.
+        norms: the names of the norms around it.
+    """
+    for name in (mixer, *norms):
+        if not isinstance(getattr(layer, name, None), nn.Module):
+            raise ValueError(f"skipped_modules names {name}, which is no module of a {type(layer).__name__}")
+    setattr(layer, mixer, AbsentAttention(index) if half == "attention" else AbsentMLP())
+    for norm in norms:
+        setattr(layer, norm, nn.Identity())
+
+
 class UnevenConfigMixin(PreTrainedConfig):
     """A family's config with widths that differ from one layer to another."""
 
@@ -100,14 +159,17 @@ class UnevenConfigMixin(PreTrainedConfig):
 
     def validate_architecture(self):
         """Heads need not divide the hidden size, since the size of a head is given."""
-        unread = sorted((self.per_layer_attributes or set()) - set(WIDTHS))
+        unread = sorted((self.per_layer_attributes or set()) - {*WIDTHS, "skip"})
         if unread:
             raise ValueError(
                 f"per_layer_config has {', '.join(unread)}, and these layers differ in {', '.join(WIDTHS)}"
             )
         for index, layer in enumerate(self.per_layer_config):
-            if getattr(layer, "skip", None):
-                raise ValueError(f"per_layer_config skips {layer.skip} of layer {index}, which is not read here")
+            unknown = sorted(set(getattr(layer, "skip", None) or ()) - set(HALVES))
+            if unknown:
+                raise ValueError(f"per_layer_config skips {unknown[0]} of layer {index}; known are {', '.join(HALVES)}")
+            if set(getattr(layer, "skip", None) or ()) - set(getattr(self, "skipped_modules", None) or ()):
+                raise ValueError(f"layer {index} skips {layer.skip[0]}, and skipped_modules does not name its modules")
             if layer.num_attention_heads % layer.num_key_value_heads:
                 raise ValueError(
                     f"layer {index} has {layer.num_attention_heads} query heads for {layer.num_key_value_heads} "
@@ -134,6 +196,9 @@ class UnevenModelMixin(PreTrainedModel):
                 part.config = of_one_width(config)
         layer = type(first[0])
         layers = nn.ModuleList(layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config))
+        for index, layer_config in enumerate(config.per_layer_config):
+            for half in getattr(layer_config, "skip", None) or ():
+                leave_out(layers[index], index, half, *config.skipped_modules[half])
         give_layers_their_configs(config, layers)
         setattr(self, name, layers)
         self.post_init()

@@ -10,13 +10,16 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
-from secateur.models.halves import PARTS, Half
+from secateur.models.halves import PARTS, Half, Part
 from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width
+
+# Of the configs of families: lists with an entry for each layer.
+LISTS_BY_LAYER = ("layer_types", "no_rope_layers")
 
 
 @dataclass(frozen=True)
 class LayerWidths:
-    """The widths of one decoder layer."""
+    """The widths of one decoder layer; 0 for all of a half that it goes without."""
 
     num_attention_heads: int
     num_key_value_heads: int
@@ -29,7 +32,7 @@ def layer_widths(model: PreTrainedModel) -> list[LayerWidths]:
     layers = adapter.layers(model)
     attentions = [adapter.half(layer, "attention") for layer in layers]
     # Linear attention has no such heads; it is given those of the first layer that has some.
-    usual = next((half for half in attentions if half.names.divisible), None)
+    usual = next((half for half in attentions if half.units and half.names.divisible), None)
     return [
         _widths_of(attention if attention.names.divisible or usual is None else usual, adapter.half(layer, "mlp"))
         for layer, attention in zip(layers, attentions, strict=True)
@@ -37,7 +40,8 @@ def layer_widths(model: PreTrainedModel) -> list[LayerWidths]:
 
 
 def _widths_of(attention: Half, mlp: Half) -> LayerWidths:
-    return LayerWidths(attention.output.in_features // attention.head_dim, attention.units, mlp.units)
+    heads = 0 if attention.is_absent else attention.output.in_features // attention.head_dim
+    return LayerWidths(heads, attention.units, mlp.units)
 
 
 def declare_widths(model: PreTrainedModel) -> None:
@@ -47,6 +51,7 @@ def declare_widths(model: PreTrainedModel) -> None:
     number of heads that divides the hidden size); otherwise the model becomes the uneven class of its family, in
     place, with the same weights and modules.
     """
+    _take_out_empty_layers(model)
     adapter, widths = adapter_of(model), layer_widths(model)
     config = model.config
     # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
@@ -57,17 +62,58 @@ def declare_widths(model: PreTrainedModel) -> None:
             setattr(config, name, width)
     uneven = len(set(widths)) > 1 or not stock_allows(model, widths[0])
     _set_class(model, adapter, uneven)
+    config.__dict__.pop("skipped_modules", None)
     if len(set(widths)) > 1:
-        config.per_layer_config = {layer: asdict(width) for layer, width in enumerate(widths)}
+        config.skipped_modules = _modules_of_halves(model) if any(map(skipped, widths)) else None
+        config.per_layer_config = {layer: _overrides(width) for layer, width in enumerate(widths)}
     give_layers_their_configs(config, adapter.layers(model))
     for layer, width in zip(adapter.layers(model), widths, strict=True):
         for part in PARTS:
             _tell(adapter.half(layer, part), width)
 
 
+def _take_out_empty_layers(model: PreTrainedModel) -> None:
+    """Take layers out that go without both halves, and what the config says of each of them in lists."""
+    config, layers = model.config, adapter_of(model).layers(model)
+    left = [index for index, width in enumerate(layer_widths(model)) if len(skipped(width)) < len(PARTS)]
+    before = len(layers)
+    if len(left) == before:
+        return
+    config.per_layer_config = None
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == before and name in LISTS_BY_LAYER:
+            setattr(config, name, [value[index] for index in left])
+    for index in sorted(set(range(before)) - set(left), reverse=True):
+        del layers[index]
+    config.num_hidden_layers = len(layers)
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if "layer_idx" in vars(module):
+                vars(module)["layer_idx"] = index
+
+
+def skipped(width: LayerWidths) -> list[Part]:
+    """The halves that a layer of these widths goes without."""
+    widths = zip(PARTS, (width.num_attention_heads, width.intermediate_size), strict=True)
+    return [part for part, units in widths if not units]
+
+
+def _overrides(width: LayerWidths) -> dict[str, Any]:
+    """What `per_layer_config` says of a layer."""
+    there: dict[str, Any] = {name: value for name, value in asdict(width).items() if value}
+    return {**there, "skip": skipped(width)} if skipped(width) else there
+
+
+def _modules_of_halves(model: PreTrainedModel) -> dict[str, list[str]]:
+    """The names of what a layer lacks that goes without a half, for the code beside the weights."""
+    adapter = adapter_of(model)
+    names = {part: next(names for names in adapter.halves if names.part == part and names.divisible) for part in PARTS}
+    return {str(part): list(of_part.modules) for part, of_part in names.items()}
+
+
 def _tell(half: Half, width: LayerWidths) -> None:
     """Set the numbers that a stock module has taken down of its widths."""
-    if half.names.divisible:
+    if half.names.divisible and not half.is_absent:
         for name, value in asdict(width).items():
             if name in vars(half.mixer):
                 setattr(half.mixer, name, value)
@@ -110,10 +156,17 @@ def declared_widths(model: PreTrainedModel) -> list[LayerWidths]:
 
 def widths_in(config: Any) -> list[LayerWidths]:
     """The widths that a config states, layer by layer."""
-    return [
-        LayerWidths(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size)
-        for layer in config.per_layer_config
-    ]
+    return [widths_of(layer) for layer in config.per_layer_config]
+
+
+def widths_of(layer_config: Any) -> LayerWidths:
+    """The widths that the config of one layer states."""
+    skip = getattr(layer_config, "skip", None) or ()
+    return LayerWidths(
+        0 if "attention" in skip else layer_config.num_attention_heads,
+        0 if "attention" in skip else layer_config.num_key_value_heads,
+        0 if "mlp" in skip else layer_config.intermediate_size,
+    )
 
 
 def is_uneven(model: PreTrainedModel) -> bool:
@@ -123,7 +176,7 @@ def is_uneven(model: PreTrainedModel) -> bool:
 
 def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
     """Whether the query heads of the first layer are together as wide as the hidden states; some engines rely on it."""
-    heads = widths_in(config)[0].num_attention_heads
+    heads = next(width.num_attention_heads for width in widths_in(config) if width.num_attention_heads)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return bool(heads * head_dim == config.hidden_size)
 
@@ -132,7 +185,7 @@ def head_dim_of(model: PreTrainedModel) -> int:
     """The width of a head, the same in all layers with softmax attention."""
     adapter = adapter_of(model)
     halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
-    return next(half.head_dim for half in halves if half.names.divisible)
+    return next(half.head_dim for half in halves if half.units and half.names.divisible)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -40,11 +40,11 @@ def own_text(setting: Setting) -> Phase:
     tokens = int(config.own_text * config.samples) * config.seqlen
     blocks = math.ceil(tokens / (PIECES * length))  # which processes share
     steps = math.ceil(blocks / setting.processes) * (length - 1)
-    keys = sum(2 * shape.key_width(layer) for layer in shape.layers) * width  # bytes of a token in the cache
+    cache = PIECES * shape.cached(length) * width
     one_step = Work(
         products=PIECES * (shape.body_flops(length) + shape.head_flops),
         # All weights, the cache that is written anew, and the distribution over the vocabulary.
-        traffic=setting.weights + PIECES * length * keys + 6 * 4 * PIECES * shape.vocab_size,
+        traffic=setting.weights + cache + 6 * 4 * PIECES * shape.vocab_size,
         launches=LAYER_LAUNCHES * len(shape.layers),
     )
     logits = PIECES * shape.vocab_size * (width + 3 * 4)
@@ -52,7 +52,7 @@ def own_text(setting: Setting) -> Phase:
         "prune: own text",
         one_step * steps,
         weights=setting.weights,
-        workspace=2 * PIECES * length * keys + logits,
+        workspace=2 * cache + logits,
     )
 
 
@@ -83,11 +83,12 @@ def unit_scores(setting: Setting) -> Phase:
 def cut_and_refit(setting: Setting) -> Phase:
     """Two streams side by side; in each half the best re-fit, and the removals with what they leave re-fitted."""
     shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
-    rate = min(0.8, setting.config.ratio * shape.parameters / shape.matrices)
+    rate = min(0.8, setting.config.ratio * shape.parameters / shape.divisible_matrices)
     grams, solves = Work(), Work()
     for n, block, units in setting.halves():
         grams += Work(moments=gram(tokens, n) + 2 * tokens * n * hidden)
-        solves += Work(float32=n**3 + 2 * n**2 * hidden) + removal(n, hidden, block, round(rate * units))
+        leaving = min(round(rate * units), units - 1)
+        solves += Work(float32=n**3 + 2 * n**2 * hidden) + removal(n, hidden, block, leaving)
     widest = setting.widest_half
     return Phase(
         "prune: cut and re-fit",
@@ -244,12 +245,13 @@ def _grams(setting: Setting) -> float:
 def _matrices(setting: Setting) -> Iterator[tuple[int, int]]:
     """(out_features, in_features) of every projection."""
     for layer in setting.shape.layers:
-        yield from setting.shape.projections(layer).values()
+        for half in layer.halves:
+            yield from half.projections.values()
 
 
 def _solved(setting: Setting) -> Iterator[tuple[int, int]]:
     """The projections that a process solves one after another: of those with the same inputs each has its own."""
     for layer in setting.shape.layers:
-        for name, widths in setting.shape.projections(layer).items():
-            if setting.processes == 1 or name not in ("k_proj", "v_proj", "up_proj"):
-                yield widths
+        for half in layer.halves:
+            first, *others, output = half.projections.values()
+            yield from (first, output) if setting.processes > 1 else (first, *others, output)

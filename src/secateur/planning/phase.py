@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from secateur.calibration.losses import CHUNK_TOKENS
-from secateur.models.widths import LayerWidths
 from secateur.planning.config import PlanConfig
-from secateur.planning.shape import ModelShape
+from secateur.planning.shape import LayerShape, ModelShape
 from secateur.planning.work import Work
 
 LAYER_LAUNCHES = 45  # operations of a decoder layer in Transformers with a cache
@@ -87,7 +86,7 @@ class Setting:
     @property
     def largest_layer(self) -> float:
         """Bytes of the widest layer."""
-        return max(map(self.shape.layer_parameters, self.shape.layers)) * self.width
+        return self.shape.largest_layer * self.width
 
     @property
     def calibration_tokens(self) -> int:
@@ -110,11 +109,8 @@ class Setting:
     def halves(self) -> Iterator[tuple[int, int, int]]:
         """Of each layer's attention and MLP: inputs of its output projection, inputs of a unit, units."""
         for layer in self.shape.layers:
-            yield from self._layer_halves(layer)
-
-    def _layer_halves(self, layer: LayerWidths) -> list[tuple[int, int, int]]:
-        query, groups = self.shape.query_width(layer), layer.num_key_value_heads
-        return [(query, query // groups, groups), (layer.intermediate_size, 1, layer.intermediate_size)]
+            for half in layer.halves:
+                yield half.width, half.width // half.units, half.units
 
     @property
     def widest_half(self) -> int:
@@ -122,23 +118,37 @@ class Setting:
         return max(n for n, _, _ in self.halves())
 
     def layer_forward(self, tokens: float) -> float:
-        """Bytes that a layer's forward pass holds at most: inputs, gate, up and their product."""
-        shape = self.shape
-        widest = max(layer.intermediate_size for layer in shape.layers)
-        return tokens * self.width * (3 * widest + 4 * shape.hidden_size)
+        """Bytes that a layer's forward pass holds at most: of a gated MLP inputs, gate, up and their product."""
+        widest = max(layer.mlp.input_rows + layer.mlp.width for layer in self.shape.layers)
+        mixing = max(layer.mixing.held(self.config.seqlen, self.width) for layer in self.shape.layers)
+        return tokens * (self.width * (widest + 4 * self.shape.hidden_size) + mixing)
 
     def layer_activations(self, tokens: float) -> float:
         """Bytes that a layer without trained weights keeps for its backward pass."""
-        return tokens * max(self.kept_by_token(layer, 8, 4, 4, 6) for layer in self.shape.layers) * self.width / 2
+        widths = [self.width * numbers for numbers in (4, 2, 2, 3, 2)]
+        return tokens * max(self.kept_by_token(layer, *widths) for layer in self.shape.layers)
 
-    def kept_by_token(self, layer: LayerWidths, hidden: float, query: float, key: float, channel: float) -> float:
-        """So many bytes for each number of each width of a layer."""
-        shape = self.shape
+    def kept_by_token(
+        self, layer: LayerShape, hidden: float, query: float, key: float, channel: float, normed: float
+    ) -> float:
+        """So many bytes for each number of each width of a layer, and what attention keeps between its projections.
+
+        Args:
+            layer: the layer.
+            hidden: of the residual stream.
+            query: of the queries.
+            key: of the keys; what else the input projections of attention give counts as keys and values.
+            channel: of a gated MLP's channels; one without gates keeps half.
+            normed: of what is normed beside the residual stream before attention and MLP.
+        """
+        attention, mlp = layer.attention, layer.mlp
         return (
-            hidden * shape.hidden_size
-            + query * shape.query_width(layer)
-            + key * shape.key_width(layer)
-            + channel * layer.intermediate_size
+            hidden * self.shape.hidden_size
+            + query * attention.width
+            + key * (attention.input_rows - attention.width) / 2
+            + channel * mlp.input_rows / 2
+            + normed * layer.more_normed
+            + layer.mixing.held(self.config.seqlen, self.width)
         )
 
     @property

@@ -55,18 +55,18 @@ def recover_phases(setting: Setting) -> list[list[Phase]]:
 def _lora(setting: Setting, teacher: bool = False) -> Phase:
     shape, rank = setting.shape, setting.config.lora_r
     trained = rank * sum(
-        rows + columns for layer in shape.layers for rows, columns in shape.projections(layer).values()
+        rows + columns for layer in shape.layers for half in layer.halves for rows, columns in half.projections.values()
     )
     # Frozen weights have no gradient: forward, and backward by the activations.
     flops = 2 * shape.body_flops(setting.config.seqlen) + 2 * shape.head_flops + 6 * trained
-    kept = [setting.kept_by_token(layer, 18, 6, 4, 8) + 14 * rank for layer in shape.layers]
+    kept = [setting.kept_by_token(layer, 18, 6, 4, 8, 4) + 14 * rank for layer in shape.layers]
     return _training("lora", setting, trained, flops, kept, frozen=setting.weights, teacher=teacher)
 
 
 def _full(setting: Setting, teacher: bool = False) -> Phase:
     shape = setting.shape
     flops = 3 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops
-    widths = (26, 4, 4, 8) if setting.width == 2 else (24, 8, 8, 16)
+    widths = (26, 4, 4, 8, 8) if setting.width == 2 else (24, 8, 8, 16, 8)
     kept = [setting.kept_by_token(layer, *widths) for layer in shape.layers]
     return _training("full", setting, shape.parameters, flops, kept, frozen=0.0, teacher=teacher)
 
@@ -117,7 +117,7 @@ def _training(
     state = trained * (STATE_BYTES + casts + (4 if setting.on_cpu else 0))
     teaching = (setting.weights, setting.layer_forward(micro * config.seqlen)) if teacher else (0.0, 0.0)
     # Embeddings and head stay together from the forward to the backward pass; of the layers two are there at once.
-    group = 2 * max(map(shape.layer_parameters, shape.layers)) + shape.embedding_parameters
+    group = 2 * shape.largest_layer + shape.embedding_parameters
     sharding = Sharding(
         divided=state - casts * trained if full else frozen,
         whole=teaching[0] + (0 if full else state),

@@ -1,18 +1,88 @@
 """A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+
 from secateur.models.adapters import Adapter, adapter_for
-from secateur.models.config_file import check_config, reading
+from secateur.models.config_file import build_config, check_config, reading
 from secateur.models.config_schema import DeclaredConfig
+from secateur.models.halves import Half
 from secateur.models.json_file import read_object
 from secateur.models.quantised import refuse_quantised
-from secateur.models.widths import LayerWidths
+from secateur.models.quiet import quiet
+from secateur.models.widths import count_parameters
+from secateur.planning.mixing import GatedDeltaRule, Mixing, SoftmaxAttention
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class HalfShape:
+    """The widths of a layer's attention or MLP.
+
+    Attributes:
+        projections: (out_features, in_features) of each by name, in the order of use; the output projection is the
+            last. None of a half that the layer goes without.
+        units: GQA groups or MLP channels; 1 where single ones cannot leave, 0 of a half that is not there.
+        divisible: whether they can.
+    """
+
+    projections: Mapping[str, tuple[int, int]] = field(hash=False)
+    units: int
+    divisible: bool = True
+
+    @cached_property
+    def width(self) -> int:
+        """Inputs of the output projection."""
+        return list(self.projections.values())[-1][1] if self.projections else 0
+
+    @cached_property
+    def input_rows(self) -> int:
+        """Numbers that the input projections make of a token."""
+        return sum(rows for rows, _ in list(self.projections.values())[:-1])
+
+    @cached_property
+    def matrices(self) -> int:
+        """Weights of the projections, without biases."""
+        return sum(rows * columns for rows, columns in self.projections.values())
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The widths of a decoder layer.
+
+    Attributes:
+        attention: its projections.
+        mlp: its projections.
+        mixing: how attention mixes tokens between its projections.
+        parameters: all of the layer, norms and biases included.
+        more_normed: numbers of a token that are normed beside the two times that every layer norms the residual stream.
+    """
+
+    attention: HalfShape
+    mlp: HalfShape
+    mixing: Mixing
+    parameters: int
+    more_normed: int = 0
+
+    @property
+    def halves(self) -> list[HalfShape]:
+        """Those that it has."""
+        return [half for half in (self.attention, self.mlp) if half.units]
+
+    @cached_property
+    def matrices(self) -> int:
+        """Weights of the projections, without biases."""
+        return self.attention.matrices + self.mlp.matrices
 
 
 @dataclass(frozen=True)
@@ -20,83 +90,45 @@ class ModelShape:
     """The widths of a decoder model.
 
     Attributes:
-        family: llama, mistral, qwen2 or qwen3.
+        family: its `model_type`, of an uneven model that of the stock one.
         vocab_size: rows of the embeddings.
         hidden_size: width of the residual stream.
-        head_dim: width of an attention head.
-        layers: each layer's heads and MLP channels.
-        tied: whether embeddings and head are one tensor.
-        bias: which projections have one: `qkv`, `o`, `mlp`.
-        head_norms: whether queries and keys are normed head by head.
+        layers: the widths of each.
+        parameters: all of them; tied weights count once.
+        embedding_parameters: of embeddings and head; one tensor where they are tied.
         dtype: number format of the checkpoint.
     """
 
     family: str
     vocab_size: int
     hidden_size: int
-    head_dim: int
-    layers: tuple[LayerWidths, ...]
-    tied: bool
-    bias: frozenset[str] = frozenset()
-    head_norms: bool = False
+    layers: tuple[LayerShape, ...]
+    parameters: int
+    embedding_parameters: int
     dtype: str = "bfloat16"
 
-    def query_width(self, layer: LayerWidths) -> int:
-        """Inputs of o_proj."""
-        return layer.num_attention_heads * self.head_dim
-
-    def key_width(self, layer: LayerWidths) -> int:
-        """Outputs of k_proj and of v_proj."""
-        return layer.num_key_value_heads * self.head_dim
-
-    def projections(self, layer: LayerWidths) -> dict[str, tuple[int, int]]:
-        """(out_features, in_features) of each projection of a layer, by name."""
-        hidden, query, key = self.hidden_size, self.query_width(layer), self.key_width(layer)
-        channels = layer.intermediate_size
-        return {
-            "q_proj": (query, hidden),
-            "k_proj": (key, hidden),
-            "v_proj": (key, hidden),
-            "o_proj": (hidden, query),
-            "gate_proj": (channels, hidden),
-            "up_proj": (channels, hidden),
-            "down_proj": (hidden, channels),
-        }
-
-    def matrix_parameters(self, layer: LayerWidths) -> int:
-        """Weights of a layer's projections, without biases."""
-        return sum(rows * columns for rows, columns in self.projections(layer).values())
-
-    def layer_parameters(self, layer: LayerWidths) -> int:
-        """All parameters of a layer, norms and biases included."""
-        hidden, query, key = self.hidden_size, self.query_width(layer), self.key_width(layer)
-        biases = {"qkv": query + 2 * key, "o": hidden, "mlp": 2 * layer.intermediate_size + hidden}
-        norms = 2 * hidden + (2 * self.head_dim if self.head_norms else 0)
-        return self.matrix_parameters(layer) + norms + sum(biases[name] for name in self.bias)
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Embeddings and head; one tensor where they are tied."""
-        return self.vocab_size * self.hidden_size * (1 if self.tied else 2)
-
-    @property
+    @cached_property
     def matrices(self) -> int:
         """Weights of all layers' projections."""
-        return sum(self.matrix_parameters(layer) for layer in self.layers)
+        return sum(layer.matrices for layer in self.layers)
 
-    @property
-    def parameters(self) -> int:
-        """All parameters; tied weights count once."""
-        return self.embedding_parameters + self.hidden_size + sum(map(self.layer_parameters, self.layers))
+    @cached_property
+    def divisible_matrices(self) -> int:
+        """Weights of the projections that single units can leave."""
+        return sum(half.matrices for layer in self.layers for half in layer.halves if half.divisible)
+
+    @cached_property
+    def largest_layer(self) -> int:
+        """Parameters of the widest layer."""
+        return max(layer.parameters for layer in self.layers)
+
+    def cached(self, seqlen: int) -> int:
+        """Numbers that a cache holds of a sequence."""
+        return sum(layer.mixing.cached(seqlen) for layer in self.layers)
 
     def body_flops(self, seqlen: int) -> float:
-        """FLOPs of one token's way through all layers, as the mean over a window: 2 for a multiplication and addition.
-
-        Attention counts the keys up to the token itself.
-        """
-        keys = (seqlen + 1) / 2
-        attention = sum(4 * self.query_width(layer) * keys for layer in self.layers)
-        return 2 * self.matrices + attention
+        """FLOPs of one token's way through all layers, the mean over a window: 2 for a multiplication and addition."""
+        return 2 * self.matrices + sum(layer.mixing.flops(seqlen) for layer in self.layers)
 
     @property
     def head_flops(self) -> float:
@@ -123,36 +155,69 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
     declared = check_config(content, source)
     refuse_quantised(content, source)
     adapter = adapter_for(declared.model_type)
-    with reading(source):
-        stock = _with_defaults(adapter, declared)
-    heads = declared.num_attention_heads
-    # The stock classes leave the head size to the widths, or have one of their own.
-    head_dim = declared.head_dim or getattr(stock, "head_dim", None) or declared.hidden_size // heads
-    groups = declared.num_key_value_heads or getattr(stock, "num_key_value_heads", None) or heads
-    bias = {"qkv"} if adapter.model_type == "qwen2" else set()
-    bias |= {"qkv", "o"} if getattr(stock, "attention_bias", False) else set()
-    bias |= {"mlp"} if getattr(stock, "mlp_bias", False) else set()
+    with quiet(), reading(source):
+        config = build_config(content)
+    with quiet(), reading(source), torch.device("meta"), no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()  # which comes with the initial values that are left out
+    layers = [_layer_shape(adapter, layer, config, index) for index, layer in enumerate(adapter.layers(model))]
+    once = {layer: layer for layer in layers}  # equal layers are one object, whose sums are made once
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
     return ModelShape(
         family=adapter.model_type,
         vocab_size=declared.vocab_size,
         hidden_size=declared.hidden_size,
-        head_dim=head_dim,
-        layers=tuple(declared.layers(groups)),
-        tied=bool(stock.tie_word_embeddings),
-        bias=frozenset(bias),
-        head_norms=adapter.model_type == "qwen3",
+        layers=tuple(once[layer] for layer in layers),
+        parameters=count_parameters(model),
+        embedding_parameters=count_parameters(nn.ModuleList(embeddings)),
         dtype=_number_format(declared),
     )
 
 
-def _with_defaults(adapter: Adapter, declared: DeclaredConfig) -> Any:
-    """The family's own config with what is declared, for what a `config.json` leaves to defaults."""
-    told = {"head_dim", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_key_value_heads"}
-    given = {name: value for name, value in declared.model_dump(include=told).items() if value is not None}
-    kind: Any = adapter.stock_config
-    known = kind()
-    extra = {name: value for name, value in given.items() if hasattr(known, name)}
-    return kind(hidden_size=declared.hidden_size, num_attention_heads=declared.num_attention_heads, **extra)
+def _layer_shape(adapter: Adapter, layer: nn.Module, config: PreTrainedConfig, index: int) -> LayerShape:
+    attention, mlp = adapter.half(layer, "attention"), adapter.half(layer, "mlp")
+    return LayerShape(
+        attention=_half_shape(attention),
+        mlp=_half_shape(mlp),
+        mixing=_mixing(attention, config, _window(config, index)),
+        parameters=count_parameters(layer),
+        more_normed=_more_normed(attention, mlp, config.hidden_size),
+    )
+
+
+def _half_shape(half: Half) -> HalfShape:
+    projections = {name: (linear.out_features, linear.in_features) for name, linear in half.projections.items()}
+    return HalfShape(projections, half.units, half.names.divisible)
+
+
+def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
+    if attention.is_absent:
+        return SoftmaxAttention(0, 0, window)
+    if attention.names.divisible:
+        queries, keys = attention.output.in_features, attention.units * attention.head_dim
+        eager = config._attn_implementation == "eager"  # Transformers' choice where kernels do not cap scores
+        return SoftmaxAttention(queries, keys, window, queries // attention.head_dim if eager else 0)
+    mixer: Any = attention.mixer
+    return GatedDeltaRule(mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim)
+
+
+def _more_normed(attention: Half, mlp: Half, hidden: int) -> int:
+    """Numbers of a token that are normed beside two times the residual stream: after projections, and in attention."""
+    norms = sum(norm is not None for half in (attention, mlp) for norm in (half.norm, half.norm_after))
+    # Of queries and keys, head by head or all together; linear attention norms what its heads give.
+    inside = any("Norm" in type(module).__name__ for module in attention.mixer.modules())
+    keys = attention.units * attention.head_dim if inside and attention.names.divisible else 0
+    queries = attention.output.in_features if inside else 0
+    return (norms - 2) * hidden + queries + keys
+
+
+def _window(config: PreTrainedConfig, index: int) -> float:
+    """How many keys a token of a layer sees at most: as Transformers' caches read a config."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds: list[str] | None = getattr(config, "layer_types", None)
+    if window is None or (kinds is not None and kinds[index] != "sliding_attention"):
+        return math.inf
+    return window
 
 
 def _number_format(declared: DeclaredConfig) -> str:

@@ -28,26 +28,42 @@ class Budget:
         least: for each cut layer, parameters that it loses at least.
         most: for each cut layer, parameters that it loses at most.
         removed: parameters removed so far, by layer.
+        attentions: those that are still there.
     """
 
     total: int
     least: dict[int, float]
     most: dict[int, float]
     removed: dict[int, int] = field(default_factory=dict)
+    attentions: set[int] = field(default_factory=set)
+
+    def is_last_attention(self, ladder: Ladder) -> bool:
+        """Whether the model would have no attention without this one."""
+        return ladder.part == "attention" and self.attentions == {ladder.layer}
+
+    def take_asked(self, ladder: Ladder) -> None:
+        """Take the steps that have to be taken."""
+        while ladder.taken < ladder.least:
+            self._step(ladder)
+
+    def _step(self, ladder: Ladder) -> None:
+        if ladder.is_whole_next and ladder.part == "attention":
+            self.attentions.discard(ladder.layer)
+        self.removed[ladder.layer] = self.removed.get(ladder.layer, 0) + ladder.parameters(ladder.taken)
+        ladder.taken += 1
 
     def remaining(self) -> int:
         return self.total - sum(self.removed.values())
 
     def take(self, ladder: Ladder, limit: float) -> bool:
         """Take the ladder's next step if `limit` and the layer's cap allow it."""
-        if not ladder.left:
+        if not ladder.left or (ladder.is_whole_next and self.is_last_attention(ladder)):
             return False
         step = ladder.parameters(ladder.taken)
         already = self.removed.get(ladder.layer, 0)
         if step > limit or already + step > self.most[ladder.layer]:
             return False
-        self.removed[ladder.layer] = already + step
-        ladder.taken += 1
+        self._step(ladder)
         return True
 
 
@@ -73,6 +89,8 @@ def allocate(
     """
     ladders = build_ladders(model, config, scores)
     budget = _budget(model, ladders, config)
+    if config.only_drops:
+        return ladders
     if config.even:
         _allocate_evenly(model, ladders, budget, config)
     elif config.allocation == "global":
@@ -100,6 +118,8 @@ def take_by_price(
     for ladder in ladders:
         ladder.taken = 0
     budget = _budget(model, ladders, config)
+    if config.only_drops:
+        return
     for ladder in ladders:
         fewest, ladder.most = within[ladder.layer, ladder.part] if within else (0, None)
         while ladder.taken < fewest and budget.take(ladder, budget.remaining()):
@@ -108,13 +128,22 @@ def take_by_price(
 
 
 def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> Budget:
+    """What may leave, once what was asked to leave outright has."""
     parameters, full = count_parameters(model), _full_sizes(model, ladders)
+    # Layers that lose whole halves or nothing would be left a half each.
+    most = 1.0 if config.target == "depth" and "max_rate" not in config.model_fields_set else config.max_rate
     budget = Budget(
         total=round(config.ratio * parameters),
         least={layer: config.min_rate * size for layer, size in full.items()},
-        most={layer: config.max_rate * size for layer, size in full.items()},
+        most={layer: most * size for layer, size in full.items()},
+        attentions={index for index, shape in enumerate(part_shapes(model)) if shape["attention"].units},
     )
-    _check_reachable(ladders, budget, config, parameters)
+    for ladder in ladders:
+        budget.take_asked(ladder)
+    if not budget.attentions:
+        raise InputError("--drop and --drop-layers leave no attention in the model; keep at least one")
+    if not config.only_drops:
+        _check_reachable(ladders, budget, config, parameters)
     return budget
 
 
@@ -130,7 +159,9 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
     for ladder in ladders:
         steps = sum(ladder.parameters(step) for step in range(len(ladder.units)))
         by_layer[ladder.layer] = by_layer.get(ladder.layer, 0) + steps
-    reachable = sum(min(size, budget.most[layer]) for layer, size in by_layer.items()) / parameters
+    gone = budget.removed
+    reachable = sum(max(min(size, budget.most[layer]), gone.get(layer, 0)) for layer, size in by_layer.items())
+    reachable = (reachable - _last_attention(ladders, budget)) / parameters
     if config.ratio > reachable + TOLERANCE:
         raise InputError(
             f"--ratio {config.ratio} is more than can be removed: with these layers, target and --max-rate "
@@ -145,7 +176,15 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
         )
 
 
+def _last_attention(ladders: list[Ladder], budget: Budget) -> int:
+    """Parameters that stay since the model keeps an attention, where all might leave."""
+    last = {x.layer: x.parameters(len(x.units) - 1) for x in ladders if x.part == "attention" and x.may_leave_whole}
+    return min(last.values()) if last and budget.attentions <= last.keys() else 0
+
+
 def _least_kept(config: CutLimits) -> str:
+    if config.reach != "narrow":
+        return "what --max-rate leaves it"
     if config.channel_multiple is None and config.tensor_parallel == 1:
         return "one GQA group and a few channels"
     return "what --channel-multiple and --tensor-parallel ask for"
@@ -194,7 +233,8 @@ def _take_cheapest(ladders: list[Ladder], budget: Budget, room: Callable[[], flo
     open_ladders = [ladder for ladder in ladders if ladder.left]
     while open_ladders:
         cheapest = min(open_ladders, key=_price)
-        half = cheapest.parameters(cheapest.taken) / 2 if cheapest.part == "mlp" else 0.0
+        fine = cheapest.part == "mlp" or len(cheapest.units) == 1
+        half = cheapest.parameters(cheapest.taken) / 2 if fine else 0.0
         taken = budget.take(cheapest, room() + half)
         if not taken or not cheapest.left:
             open_ladders.remove(cheapest)

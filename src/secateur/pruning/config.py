@@ -1,5 +1,6 @@
 """What `prune` can be told, for the command line, recipes and Python alike."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -7,21 +8,33 @@ from pydantic import Field, field_validator, model_validator
 from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
 from secateur.errors import InputError
-from secateur.models.halves import Part
+from secateur.files.input_text import shortened
+from secateur.models.halves import PARTS, Part
 from secateur.models.masks import ZEROS_HELP, Zeros
 
-Target = Literal["both", "attention", "mlp"]
+Target = Literal["both", "attention", "mlp", "depth"]
+Reach = Literal["narrow", "all", "whole"]
 UnitImportance = Literal["obs", "fisher", "taylor", "activation", "magnitude"]
 LayerImportanceMethod = Literal["removal", "activation", "similarity"]
 Allocation = Literal["global", "inverse", "proportional", "uniform"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+DROPPED: dict[str, tuple[Part, ...]] = {"layers": PARTS, "attention": ("attention",), "mlp": ("mlp",)}
+
+
 class CutLimits(CalibratedConfig):
     """What is cut."""
 
     ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
-    target: Target = Field(default="both", description="What is cut.")
+    target: Target = Field(default="both", description="What is cut; depth: only whole halves of layers.")
+    keep_halves: bool = Field(
+        default=False, description="Leave something of every attention and every MLP; no half of a layer goes whole."
+    )
+    drop_layers: int = Field(default=0, ge=0, description="Drop so many whole layers, those that cost least.")
+    drop: str = Field(
+        default="", description="Halves to drop whole: layers=20-24, attention=25,26, mlp=3, or several of them."
+    )
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
     min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
     max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
@@ -49,7 +62,42 @@ class CutLimits(CalibratedConfig):
 
     def cuts(self, part: Part) -> bool:
         """Whether this half of a layer may be cut."""
-        return self.target in ("both", part)
+        return self.target in ("both", "depth", part)
+
+    @property
+    def reach(self) -> Reach:
+        """How far halves of layers may be narrowed."""
+        if self.target == "depth":
+            return "whole"
+        return "narrow" if self.keep_halves else "all"
+
+    @property
+    def only_drops(self) -> bool:
+        """Whether nothing leaves but what is named."""
+        return bool(self.drop_layers or self.drop) and "ratio" not in self.model_fields_set
+
+    def asked_to_leave(self, num_layers: int) -> set[tuple[int, Part]]:
+        """The halves that `drop` names.
+
+        Raises:
+            InputError: it cannot be read, or names layers outside the model.
+        """
+        found: set[tuple[int, Part]] = set()
+        parts: tuple[Part, ...] = ()
+        for word in filter(None, re.split(r"[,;\s]+", self.drop)):
+            kind, equals, numbers = word.rpartition("=")
+            if equals:
+                if kind not in DROPPED:
+                    raise InputError(f"--drop has '{shortened(kind)}'; it can have {', '.join(DROPPED)}")
+                parts = DROPPED[kind]
+            match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", numbers)
+            if match is None or not parts:
+                raise InputError(f"--drop cannot read '{shortened(word)}'; write layers=20-24 or attention=25,26")
+            first, last = int(match[1]), int(match[2] or match[1])
+            if not first <= last < num_layers:
+                raise InputError(f"--drop names {numbers}; the model has layers 0 to {num_layers - 1}")
+            found |= {(layer, part) for layer in range(first, last + 1) for part in parts}
+        return found
 
     def cut_layers(self, num_layers: int) -> list[int]:
         """The layers that may be cut.
@@ -73,6 +121,9 @@ MULTIPLES = ("channel_multiple", "tensor_parallel")
 PLANNED = (
     "ratio",
     "target",
+    "keep_halves",
+    "drop_layers",
+    "drop",
     "layers",
     "freeze",
     "min_rate",
@@ -131,6 +182,17 @@ class PruneConfig(StreamedConfig, CutLimits):
     def by_refit(self) -> bool:
         """Whether a unit's score is what is left of it after the best re-fit, which the cut itself finds best."""
         return self.importance in ("obs", "fisher")
+
+    @property
+    def reach(self) -> Reach:
+        """How far halves of layers may be narrowed; equal layers all keep theirs."""
+        return "narrow" if self.even else super().reach
+
+    @model_validator(mode="after")
+    def _even_keeps_halves(self) -> Self:
+        if self.even and (self.target == "depth" or self.drop or self.drop_layers):
+            raise ValueError("--even makes all layers equal; leave it out to drop layers or halves of them")
+        return self
 
     @model_validator(mode="after")
     def _plan_decides(self) -> Self:

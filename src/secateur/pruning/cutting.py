@@ -1,7 +1,10 @@
 """The cut itself: layers streamed one after another, each narrowed and re-fitted to what the uncut model gives."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +34,8 @@ SENSITIVITY_WINDOWS = 8
 METRIC_WINDOWS = 8
 
 Removed = list[dict[Part, list[int]]]
-Counts = Mapping[tuple[int, Part], int]
+HalfName = tuple[int, Part]
+Counts = Mapping[HalfName, int]
 
 
 def sensitivity_of_layers(model: PreTrainedModel, windows: Tensor, batch_size: int) -> list[dict[Part, float]]:
@@ -80,6 +84,9 @@ def obs_scores(
         layer_scores: LayerScores = {}
         for part in PARTS:
             half = adapter.half(layer, part)
+            if half.is_absent:
+                layer_scores[part] = PartScores.of_nothing()
+                continue
             inputs = stream.stored(stream.inputs(index, half.run, half.output))
             moments = Moments.of(as_the_norm_scales(half, inputs))
             metric = metrics.of(index, part) if metrics else None
@@ -125,10 +132,12 @@ def half_removals(
         moments: of the inputs of the half's output projection; with a target (`Gram`) the projection that fits it best
             is what units are removed from, without one the projection as it is.
         damping: ridge of the re-fit as a share of the inputs' mean second moment.
-        limit: how many units to order; all but one unless given.
+        limit: how many units to order; all unless given, where single ones can leave.
         weights_at: numbers of removals after which the re-fitted projection is wanted.
         metric: R, (out_features, out_features): an error δ in the residual stream counts ‖R δ‖², ‖δ‖² if None.
     """
+    if limit is None:
+        limit = half.units if half.names.divisible else 0
     weight = half.output.weight.detach()
     factor = moments.factor(damping)
     if isinstance(moments, Gram):
@@ -194,23 +203,33 @@ def cut_and_refit(
             _cut(adapter.half(adapter.layers(model)[index], part), kept[part].long())
             removed[index][part] = kept[part].tolist()
         map_settled(model, index, adapter.layers(model)[index])
-    for cut in halves_towards_uncut(model, windows, batch_size, first, offload, walks):
+    for cut in halves_towards_uncut(model, windows, batch_size, first, offload, walks, _leaving_whole(model, counts)):
         part = cut.half.part
         units = counts.get((cut.index, part), 0)
         known = scores[cut.index].get(part) if scores else None
         metric = metrics.of(cut.index, part) if metrics else None
         fitted: Tensor | None = None
-        if known or not units:
-            chosen = known.order[:units] if known else torch.empty(0, dtype=torch.long)
+        if units == cut.half.units:
+            chosen = torch.arange(units)
+            cut.columns = torch.empty(0, dtype=torch.long)
+            _cut(cut.half, chosen)
         else:
-            removals = half_removals(cut.half, cut.gram, damping, units, [units], metric)
-            chosen, fitted = removals.blocks, removals.weights[units]
-        cut.columns = _cut_refitting(cut.half, chosen, cut.gram, damping, fitted)
+            if known or not units:
+                chosen = known.order[:units] if known else torch.empty(0, dtype=torch.long)
+            else:
+                removals = half_removals(cut.half, cut.gram, damping, units, [units], metric)
+                chosen, fitted = removals.blocks, removals.weights[units]
+            cut.columns = _cut_refitting(cut.half, chosen, cut.gram, damping, fitted)
         removed[cut.index][part] = sorted(chosen.tolist())
-        if part == PARTS[-1]:
-            gone = {str(name): torch.tensor(units) for name, units in removed[cut.index].items()}
-            walks.keep("cut", cut.index, gone)
+        gone = {str(name): torch.tensor(units, dtype=torch.long) for name, units in removed[cut.index].items()}
+        walks.keep("cut", cut.index, gone)
     return removed
+
+
+def _leaving_whole(model: PreTrainedModel, counts: Counts) -> set[HalfName]:
+    """The halves that lose all their units."""
+    shapes = part_shapes(model)
+    return {(index, part) for (index, part), units in counts.items() if units and units == shapes[index][part].units}
 
 
 def _kept_of_the_cut(
@@ -218,6 +237,8 @@ def _kept_of_the_cut(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """The layers that an earlier try has cut, with the units removed of their halves."""
     for index, shape in list(enumerate(part_shapes(model)))[first : walks.reached("cut")]:
+        if not any(half.units for half in shape.values()):
+            continue
 
         def fits(kept: Mapping[str, Tensor], index: int = index, shape: Mapping[Part, PartShape] = shape) -> bool:
             return all(
@@ -234,15 +255,20 @@ class HalfToCut:
 
     Attributes:
         index: the layer.
-        part: which half.
-        gram: moments of its output projection's inputs in the cut stream, towards what brings it to the uncut one.
+        half: which.
+        measured: gives `gram`.
         columns: inputs of the output projection that are left after the cut; all while None.
     """
 
     index: int
     half: Half
-    gram: Gram
+    measured: Callable[[], Gram]
     columns: Tensor | None = None
+
+    @cached_property
+    def gram(self) -> Gram:
+        """Moments of its output projection's inputs in the cut stream, towards what brings it to the uncut one."""
+        return self.measured()
 
 
 @torch.no_grad()
@@ -253,12 +279,14 @@ def halves_towards_uncut(
     first: int = 0,
     offload: Offload = "none",
     walks: Walks = NOTHING_KEPT,
+    leaving: Set[HalfName] = frozenset(),
 ) -> Iterator[HalfToCut]:
     """The halves of an uncut model's layers in turn, each to be cut by the caller before it asks for the next one.
 
     Two streams of the calibration text go through the layers side by side: one as the uncut model gives it, one as
     the cut layers so far give it. Each half of a layer can be fitted so that the cut stream comes back to the uncut
-    one, which also mends what the layers before it left.
+    one, which also mends what the layers before it left. Before halves that will leave whole it is fitted to the uncut
+    stream after those, so that it gives what it can of theirs as well.
 
     Args:
         model: the model; the caller changes the output projection of the half that it is given, and what feeds it.
@@ -267,6 +295,7 @@ def halves_towards_uncut(
         first: the first layer that will be cut; those before it are passed over.
         offload: where activations wait between layers.
         walks: what an earlier try has done; its layers are passed over as well.
+        leaving: the halves that will leave whole.
     """
     adapter = adapter_of(model)
     uncut = LayerStream.start(model, share(windows), batch_size, offload)
@@ -280,10 +309,16 @@ def halves_towards_uncut(
                 cut.replace(uncut.hidden)
                 continue
             inputs = cut.stored(cut.inputs(index, half.run, half.output))
-            gram = Gram.of_pairs(towards(half, inputs, cut.hidden, uncut.hidden, mixed))
-            to_cut = HalfToCut(index, half, gram)
+
+            def measured(index: int = index, half: Half = half, inputs: Any = inputs, mixed: Any = mixed) -> Gram:
+                goals = _goals(uncut, index, half.part, leaving)
+                return Gram.of_pairs(towards(half, inputs, cut.hidden, goals, mixed))
+
+            to_cut = HalfToCut(index, half, measured)
             yield to_cut
             columns = to_cut.columns
+            if columns is not None and not len(columns):
+                continue
             left = (batch if columns is None else batch[..., columns.to(batch.device)] for batch in inputs)
             cut.add(half, left)
         if index < first:
@@ -291,6 +326,17 @@ def halves_towards_uncut(
         else:
             settle(model, index, layer)
         walks.done("cut", index, streams)
+
+
+def _goals(uncut: LayerStream, index: int, part: Part, leaving: Set[HalfName]) -> MutableSequence[Tensor]:
+    """The uncut stream after the halves that leave whole right behind one, of whose end it stands."""
+    places = [(layer, name) for layer in range(index, len(uncut.arguments)) for name in PARTS]
+    behind = takewhile(leaving.__contains__, places[places.index((index, part)) + 1 :])
+    ahead: LayerStream | None = None
+    for layer, name in behind:
+        ahead = ahead or uncut.fork()
+        ahead.advance(layer, ahead.half(layer, name).run)
+    return uncut.hidden if ahead is None else ahead.hidden
 
 
 def _cut_refitting(half: Half, chosen: Tensor, gram: Gram, damping: float, fitted: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ class PartScores:
     """The units of one half of one layer in the order in which they go.
 
     Attributes:
-        order: unit indices, the least important first; units that must stay are not in it.
+        order: unit indices, the least important first.
         costs: what each removal adds, in the order of `order`, never falling.
     """
 
@@ -36,10 +36,15 @@ class PartScores:
 
     @classmethod
     def from_unit_scores(cls, scores: Tensor) -> "PartScores":
-        """Order independent scores, (units,), keeping the best unit."""
+        """Order independent scores, (units,)."""
         scores = broadcast(scores)
-        order = scores.argsort(stable=True)[:-1]
+        order = scores.argsort(stable=True)
         return cls(order.cpu(), scores[order].double().cpu())
+
+    @classmethod
+    def of_nothing(cls) -> "PartScores":
+        """Of a half that has no units."""
+        return cls(torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.float64))
 
 
 LayerScores = dict[Part, PartScores]
@@ -78,7 +83,11 @@ def magnitude_scores(model: PreTrainedModel) -> list[LayerScores]:
     """Sum of squared weights over a unit's rows and columns."""
 
     def squares(half: Half) -> Tensor:
-        return unit_sums(half, {linear: linear.weight.detach().float().square() for linear in half.linears})
+        return (
+            torch.empty(0)
+            if half.is_absent
+            else unit_sums(half, {linear: linear.weight.detach().float().square() for linear in half.linears})
+        )
 
     adapter = adapter_of(model)
     scores: list[LayerScores] = []
@@ -109,7 +118,7 @@ def activation_scores(
     begin = walks.begin("scores", {"uncut": stream})
     scores = scores_so_far(walks, model, begin)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Scoring units"):
-        layer_scores: LayerScores = {}
+        layer_scores: LayerScores = {part: PartScores.of_nothing() for part in PARTS}
         for half in stream.halves(index):
             linear = half.output
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
@@ -167,6 +176,8 @@ def taylor_scores(model: PreTrainedModel, windows: Tensor, batch_size: int) -> l
 @torch.no_grad()
 def _products(half: Half) -> Tensor:
     """Σ |w · ∂L/∂w| over each unit of half a layer, (units,)."""
+    if half.is_absent:
+        return torch.empty(0)
     return unit_sums(half, {linear: (linear.weight * _gradient(linear)).abs().float() for linear in half.linears})
 
 

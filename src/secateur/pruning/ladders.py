@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel
 
 from secateur.models.halves import PARTS, Part
-from secateur.pruning.config import CutLimits
+from secateur.pruning.config import CutLimits, Reach
+from secateur.pruning.cutting import HalfName
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.multiples import kept_multiples
 from secateur.pruning.units import PartShape, part_shapes
@@ -17,7 +18,7 @@ class Ladder:
     """The steps by which one half of a layer is narrowed, cheapest first.
 
     A step of attention is one GQA group, or as many as the cards that share a layer. A step of the MLP is as many
-    channels as leave a multiple of 32, say (`multiples`).
+    channels as leave a multiple of 32, say (`multiples`). With the last one the half leaves whole, where it may.
 
     Attributes:
         layer: the layer's index.
@@ -27,6 +28,7 @@ class Ladder:
         costs: what each step adds to the loss or score, never falling.
         taken: how many steps are taken.
         most: how many may be taken; all if None.
+        least: how many have to be.
     """
 
     layer: int
@@ -36,19 +38,27 @@ class Ladder:
     costs: list[float]
     taken: int = 0
     most: int | None = None
+    least: int = 0
 
     @classmethod
-    def build(cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float], multiple: int) -> "Ladder":
+    def build(
+        cls, layer: int, part: Part, shape: PartShape, costs: Sequence[float], multiple: int, reach: Reach = "narrow"
+    ) -> "Ladder":
         """Group the costs of single units (in the order of their removal) into steps that leave multiples of a number.
 
         Where the half as it is has no multiple of it, the first step leads to one.
+
+        Args:
+            reach: `narrow` always leaves something, `all` ends with nothing, `whole` has that as its only step.
         """
         steps, position = [], 0
         width = shape.units % multiple or multiple
-        while position + width <= len(costs) and shape.units - position - width >= multiple:
+        while reach != "whole" and position + width <= len(costs) and shape.units - position - width >= multiple:
             steps.append((width, sum(costs[position : position + width])))
             position += width
             width = multiple
+        if reach != "narrow" and shape.divisible and shape.units:
+            steps.append((shape.units - position, sum(costs[position:])))
         ceiling, rising = 0.0, []
         for units, cost in steps:
             ceiling = max(ceiling, cost / units)
@@ -64,6 +74,16 @@ class Ladder:
     def largest_step(self) -> int:
         """Parameters that leave with the largest step; 0 where there is none."""
         return max(self.units, default=0) * self.shape.unit_parameters
+
+    @property
+    def may_leave_whole(self) -> bool:
+        """Whether nothing of the half is left after the last step."""
+        return bool(self.units) and sum(self.units) == self.shape.units
+
+    @property
+    def is_whole_next(self) -> bool:
+        """Whether the half leaves whole with the next step."""
+        return self.removed_units() + self.units[self.taken] == self.shape.units
 
     @property
     def left(self) -> bool:
@@ -85,12 +105,28 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
     """The ladders of the layers and halves that the configuration lets be cut."""
     shapes = part_shapes(model)
     multiples = kept_multiples(config, shapes)
-    return [
-        Ladder.build(index, part, shapes[index][part], scores[index][part].costs.tolist(), multiples[index][part])
+    ladders = [
+        Ladder.build(
+            index, part, shapes[index][part], scores[index][part].costs.tolist(), multiples[index][part], config.reach
+        )
         for index in config.cut_layers(len(shapes))
         for part in PARTS
         if config.cuts(part)
     ]
+    asked = config.asked_to_leave(len(shapes)) | _cheapest_layers(ladders, config.drop_layers)
+    for ladder in ladders:
+        if (ladder.layer, ladder.part) in asked:
+            ladder.least = len(ladder.units)
+    return ladders
+
+
+def _cheapest_layers(ladders: Sequence[Ladder], count: int) -> set[HalfName]:
+    """The halves of so many layers that cost least as a whole."""
+    costs: dict[int, float] = {}
+    for ladder in ladders:
+        costs[ladder.layer] = costs.get(ladder.layer, 0.0) + sum(ladder.costs)
+    chosen = sorted(costs, key=costs.__getitem__)[:count]
+    return {(layer, part) for layer in chosen for part in PARTS}
 
 
 def unpriced_ladders(
@@ -102,7 +138,7 @@ def unpriced_ladders(
 
     def ladder(layer: int, part: Part) -> Ladder:
         shape = shapes[layer][part]
-        return Ladder.build(layer, part, shape, [0.0] * (shape.units - 1), multiples[layer][part])
+        return Ladder.build(layer, part, shape, [0.0] * shape.units, multiples[layer][part], config.reach)
 
     return {(layer, part): ladder(layer, part) for layer, part in names}
 

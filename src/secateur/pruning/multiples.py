@@ -61,6 +61,8 @@ def require_multiples(config: CutLimits, shapes: Shapes, even: bool | None = Non
     for index, shape in enumerate(shapes):
         for part in PARTS:
             units = shape[part].units
+            if not units:
+                continue
             if units < cards:
                 raise InputError(
                     f"layer {index} has {units} {UNITS[part]}, fewer than the {cards} cards of --tensor-parallel"
@@ -76,7 +78,7 @@ def require_multiples(config: CutLimits, shapes: Shapes, even: bool | None = Non
         return
     for index in config.cut_layers(len(shapes)):
         units, multiple = shapes[index]["mlp"].units, math.lcm(config.channel_multiple, cards)
-        if multiple > units:
+        if multiple > units > 0 and config.reach != "whole":
             together = "" if cards == 1 else f" with --tensor-parallel {cards}"
             raise InputError(
                 f"layer {index} has {units} MLP channels and cannot keep a multiple of --channel-multiple "

@@ -107,7 +107,7 @@ def removal_order(
         present = left * block_size
         columns = torch.linalg.solve_triangular(upper, columns[:present], upper=True, left=False)  # H⁻¹_:S U⁻¹
         rows[:present].addmm_(columns, change, alpha=-1)
-        by_block = columns.view(left, block_size, -1)  # (left, size, going)
+        by_block = columns.view(left, block_size, columns.shape[1])  # (left, size, going)
         diagonal[:left].baddbmm_(by_block, by_block.mT, alpha=-1)
         factor[:present, done:end] = columns
         if following in weights_at:

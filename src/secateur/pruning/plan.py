@@ -113,9 +113,9 @@ def plan_layers(
                 after=_widths(shape, usual, head_dim, gone),
                 removed_groups=gone["attention"],
                 removed_channels=gone["mlp"],
-                rate=sum(losses.values()) / sum(sizes.values()),
-                attention_rate=losses["attention"] / sizes["attention"],
-                mlp_rate=losses["mlp"] / sizes["mlp"],
+                rate=sum(losses.values()) / max(sum(sizes.values()), 1),
+                attention_rate=losses["attention"] / max(sizes["attention"], 1),
+                mlp_rate=losses["mlp"] / max(sizes["mlp"], 1),
                 frozen=index not in cut_layers,
                 importance=None if importance is None else importance[index],
             )

@@ -84,6 +84,8 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
             cut.frozen.append(index)
     if not any(cut.counts.values()):
         raise InputError(f"{path} removes nothing from this model")
+    if all(cut.counts.get((index, "attention"), 0) == shape["attention"].units for index, shape in enumerate(shapes)):
+        raise InputError(f"{path} leaves no attention in the model; keep at least one")
     return cut
 
 
@@ -107,8 +109,6 @@ def _removed(entry: Mapping[str, Any], part: Part, units: int, place: str) -> li
         raise InputError(f"{place}: '{REMOVED[part]}' names {wrong}; this model's layer has {units} {UNITS[part]}")
     if len(set(removed)) != len(removed):
         raise InputError(f"{place}: '{REMOVED[part]}' names a unit twice")
-    if len(removed) == units:
-        raise InputError(f"{place}: '{REMOVED[part]}' names all {units} {UNITS[part]}; at least one must stay")
     return sorted(removed)
 
 
@@ -123,8 +123,8 @@ def _count(entry: Mapping[str, Any], part: Part, widths: LayerWidths, removed: S
         raise InputError(f"{place}: '{name}' must be a number, or a pair of numbers before and after the cut")
     if before != have:
         raise InputError(f"{place}: the plan is of a model with {name} {before}, this one has {have}")
-    if not 0 < after <= have:
-        raise InputError(f"{place}: '{name}' is to become {after}; it must lie between 1 and {have}")
+    if after > have:
+        raise InputError(f"{place}: '{name}' is to become {after}; it must lie between 0 and {have}")
     if removed is not None and have - after != len(removed):
         raise InputError(
             f"{place}: '{name}' goes from {have} to {after}, but '{REMOVED[part]}' names {len(removed)} to remove; "

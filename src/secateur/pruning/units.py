@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Half, Part, blocks_of
+from secateur.models.modeling_secateur import leave_out
 from secateur.models.widths import declared_widths, keep_columns, keep_rows, layer_widths
 
 
@@ -32,6 +33,8 @@ class PartShape:
 
 def part_shape(half: Half) -> PartShape:
     """The units of a layer's attention (GQA groups) or MLP (channels)."""
+    if half.is_absent:
+        return PartShape(0, 0, 0)
     parameters = half.output.weight.numel()
     for linear in half.inputs.values():
         parameters += linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
@@ -47,7 +50,10 @@ def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
 
 def usual_attention(shapes: Sequence[Mapping[Part, PartShape]]) -> PartShape:
     """The attention of the first layer whose groups can leave; the first layer's where there is none."""
-    return next((shape["attention"] for shape in shapes if shape["attention"].divisible), shapes[0]["attention"])
+    return next(
+        (shape["attention"] for shape in shapes if shape["attention"].units and shape["attention"].divisible),
+        shapes[0]["attention"],
+    )
 
 
 def are_units(indices: Tensor, count: int) -> bool:
@@ -61,10 +67,14 @@ def are_units(indices: Tensor, count: int) -> bool:
 
 @torch.no_grad()
 def keep_units(half: Half, kept: Tensor) -> None:
-    """Cut half a layer in place down to the units `kept` (sorted indices, at least one).
+    """Cut half a layer in place down to the units `kept` (sorted indices).
 
-    The ratio of query to key/value heads stays what it was: a group leaves with its query heads.
+    The ratio of query to key/value heads stays what it was: a group leaves with its query heads. Where none is kept the
+    half leaves whole, with its norms.
     """
+    if not len(kept):
+        leave_out(half.layer, int(getattr(half.mixer, "layer_idx", 0)), half.part, *half.names.modules)
+        return
     rows = {name: half.unit_rows(name, kept) for name in half.inputs}
     columns = blocks_of(kept, half.block_size)
     for norm, linear, size in half.whole_norms():
@@ -106,7 +116,7 @@ def unit_sums(half: Half, values: dict[nn.Linear, Tensor]) -> Tensor:
 
 def check_group_ratios(model: PreTrainedModel) -> None:
     """Raise `ValueError` if a layer's ratio of query to key/value heads is not the model's."""
-    first = declared_widths(model)[0]
+    first = next(width for width in declared_widths(model) if width.num_key_value_heads)
     ratio = first.num_attention_heads // first.num_key_value_heads
     for index, width in enumerate(layer_widths(model)):
         if width.num_attention_heads != ratio * width.num_key_value_heads:

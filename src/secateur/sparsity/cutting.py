@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments, Norms
-from secateur.calibration.streaming import LayerStream, onto
+from secateur.calibration.streaming import LayerStream, device_of, onto
 from secateur.calibration.targets import advance_with_outputs, towards
 from secateur.calibration.walks import NOTHING_KEPT, Streams, Walks
 from secateur.console import track
@@ -176,7 +176,7 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
     for index in range(first):
         map_settled(model, index, layers[index])
     for index in track(range(first, last + 1), "Cutting"):
-        home = next(layers[index].parameters()).device
+        home = device_of(layers[index], streams["cut"].hidden)
         if config.layer_by_layer:
             layers[index].to(resolve_device(config.device))
         yield index

@@ -16,11 +16,10 @@ from transformers import PreTrainedModel
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.streaming import DiskTensors
 from secateur.models.adapters import adapter_of
-from secateur.models.halves import PARTS, Part
-from secateur.pruning.cutting import half_removals, halves_towards_uncut
+from secateur.models.halves import PARTS
+from secateur.pruning.cutting import HalfName, half_removals, halves_towards_uncut
 from secateur.pruning.ladders import Ladder
 
-HalfName = tuple[int, Part]
 MOVES = 16  # a half is tried narrower by a sixteenth of its steps
 
 
@@ -43,7 +42,8 @@ class Candidates:
 def uncut_again(model: PreTrainedModel) -> Iterator[None]:
     """Put every output projection back when the block ends. Meanwhile they lie on the disk."""
     adapter = adapter_of(model)
-    linears = [adapter.half(layer, part).output for layer in adapter.layers(model) for part in PARTS]
+    halves = [adapter.half(layer, part) for layer in adapter.layers(model) for part in PARTS]
+    linears = [half.output for half in halves if not half.is_absent]
     weights = DiskTensors(linear.weight.detach() for linear in linears)
     try:
         yield
@@ -80,7 +80,8 @@ def cut_with_candidates(
     """
     found: dict[HalfName, Candidates] = {}
     stored = DiskTensors()
-    for cut in halves_towards_uncut(model, windows, batch_size):
+    leaving = {name for name, ladder in ladders.items() if ladder.removed_units() == ladder.shape.units}
+    for cut in halves_towards_uncut(model, windows, batch_size, leaving=leaving):
         name = (cut.index, cut.half.part)
         linear = cut.half.output
         if name not in ladders:

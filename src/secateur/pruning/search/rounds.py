@@ -328,7 +328,7 @@ def _spread_anew(
         reach = max(1, len(old.units) // REACH)
         near[name] = (max(0, old.taken - reach), min(len(old.units), old.taken + reach))
         costs = [math.exp(scales[name]) * cost for cost in old.costs]
-        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs))
+        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs, least=old.least))
     take_by_price(model, moved, config, near)
     return {(ladder.layer, ladder.part): ladder.taken for ladder in moved}
 
@@ -358,7 +358,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
     losing = [layer for layer, parts in enumerate(removed) if any(parts.values())]
     head_dim, before = head_dim_of(model), count_parameters(model)
     return PruningPlan(
-        ratio=config.ratio,
+        ratio=gone / before if config.only_drops else config.ratio,
         parameters_before=before,
         parameters_after=before - gone,
         head_dim=head_dim,
