@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import secateur
 from secateur.cli.main import app
-from secateur.models import is_uneven, layer_widths
+from secateur.models import count_parameters, is_uneven, layer_widths
 from tiny import make_tiny_model, make_tiny_tokenizer
 
 DONE = "yes"
@@ -105,6 +105,15 @@ def prune_streamed(place: Place) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def prune_evenly(place: Place) -> None:
+    """What comes out is of the family's own class, with smaller numbers in its config."""
+    place.run("prune", "model", "-o", "even", "--ratio", 0.25, "--even", *CALIBRATED)
+    model, _ = secateur.load(str(place / "even"), dtype="float32")
+    whole, _ = secateur.load(str(place / "model"), dtype="float32")
+    assert type(model) is type(whole)
+    assert count_parameters(model) < 0.8 * count_parameters(whole)
+
+
 def search(place: Place) -> None:
     place.run("search", "model", "-o", "found", "--ratio", 0.2, "--rounds", 1, *CALIBRATED)
 
@@ -168,6 +177,7 @@ COMMANDS: dict[str, Callable[[Place], str | None]] = {
     "prune": prune,
     "generate": generate,
     "prune --stream": prune_streamed,
+    "prune --even": prune_evenly,
     "search": search,
     "recover": recover_lora,
     "sparsify": sparsify("--method", "wanda"),

@@ -15,6 +15,8 @@ from secateur.pruning.units import keep_units
 from tiny import OF_FAMILY, make_tiny_model, make_tiny_tokenizer
 from uneven import cut_unevenly
 
+# By the name that older releases know.
+pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values`:FutureWarning")
 FAMILIES = supported_model_types()
 TOKENS = torch.arange(3, 43)[None]  # longer than the small models' windows of 12
 # The ε of a norm over all heads weighs more beside fewer heads.
