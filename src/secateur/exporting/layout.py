@@ -17,6 +17,7 @@ from secateur.models import LayerWidths, adapter_of, layer_widths
 from secateur.models.adapters import adapter_for
 from secateur.models.widths import first_with_heads, head_dim_of, skipped, widths_in
 
+LEAST_CHANNELS = 32  # a block of most quantised formats
 SMOLLM3_STEP = 4  # every so many layers llama.cpp leaves out rotary positions
 
 
@@ -66,9 +67,23 @@ def layout_of(model: PreTrainedModel | PeftModel) -> Layout:
             f"model is {family}; cut it with --keep-halves"
         )
     if other is not None and (has_tied_embeddings(model) or not other.tied):
-        return Layout(other, widths, head_dim, rope.of_whole_heads(head_dim))
+        carried = [_in_place_of_nothing(width, index, widths) for index, width in enumerate(widths)]
+        return Layout(other, carried, head_dim, rope.of_whole_heads(head_dim))
     needed = hidden // head_dim if graphs.even.square else 0
     return Layout(graphs.even, [_widest(widths, needed, family)] * len(widths), head_dim, rope, filled=True)
+
+
+def _in_place_of_nothing(width: LayerWidths, index: int, widths: Sequence[LayerWidths]) -> LayerWidths:
+    """The widths in the file of a layer that may lack a half; what is wider there is filled with zeros.
+
+    llama.cpp's deci takes the size of a head from the first layer's attention, and forgets a layer's attention where
+    that has no MLP.
+    """
+    heads, groups = width.num_attention_heads, width.num_key_value_heads
+    if index == 0 and not groups:
+        first = first_with_heads(widths)
+        heads, groups = first.num_attention_heads // first.num_key_value_heads, 1
+    return LayerWidths(heads, groups, width.intermediate_size or LEAST_CHANNELS)
 
 
 def has_tied_embeddings(model: PreTrainedModel) -> bool:

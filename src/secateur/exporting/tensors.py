@@ -71,6 +71,7 @@ def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
         shape, change = changes.get(id(weight), (tuple(weight.shape), _float))
         yield Entry(name, shape, partial(change, weight))
     yield from _projections(model, layout)
+    yield from _nothing(model, layout)
     if tied and graph.own_head:
         head = embeddings(model)
         yield Entry(_name_of(TENSOR.OUTPUT), tuple(head.shape), partial(_float, head))
@@ -94,6 +95,23 @@ def _projections(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
                 for name, parts in tensors_of(half, width, model.config, layout, factors):
                     shape = (sum(rows.size for rows in parts), *parts[0].shape[1:])
                     yield Entry(f"blk.{index}.{name}", shape, partial(_joined, parts))
+
+
+def _nothing(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
+    """Halves of zeros where the graph wants one and the layer has none."""
+    adapter, hidden = adapter_of(model), model.config.hidden_size
+    for index, (layer, width) in enumerate(zip(adapter.layers(model), layout.widths, strict=True)):
+        query, key = (heads * layout.head_dim for heads in (width.num_attention_heads, width.num_key_value_heads))
+        channels = width.intermediate_size
+        attention = {"attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden)}
+        mlp = {"ffn_gate": (channels, hidden), "ffn_up": (channels, hidden), "ffn_down": (hidden, channels)}
+        for part, shapes in (
+            (PARTS[0], {"attn_norm": (hidden,), **attention, "attn_output": (hidden, query)}),
+            (PARTS[1], {"ffn_norm": (hidden,), **mlp}),
+        ):
+            if adapter.half(layer, part).is_absent and all(map(all, shapes.values())):
+                for name, shape in shapes.items():
+                    yield Entry(f"blk.{index}.{name}.weight", shape, partial(torch.zeros, shape))
 
 
 def _weights_of_projections(model: PreTrainedModel) -> set[int]:
