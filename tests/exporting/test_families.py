@@ -59,6 +59,13 @@ def test_longrope_up_to_the_original_length(widths: str, small_tokenizer: Small,
     architecture = fields["general.architecture"].contents()
     assert fields[f"{architecture}.context_length"].contents() == 256
     require_same(tmp_path / "model.gguf", model, context=256)
+    if widths == "uncut":
+        again = secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")[0]
+        require_same(tmp_path / "model.gguf", again, context=256)
+        assert again.config.rope_parameters["long_factor"] == LONGROPE["long_factor"]
+    else:
+        with pytest.raises(ModelError, match="by another rule than Llama 3's"):
+            secateur.load(tmp_path / "model.gguf")
 
 
 def test_gemma_of_the_largest_size_has_its_own_scale_of_scores(small_tokenizer: Small, tmp_path: Path) -> None:
