@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import ModelError
-from secateur.exporting import require_exportable
+from secateur.exporting import opens_in, require_exportable
+from secateur.exporting.nemotron_nas import require_held
 from secateur.models import count_parameters
 
 F16_ERROR = 0.01
@@ -48,6 +49,14 @@ def test_every_family_gives_the_same_probabilities(
     assert result.architecture == expected
     assert result.parameters == count_parameters(model)
     assert result.per_layer == (widths == "uneven" and expected == "deci")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_an_uneven_model_opens(family: str) -> None:
+    config = make_family(family, "uneven").config
+    assert opens_in(config) == "Opens in Transformers, vLLM, mlx-lm (remote code); by export: llama.cpp"
+    with pytest.raises(ModelError, match=f"compute as {family}'s"):
+        require_held(config)
 
 
 @pytest.mark.parametrize("widths", ["uncut", "uneven"])

@@ -32,6 +32,7 @@ from secateur.models.widths import heads_make_up_hidden_size, widths_in
 MULTIPLE = 256
 ARCHITECTURE, MODEL_TYPE = "DeciLMForCausalLM", "nemotron-nas"
 CONFIG_CODE = Path(__file__).with_name("configuration_nemotron_nas.py")
+HELD = ("llama", "mistral", "qwen2")
 ROPE_KINDS = ("default", "linear", "llama3")
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
@@ -137,6 +138,8 @@ def require_held(config: PreTrainedConfig) -> None:
     family = adapter_for(config.model_type).model_type
     if family == "qwen3":
         raise _not_held("norms of queries and keys (qwen3)")
+    if family not in HELD:
+        raise _not_held(f"layers that compute as {family}'s do")
     if config.hidden_act not in ("silu", "swish"):
         raise _not_held(f"the activation {config.hidden_act}")
     if getattr(config, "mlp_bias", False):
