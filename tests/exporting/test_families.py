@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import ModelError
-from secateur.exporting import require_exportable
+from secateur.exporting import opens_in, require_exportable
+from secateur.exporting.nemotron_nas import require_held
 from secateur.models import count_parameters
 
 F16_ERROR = 0.01
@@ -50,6 +51,14 @@ def test_every_family_gives_the_same_probabilities(
     assert result.per_layer == (widths == "uneven" and expected == "deci")
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_an_uneven_model_opens(family: str) -> None:
+    config = make_family(family, "uneven").config
+    assert opens_in(config) == "Opens in Transformers, vLLM, mlx-lm (remote code); by export: llama.cpp"
+    with pytest.raises(ModelError, match=f"compute as {family}'s"):
+        require_held(config)
+
+
 @pytest.mark.parametrize("widths", ["uncut", "uneven"])
 def test_longrope_up_to_the_original_length(widths: str, small_tokenizer: Small, tmp_path: Path) -> None:
     settings = {"rope_parameters": LONGROPE, "max_position_embeddings": 1024, "original_max_position_embeddings": 256}
@@ -59,6 +68,13 @@ def test_longrope_up_to_the_original_length(widths: str, small_tokenizer: Small,
     architecture = fields["general.architecture"].contents()
     assert fields[f"{architecture}.context_length"].contents() == 256
     require_same(tmp_path / "model.gguf", model, context=256)
+    if widths == "uncut":
+        again = secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")[0]
+        require_same(tmp_path / "model.gguf", again, context=256)
+        assert again.config.rope_parameters["long_factor"] == LONGROPE["long_factor"]
+    else:
+        with pytest.raises(ModelError, match="by another rule than Llama 3's"):
+            secateur.load(tmp_path / "model.gguf")
 
 
 def test_gemma_of_the_largest_size_has_its_own_scale_of_scores(small_tokenizer: Small, tmp_path: Path) -> None:

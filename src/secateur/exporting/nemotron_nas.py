@@ -32,6 +32,7 @@ from secateur.models.widths import first_with_heads, heads_make_up_hidden_size, 
 MULTIPLE = 256
 ARCHITECTURE, MODEL_TYPE = "DeciLMForCausalLM", "nemotron-nas"
 CONFIG_CODE = Path(__file__).with_name("configuration_nemotron_nas.py")
+HELD = ("llama", "mistral", "qwen2")
 ROPE_KINDS = ("default", "linear", "llama3")
 ABSENT = {"n_heads_in_group": None, "ffn_mult": None, "no_op": True, "replace_with_linear": False}
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
@@ -139,8 +140,8 @@ def require_held(config: PreTrainedConfig) -> None:
     family = adapter_for(config.model_type).model_type
     if family == "qwen3":
         raise _not_held("norms of queries and keys (qwen3)")
-    if family not in ("llama", "mistral", "qwen2"):
-        raise _not_held(f"the layers of {family}")
+    if family not in HELD:
+        raise _not_held(f"layers that compute as {family}'s do")
     if config.hidden_act not in ("silu", "swish"):
         raise _not_held(f"the activation {config.hidden_act}")
     if getattr(config, "mlp_bias", False):

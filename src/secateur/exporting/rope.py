@@ -95,7 +95,7 @@ def rope_of(config: PreTrainedConfig) -> Rope:
     elif kind == "yarn":
         rope = _yarn(rope, everywhere, config.max_position_embeddings, family)
     elif kind == "llama3":
-        rope = replace(rope, factors=_factors(config, rope)[0])
+        rope = replace(rope, factors=_factors(config, rope.base))
     elif kind == "longrope":
         rope = _longrope(config, rope, everywhere)
     return rope if windows is None else _with_windows(rope, windows, family)
@@ -141,21 +141,21 @@ def _yarn(rope: Rope, settings: Mapping[str, Any], longest: int, family: str) ->
 def _longrope(config: PreTrainedConfig, rope: Rope, settings: Mapping[str, Any]) -> Rope:
     """LongRoPE (Ding and others, 2024): a factor for each frequency, others beyond the original length."""
     original = int(settings["original_max_position_embeddings"])
-    short, attention_factor = _factors(config, rope, original)
-    long, _ = _factors(config, rope, original + 1)
+    _, attention_factor = ROPE_INIT_FUNCTIONS["longrope"](of_one_width(config), torch.device("cpu"))
     return replace(
         rope,
         scaling="longrope",
         original_length=original,
-        factors=short,
-        long_factors=long,
-        attention_factor=attention_factor,
+        factors=torch.tensor(settings["short_factor"]),
+        long_factors=torch.tensor(settings["long_factor"]),
+        attention_factor=float(attention_factor),
     )
 
 
-def _factors(config: PreTrainedConfig, rope: Rope, length: int | None = None) -> tuple[Tensor, float]:
-    """Frequencies without scaling over those with it, and the factor of cosines and sines."""
-    kind = config.rope_parameters["rope_type"]
-    scaled, attention_factor = ROPE_INIT_FUNCTIONS[kind](of_one_width(config), torch.device("cpu"), length)
-    plain = 1.0 / rope.base ** (torch.arange(0, rope.rotated, 2, dtype=torch.float32) / rope.rotated)
-    return plain / scaled.float(), float(attention_factor)
+def _factors(config: PreTrainedConfig, base: float) -> Tensor:
+    """Frequencies without Llama 3's scaling over those with it."""
+    scaled, attention_factor = ROPE_INIT_FUNCTIONS["llama3"](of_one_width(config), torch.device("cpu"))
+    assert attention_factor == 1.0
+    width = 2 * len(scaled)
+    plain = 1.0 / base ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+    return plain / scaled.float()

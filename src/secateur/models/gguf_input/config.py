@@ -19,7 +19,7 @@ from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
 from secateur.models.gguf_input.families import COUNTS, ORIGINAL, SECTIONS, file_family
 from secateur.models.gguf_input.header import GGUFHeader
-from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
+from secateur.models.gguf_input.rope import ROPE_KEYS, SHORT_AND_LONG, longrope, rope_parameters
 from secateur.models.gguf_input.unsupported import obstacle
 from secateur.models.json_file import shown
 from secateur.models.widths import LayerWidths
@@ -132,7 +132,10 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
     if head_dim % 2 or rotated % 2:
         raise keys.wrong(f"heads of {head_dim} cannot be rotated in pairs")
     longest = keys.size("context_length", MOST_POSITIONS)
-    rope = rope_parameters(keys.for_rope(), header, rotated, longest)
+    if "longrope" in names.rope and any(name in header.tensors for name in SHORT_AND_LONG):
+        rope = longrope(keys.short, header, rotated)
+    else:
+        rope = rope_parameters(keys.for_rope(), header, rotated, longest)
     if names.part_of_head:
         rope["partial_rotary_factor"] = rotated / head_dim
     if rope["rope_type"] not in names.rope:

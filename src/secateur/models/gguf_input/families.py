@@ -152,7 +152,8 @@ def _granite(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) ->
 def _phi3(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
     """llama.cpp leaves out the window that the file and the model have."""
     settings["sliding_window"] = keys.get(WINDOW)
-    settings["original_max_position_embeddings"] = settings["max_position_embeddings"]
+    original = settings["rope_parameters"].get("original_max_position_embeddings")
+    settings["original_max_position_embeddings"] = original or settings["max_position_embeddings"]
 
 
 def _starcoder2(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
@@ -226,7 +227,7 @@ FAMILIES: dict[str, FileFamily] = {
         projections={**FUSED_ATTENTION, **FUSED_MLP},
         part_of_head=True,
         keys=frozenset({WINDOW}),
-        rope=frozenset({"default"}),
+        rope=frozenset({"default", "longrope"}),
         change=_phi3,
     ),
     "smollm3": FileFamily(neighbours=True),

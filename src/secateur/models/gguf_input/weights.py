@@ -13,7 +13,7 @@ from secateur.models.gguf_input.families import FileFamily, file_family
 from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.linear_attention import linear_attention
 from secateur.models.gguf_input.place import Place, place
-from secateur.models.gguf_input.rope import FACTORS
+from secateur.models.gguf_input.rope import FACTORS, SHORT_AND_LONG
 from secateur.models.widths import LayerWidths, widths_in
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
     file = header.file
     expected = places(config, header.keys["general.architecture"])
     for name, tensor in header.tensors.items():
-        if name == FACTORS and "llama3" in file_family(config.model_type).rope:
+        rope = file_family(config.model_type).rope
+        if (name == FACTORS and "llama3" in rope) or (name in SHORT_AND_LONG and "longrope" in rope):
             continue
         if name not in expected:
             raise ModelError(
