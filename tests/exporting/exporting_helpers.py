@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +22,17 @@ MOST_PROBABLE = 1000
 
 
 class LlamaCpp:
-    """A GGUF file, loaded by llama.cpp."""
+    """A GGUF file, loaded by llama.cpp.
 
-    def __init__(self, file: Path, context: int = 512) -> None:
+    Args:
+        threads: of a small model two spend their time waiting for each other.
+    """
+
+    def __init__(self, file: Path, context: int = 512, threads: int = 1) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel = context, 1
-        beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // beside)
+        params.cpuparams.n_threads = threads
         params.warmup, params.verbosity = False, 0
         self.server = xllamacpp.Server(params)
         # A server that is given up before its loop has begun is waited for without end. This goes through the loop.

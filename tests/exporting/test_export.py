@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import InputError, ModelError, OutputError
-from secateur.exporting.tensors import interleaved
+from secateur.exporting.projections import interleaved
 from secateur.models import count_parameters
 from uneven import cut_unevenly
 

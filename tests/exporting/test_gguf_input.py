@@ -346,7 +346,7 @@ def test_a_models_name_is_no_architecture(name: str | None, exported: Export) ->
 @pytest.mark.parametrize(
     ("keys", "reason"),
     [
-        ({"general.architecture": "gemma3"}, "'gemma3' of .* is not supported: .*; supported are llama, mistral"),
+        ({"general.architecture": "gemma4"}, "'gemma4' of .* is not supported: .*; supported are llama, mistral"),
         ({"general.type": "adapter"}, "holds no model: its general.type is adapter"),
         ({"split.count": 3}, "is one part of 3; join them first"),
         ({"tokenizer.ggml.model": "t5"}, r"a tokenizer of the kind t5 \(tokenizer\.ggml\.model\)"),

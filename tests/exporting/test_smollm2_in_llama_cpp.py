@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_same_tokens_and_perplexity(smollm2: tuple[PreTrainedModel, PreTrainedTo
     window = token_windows(tokenizer, load_corpus("pydocs", "test"), WINDOW, limit=1)[0].tolist()
     for kind, exported in exports(*smollm2, tmp_path).items():
         assert exported.architecture == ("deci" if kind in ("uneven", "recovered") else "llama")
-        llama_cpp = LlamaCpp(exported.file)
+        llama_cpp = LlamaCpp(exported.file, threads=os.cpu_count() or 1)
         for prompt in PROMPTS:
             tokens = tokenizer(prompt).input_ids
             assert llama_cpp.tokens(prompt) == tokens

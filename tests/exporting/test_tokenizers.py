@@ -1,10 +1,12 @@
 """Tokenizers in llama.cpp and in Transformers: the same tokens of varied text, or a refusal."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from exporting_helpers import LlamaCpp, byte_tokenizer
+from family_models import make_family
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -12,7 +14,8 @@ import secateur
 from secateur.data import load_corpus
 from secateur.errors import ModelError
 from secateur.exporting import require_exportable
-from secateur.exporting.pre_tokenizers import GPT2, LLAMA3, QWEN2, TEKKEN
+from secateur.exporting.pre_tokenizers import GPT2, GPT4O, LLAMA3, QWEN2, TEKKEN
+from secateur.models.gguf_input.tokenizer import QWEN35
 
 TEXTS = [
     "Hello world",
@@ -44,6 +47,8 @@ RULES = {
     "llama-bpe": (splitting(LLAMA3), True),
     "smaug-bpe": (splitting(LLAMA3), False),
     "qwen2": (splitting(QWEN2), False),
+    "qwen35": (splitting(QWEN35), False),
+    "gpt-4o": (splitting(GPT4O), False),
     "tekken": (splitting(TEKKEN), True),
 }
 
@@ -64,6 +69,14 @@ def test_byte_level_rules(name: str, model: Callable[[int], PreTrainedModel], tm
     assert found == name
     for text in TEXTS:
         assert llama_cpp.tokens(text) == tokenizer(text).input_ids, text
+
+
+def test_a_rule_that_transformers_does_not_read(model: Callable[[int], PreTrainedModel], tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(*RULES["qwen35"], size=1000)
+    secateur.export(model(1000), tokenizer, tmp_path / "model.gguf")
+    again = secateur.load(tmp_path / "model.gguf")[1]
+    for text in TEXTS:
+        assert again(text).input_ids == tokenizer(text).input_ids, text
 
 
 def test_the_words_of_gpt2_spelled_out() -> None:
@@ -144,6 +157,31 @@ def test_pieces(as_metaspace: bool, model: Callable[[int], PreTrainedModel], tmp
             assert llama_cpp.tokens(text) == tokenizer(text).input_ids, text
 
 
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer as Gemma has it: no ▁ before a text, and runs of spaces that are added tokens as well."""
+    tokenizer = changed(pieces_tokenizer(), normalizer=normalizers.Replace(" ", "▁"))
+    tokenizer._tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    content = json.loads(tokenizer._tokenizer.to_str())
+    vocabulary, merges = content["model"]["vocab"], content["model"]["merges"]
+    runs = ["▁" * length for length in range(2, 8)]
+    vocabulary.update({run: len(vocabulary) + index for index, run in enumerate(runs)})
+    merges.extend(["▁" * cut, run[cut:]] for run in runs for cut in range(1, len(run)))
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer._tokenizer.add_tokens([AddedToken(run, normalized=False) for run in runs])
+    return tokenizer
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
+def test_pieces_without_a_space_before_the_text(family: str, tmp_path: Path) -> None:
+    tokenizer = gemma_tokenizer()
+    tiny = make_family(family, vocab_size=len(tokenizer))
+    _, llama_cpp = exported(tiny, tokenizer, tmp_path / "model.gguf")
+    again = secateur.load(tmp_path / "model.gguf")[1]
+    for text in (*TEXTS, "a     b          c", "▁▁▁ as it stands", "<s>after"):
+        assert llama_cpp.tokens(text) == tokenizer(text).input_ids, text
+        assert again(text).input_ids == tokenizer(text).input_ids, text
+
+
 def _config() -> object:
     from transformers import LlamaConfig
 
@@ -178,7 +216,7 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused() -> None:
     endless.eos_token = None
     assert "names no end token" in refused(endless)
     assert "do not merge although" in refused(pieces_tokenizer(drop=5))
-    prepended = changed(pieces_tokenizer(), normalizer=normalizers.Replace(" ", "▁"))
+    prepended = changed(pieces_tokenizer(), normalizer=normalizers.Prepend("▁"))
     assert "does not put one ▁ before a text" in refused(prepended)
 
 

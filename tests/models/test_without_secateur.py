@@ -1,6 +1,7 @@
 """Uneven models in a process that has no secateur: Transformers alone loads them and says the same."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.models import is_uneven, save
+from secateur.models.saving import MLX_FAMILIES, MLX_FILE
 from secateur.pruning import prune
 from tiny import make_tiny_model, make_tiny_tokenizer
+from uneven import cut_unevenly
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 SCRIPT = """
@@ -128,3 +131,12 @@ def test_every_family_loads_generates_and_serves_a_pipeline_without_secateur(
         assert result["tokens"] == expected, family
         assert result["class"] == type(model).__name__
         assert result["text"] == tiny_tokenizer.decode(expected, skip_special_tokens=True), family
+
+
+def test_the_file_for_mlx_lm_stands_beside_the_families_that_it_makes(tmp_path: Path) -> None:
+    known = set(re.findall(r'"secateur_(\w+)": ', MLX_FILE.read_text()))
+    assert known == set(MLX_FAMILIES)
+    for family in ("qwen3", "olmo2"):
+        save(cut_unevenly(make_tiny_model(family)), make_tiny_tokenizer(), tmp_path / family)
+        config = json.loads((tmp_path / family / "config.json").read_text())
+        assert ("model_file" in config) == (tmp_path / family / MLX_FILE.name).exists() == (family in MLX_FAMILIES)

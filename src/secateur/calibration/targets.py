@@ -120,11 +120,16 @@ def per_token(half: Half, mixed: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gains(half: Half) -> Tensor:
-    """g of the norm after the output projection, (hidden_size,): what it makes of a vector of ones."""
+    """g of the norm after the output projection, (hidden_size,): by what it makes of 1, −1, 1 … and of the opposite.
+
+    So a LayerNorm's bias, and the mean that it takes off, stay out of it.
+    """
     assert half.norm_after is not None
     weight = half.output.weight
-    found: Tensor = half.norm_after(torch.ones(half.output.out_features, device=weight.device, dtype=weight.dtype))
-    return found.float()
+    signs = torch.ones(half.output.out_features, device=weight.device, dtype=weight.dtype)
+    signs[1::2] = -1
+    found: Tensor = half.norm_after(signs).float() - half.norm_after(-signs).float()
+    return found * signs.float() / 2
 
 
 def _least(gain: Tensor) -> Tensor:

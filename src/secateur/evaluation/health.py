@@ -112,7 +112,10 @@ def diagnose(
     require_in_memory(model)
     weights = track(list(model.named_parameters()), "weights")
     tensors = [_look_at(name, parameter) for name, parameter in weights]
-    problems = [problem for tensor in tensors for problem in _value_problems(tensor, config.huge)]
+    projections = _names_of_projections(model)
+    problems = [
+        problem for tensor in tensors for problem in _value_problems(tensor, config.huge, tensor.name in projections)
+    ]
     shapes = list(_shape_problems(model))
     problems += [*shapes, *_tying_problems(model)]
     loss = None
@@ -142,7 +145,14 @@ def _look_at(name: str, values: Tensor) -> TensorHealth:
     )
 
 
-def _value_problems(tensor: TensorHealth, huge: float) -> Iterator[Problem]:
+def _names_of_projections(model: PreTrainedModel) -> set[str]:
+    """The names of the weights of all layers' projections."""
+    adapter = adapter_of(model)
+    weights = {id(linear.weight) for layer in adapter.layers(model) for linear in adapter.projections(layer).values()}
+    return {name for name, parameter in model.named_parameters() if id(parameter) in weights}
+
+
+def _value_problems(tensor: TensorHealth, huge: float, is_projection: bool) -> Iterator[Problem]:
     size = math.prod(tensor.shape)
     if tensor.nan:
         yield Problem(tensor.name, f"{tensor.nan:,} of {size:,} values are NaN")
@@ -152,7 +162,7 @@ def _value_problems(tensor: TensorHealth, huge: float) -> Iterator[Problem]:
         yield Problem(tensor.name, f"largest absolute value {tensor.largest:.3g}, above {huge:g}")
     if tensor.zeros == 1 and not tensor.name.endswith(".bias"):
         yield Problem(tensor.name, "all values are zero")
-    elif tensor.dead_rows and tensor.name.endswith("_proj.weight"):
+    elif tensor.dead_rows and is_projection:
         yield Problem(tensor.name, f"{tensor.dead_rows:,} of {tensor.shape[0]:,} rows are zero", "warning")
 
 

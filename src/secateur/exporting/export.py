@@ -17,8 +17,8 @@ from secateur.errors import InputError
 from secateur.exporting import nemotron_nas
 from secateur.exporting.config import ExportConfig, Format, NumberFormat
 from secateur.exporting.layout import Layout, embeddings, layout_of, require_carried
+from secateur.exporting.metadata import write_shape
 from secateur.exporting.result import ExportResult
-from secateur.exporting.rope import Rope, rope_of
 from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
 from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
 from secateur.files import new_file
@@ -70,15 +70,15 @@ def export(
     rows = embeddings(model).shape[0]
     vocabulary = read_vocabulary(tokenizer).resized(rows)
     parts = list(entries(model, layout))
-    kinds = [format_of(part.shape, dtype) for part in parts]
+    kinds = [format_of(part, dtype) for part in parts]
     with new_file(path, ".gguf", overwrite) as file:
-        writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[layout.architecture])
+        writer = gguf.GGUFWriter(file, layout.graph.name)
         try:
             writer.add_string("secateur.version", importlib.metadata.version("secateur"))
             writer.add_name(_name_of(path))
             writer.add_file_type(FILE_TYPES[FORMATS[dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            _add_shape(writer, model, layout, rows)
+            write_shape(writer, model.config, layout, rows)
             vocabulary.write(writer)
             _write(writer, parts, kinds)
         finally:
@@ -117,53 +117,6 @@ def _name_of(path: str | Path) -> str:
     return "Mistral" if stem == "mistral" else stem
 
 
-def _add_shape(writer: gguf.GGUFWriter, model: PreTrainedModel, layout: Layout, rows: int) -> None:
-    config = model.config
-    writer.add_context_length(_context_length(config))
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(len(layout.widths))
-    writer.add_vocab_size(rows)
-    writer.add_head_count(_column(layout, "num_attention_heads"))
-    writer.add_head_count_kv(_column(layout, "num_key_value_heads"))
-    writer.add_feed_forward_length(_column(layout, "intermediate_size"))
-    writer.add_key_length(layout.head_dim)
-    writer.add_value_length(layout.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    _add_rope(writer, rope_of(config), layout.head_dim)
-
-
-def _add_rope(writer: gguf.GGUFWriter, rope: Rope, head_dim: int) -> None:
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(rope.base)
-    if rope.scaling is None:
-        return
-    writer.add_rope_scaling_type(gguf.RopeScalingType(rope.scaling))
-    writer.add_rope_scaling_factor(rope.factor)
-    if rope.original_length:
-        writer.add_rope_scaling_orig_ctx_len(rope.original_length)
-
-
-def _context_length(config: Any) -> int:
-    """Positions that the model was made for, at most its sliding window: llama.cpp's graphs have none here."""
-    longest = int(config.max_position_embeddings)
-    window = getattr(config, "sliding_window", None)
-    if window is None or window >= longest:
-        return longest
-    logger.warning(
-        "The model attends to the last %d tokens only and llama.cpp, in this architecture, to all: the same up "
-        "to %d tokens, which is the context length in the file",
-        window,
-        window,
-    )
-    return int(window)
-
-
-def _column(layout: Layout, field: str) -> int | list[int]:
-    """One of the widths: a number where all layers have the same, in the architectures of even models, else a list."""
-    values = [getattr(width, field) for width in layout.widths]
-    return values if layout.per_layer else values[0]
-
-
 def _write(writer: gguf.GGUFWriter, parts: Sequence[Entry], kinds: Sequence[gguf.GGMLQuantizationType]) -> None:
     """Header first, then one tensor after the other, so that no more than one is held."""
     for part, kind in zip(parts, kinds, strict=True):
@@ -187,12 +140,12 @@ def _result(
 ) -> ExportResult:
     result = ExportResult(
         format="gguf",
-        architecture=gguf.MODEL_ARCH_NAMES[layout.architecture],
+        architecture=layout.graph.name,
         per_layer=layout.per_layer,
         pre_tokenizer=vocabulary.pre,
         dtype=dtype,
         parameters=count_parameters(model),
-        parameters_in_file=sum(math.prod(part.shape) for part in parts if part.name != ROPE_FACTORS),
+        parameters_in_file=sum(math.prod(part.shape) for part in parts if part.name not in ROPE_FACTORS),
         bytes=size,
         tensors=dict(Counter(kind.name.lower() for kind in kinds)),
     )

@@ -1,31 +1,24 @@
-"""Which of llama.cpp's architectures carries a model, and what of a model none of them can carry.
+"""Which of llama.cpp's architectures carries a model, and what of a model none of them can carry."""
 
-An architecture of llama.cpp is a graph written in C++. Those of Llama, Qwen2 and Qwen3 take one width for all layers.
-`deci` (Nemotron's) is Llama's graph with query heads, key/value heads and MLP widths read layer by layer. It applies
-projections' biases where a file has them, and so carries Qwen2 as well: uneven, and with heads that do not add up to
-the hidden size, which `qwen2` cannot have. `openelm` reads widths per layer too and norms queries and keys, as Qwen3
-does; it always multiplies by the embeddings at the end.
-"""
-
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
-import gguf
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import InputError, ModelError
-from secateur.exporting.rope import rope_of
+from secateur.exporting.graphs import FAMILIES, Graph
+from secateur.exporting.linear_attention import require_linear_attention
+from secateur.exporting.rope import Rope, rope_of
 from secateur.models import LayerWidths, adapter_of, layer_widths
 from secateur.models.adapters import adapter_for
-from secateur.models.widths import head_dim_of
+from secateur.models.widths import first_with_heads, head_dim_of, skipped, widths_in
 
-ARCH = gguf.MODEL_ARCH
-EVEN = {"llama": ARCH.LLAMA, "mistral": ARCH.LLAMA, "qwen2": ARCH.QWEN2, "qwen3": ARCH.QWEN3}
-UNEVEN = {"llama": ARCH.DECI, "mistral": ARCH.DECI, "qwen2": ARCH.DECI}
-INTERLEAVED = (ARCH.LLAMA, ARCH.DECI)
+LEAST_CHANNELS = 32  # a block of most quantised formats
+SMOLLM3_STEP = 4  # every so many layers llama.cpp leaves out rotary positions
 
 
 @dataclass(frozen=True)
@@ -33,31 +26,23 @@ class Layout:
     """How a model stands in the file.
 
     Attributes:
-        architecture: the graph that runs it.
+        graph: what runs it.
         widths: of each layer in the file; at least the model's own.
         head_dim: size of a head.
-        filled: whether layers are filled up with zeros to the width of the widest.
+        rope: its rotary positions, as the graph takes them.
+        filled: whether layers are filled up with zeros.
     """
 
-    architecture: gguf.MODEL_ARCH
+    graph: Graph
     widths: Sequence[LayerWidths]
     head_dim: int
+    rope: Rope
     filled: bool = False
 
     @property
     def per_layer(self) -> bool:
         """Whether the widths stand in the file as lists."""
         return len(set(self.widths)) > 1
-
-    @property
-    def interleaved(self) -> bool:
-        """Whether the graph rotates neighbours (0, 1), (2, 3) … where Transformers rotates (0, d/2), (1, d/2 + 1) …"""
-        return self.architecture in INTERLEAVED
-
-    @property
-    def fused(self) -> bool:
-        """Whether queries, keys and values are one matrix."""
-        return self.architecture is ARCH.OPENELM
 
 
 def layout_of(model: PreTrainedModel | PeftModel) -> Layout:
@@ -69,17 +54,36 @@ def layout_of(model: PreTrainedModel | PeftModel) -> Layout:
     """
     if isinstance(model, PeftModel):
         raise InputError("an adapter stands beside the model's weights; merge it first (secateur.merge)")
-    adapter, widths = adapter_of(model), layer_widths(model)
     require_carried(model.config)
-    layout = Layout(EVEN[adapter.model_type], widths, head_dim_of(model))
-    square = layout.head_dim * widths[0].num_attention_heads == model.config.hidden_size
-    if not layout.per_layer and (square or layout.architecture is not ARCH.QWEN2):
-        return layout
-    if adapter.model_type in UNEVEN:
-        return replace(layout, architecture=UNEVEN[adapter.model_type])
-    if has_tied_embeddings(model):
-        return replace(layout, architecture=ARCH.OPENELM)
-    return replace(layout, widths=[_widest(widths)] * len(widths), filled=True)
+    family, widths, head_dim = adapter_of(model).model_type, layer_widths(model), head_dim_of(model)
+    graphs, hidden, rope = FAMILIES[family], model.config.hidden_size, rope_of(model.config)
+    square = first_with_heads(widths).num_attention_heads * head_dim == hidden
+    if len(set(widths)) == 1 and (square or not graphs.even.square):
+        return Layout(graphs.even, widths, head_dim, rope)
+    other = graphs.uneven
+    if any(map(skipped, widths)) and (other is None or not other.without_halves):
+        raise ModelError(
+            f"llama.cpp has a graph for layers without attention or MLP where they are otherwise Llama's, and this "
+            f"model is {family}; cut it with --keep-halves"
+        )
+    if other is not None and (has_tied_embeddings(model) or not other.tied):
+        carried = [_in_place_of_nothing(width, index, widths) for index, width in enumerate(widths)]
+        return Layout(other, carried, head_dim, rope.of_whole_heads(head_dim))
+    needed = hidden // head_dim if graphs.even.square else 0
+    return Layout(graphs.even, [_widest(widths, needed, family)] * len(widths), head_dim, rope, filled=True)
+
+
+def _in_place_of_nothing(width: LayerWidths, index: int, widths: Sequence[LayerWidths]) -> LayerWidths:
+    """The widths in the file of a layer that may lack a half; what is wider there is filled with zeros.
+
+    llama.cpp's deci takes the size of a head from the first layer's attention, and forgets a layer's attention where
+    that has no MLP.
+    """
+    heads, groups = width.num_attention_heads, width.num_key_value_heads
+    if index == 0 and not groups:
+        first = first_with_heads(widths)
+        heads, groups = first.num_attention_heads // first.num_key_value_heads, 1
+    return LayerWidths(heads, groups, width.intermediate_size or LEAST_CHANNELS)
 
 
 def has_tied_embeddings(model: PreTrainedModel) -> bool:
@@ -100,26 +104,95 @@ def require_carried(config: PreTrainedConfig) -> None:
         ModelError: the family is not supported, or it has what llama.cpp's graph of that family lacks.
     """
     family = adapter_for(config.model_type).model_type
-    if config.hidden_act not in ("silu", "swish"):
+    if family not in FAMILIES:
         raise ModelError(
-            f"llama.cpp's graphs of {family} have the activation silu, and this model has {config.hidden_act}; it "
-            "cannot be exported"
+            f"the export to GGUF does not know '{family}'; it knows {', '.join(FAMILIES)}; other engines read the "
+            "model's directory as it is"
         )
-    if family == "qwen3" and getattr(config, "attention_bias", False):
-        raise ModelError("llama.cpp's graph of qwen3 has no attention_bias, and this model has; it cannot be exported")
+    graphs = FAMILIES[family]
+    activation = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    if activation not in graphs.even.activations:
+        raise ModelError(
+            f"llama.cpp's graphs of {family} have the activation {graphs.even.activations[0]}, and this model has "
+            f"{activation}; it cannot be exported"
+        )
+    for setting in graphs.lacks:
+        if getattr(config, setting, None):
+            raise ModelError(
+                f"llama.cpp's graph of {family} has no {setting}, and this model has; it cannot be exported"
+            )
+    for setting in graphs.needs:
+        if not getattr(config, setting, None):
+            raise ModelError(
+                f"llama.cpp's graph of {family} wants {setting}, and this model has none; it cannot be exported"
+            )
+    if graphs.even.tied and not config.tie_word_embeddings:
+        raise ModelError(
+            f"llama.cpp's graph of {family} multiplies by the embeddings at the end, and this model by other weights; "
+            "it cannot be exported"
+        )
+    if graphs.even.square and graphs.uneven is None:
+        _require_square(config, family)
+    if graphs.even.windows:
+        window_step(config)
+    if graphs.even.linear_attention:
+        require_linear_attention(config)
+    if family == "smollm3":
+        _require_every_fourth(config)
     rope_of(config)
 
 
-def _widest(widths: Sequence[LayerWidths]) -> LayerWidths:
-    """A layer that holds each of the others with its query heads beside the same key/value heads."""
+def window_step(config: Any) -> int:
+    """Every so many layers one attends to all tokens, the others to the last ones; 0 where none does, 1 where all do.
+
+    Raises:
+        ModelError: they come in another order, which llama.cpp's graphs do not have.
+    """
+    sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    for step in range(len(sliding) + 1):
+        if sliding == [not step or (layer + 1) % step > 0 for layer in range(len(sliding))]:
+            return step
+    raise ModelError(
+        "llama.cpp has layers with a sliding window in a fixed order, every so many layers one without, and this "
+        "model (a layer removed?) in another; it cannot be exported"
+    )
+
+
+def _require_every_fourth(config: Any) -> None:
+    layers = range(len(config.no_rope_layers))
+    if [bool(rotated) for rotated in config.no_rope_layers] != [(layer + 1) % SMOLLM3_STEP > 0 for layer in layers]:
+        raise ModelError(
+            f"llama.cpp's graph of smollm3 leaves out rotary positions in every {SMOLLM3_STEP}th layer, and this model "
+            "(a layer removed?) in others; it cannot be exported"
+        )
+
+
+def _require_square(config: Any, family: str) -> None:
+    widths = widths_in(config)
+    heads = max(width.num_attention_heads for width in widths)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    first = first_with_heads(widths)
+    group = first.num_attention_heads // first.num_key_value_heads
+    wanted = config.hidden_size // head_dim
+    if config.hidden_size % head_dim or heads > wanted or wanted % group:
+        raise ModelError(
+            f"llama.cpp's graph of {family} has heads that together are as wide as the hidden states "
+            f"({config.hidden_size}), and this model's {heads} heads of {head_dim} cannot be filled up to that; it "
+            "cannot be exported"
+        )
+
+
+def _widest(widths: Sequence[LayerWidths], heads: int, family: str) -> LayerWidths:
+    """A layer that holds each of the others with its query heads beside the same key/value heads.
+
+    Args:
+        heads: query heads that it has at least.
+    """
     groups = {width.num_attention_heads / width.num_key_value_heads for width in widths}
     if len(groups) > 1:
         raise ModelError(
-            "layers have different numbers of query heads to a key/value head, and llama.cpp has no graph for that "
-            "with Qwen3's norms and a head of its own; it cannot be exported"
+            "layers have different numbers of query heads to a key/value head, and llama.cpp has no graph of "
+            f"{family} for that; it cannot be exported"
         )
-    return LayerWidths(
-        max(width.num_attention_heads for width in widths),
-        max(width.num_key_value_heads for width in widths),
-        max(width.intermediate_size for width in widths),
-    )
+    most = max(heads, *(width.num_attention_heads for width in widths))
+    return LayerWidths(most, math.ceil(most / groups.pop()), max(width.intermediate_size for width in widths))

@@ -27,12 +27,14 @@ from secateur.models.adapters import adapter_for
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import older_rope_keys
-from secateur.models.widths import heads_make_up_hidden_size, widths_in
+from secateur.models.widths import first_with_heads, heads_make_up_hidden_size, widths_in
 
 MULTIPLE = 256
 ARCHITECTURE, MODEL_TYPE = "DeciLMForCausalLM", "nemotron-nas"
 CONFIG_CODE = Path(__file__).with_name("configuration_nemotron_nas.py")
+HELD = ("llama", "mistral", "qwen2")
 ROPE_KINDS = ("default", "linear", "llama3")
+ABSENT = {"n_heads_in_group": None, "ffn_mult": None, "no_op": True, "replace_with_linear": False}
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -91,7 +93,8 @@ def settings_of(model: PreTrainedModel, widths: Sequence[LayerWidths], dtype: to
         dtype: of the weights in the directory.
     """
     config, hidden_size = model.config, model.config.hidden_size
-    heads = widths[0].num_attention_heads
+    first = first_with_heads(widths)
+    heads = first.num_attention_heads
     rope = {"rope_parameters": dict(config.rope_parameters), "max_position_embeddings": config.max_position_embeddings}
     name = str(dtype).removeprefix("torch.")
     return {
@@ -102,7 +105,7 @@ def settings_of(model: PreTrainedModel, widths: Sequence[LayerWidths], dtype: to
         "hidden_size": hidden_size,
         "num_hidden_layers": len(widths),
         "num_attention_heads": heads,
-        "num_key_value_heads": widths[0].num_key_value_heads,
+        "num_key_value_heads": first.num_key_value_heads,
         "head_dim": hidden_size // heads,
         "intermediate_size": max(width.intermediate_size for width in widths),
         "hidden_act": "silu",
@@ -137,6 +140,8 @@ def require_held(config: PreTrainedConfig) -> None:
     family = adapter_for(config.model_type).model_type
     if family == "qwen3":
         raise _not_held("norms of queries and keys (qwen3)")
+    if family not in HELD:
+        raise _not_held(f"layers that compute as {family}'s do")
     if config.hidden_act not in ("silu", "swish"):
         raise _not_held(f"the activation {config.hidden_act}")
     if getattr(config, "mlp_bias", False):
@@ -159,14 +164,11 @@ def require_held_widths(config: PreTrainedConfig) -> None:
         ModelError: heads were cut, or an MLP's width is no multiple of 256.
     """
     widths, hidden_size = widths_in(config), config.hidden_size
-    first = widths[0]
+    first = first_with_heads(widths)
     for index, width in enumerate(widths):
-        if (width.num_attention_heads, width.num_key_value_heads) != (
-            first.num_attention_heads,
-            first.num_key_value_heads,
-        ):
+        if width.num_attention_heads and _heads(width) != _heads(first):
             raise ModelError(
-                f"layer {index} has {_heads(width)} and layer 0 has {_heads(first)}, and nemotron-nas holds cuts of "
+                f"layer {index} has {_heads(width)} and another has {_heads(first)}, and nemotron-nas holds cuts of "
                 "the MLP only; cut with --target mlp"
             )
         if width.intermediate_size % MULTIPLE:
@@ -192,15 +194,16 @@ def _not_held(what: str) -> ModelError:
 
 def _block(width: LayerWidths, hidden_size: int) -> dict[str, dict[str, Any]]:
     there = {"no_op": False, "replace_with_linear": False}
-    return {
-        "attention": {"n_heads_in_group": width.num_attention_heads // width.num_key_value_heads, **there},
-        "ffn": {"ffn_mult": ffn_mult(width.intermediate_size, hidden_size), **there},
-    }
+    group = width.num_attention_heads // max(width.num_key_value_heads, 1)
+    attention = {"n_heads_in_group": group, **there} if group else ABSENT
+    multiplier = ffn_mult(width.intermediate_size, hidden_size)
+    return {"attention": attention, "ffn": {"ffn_mult": multiplier, **there} if width.intermediate_size else ABSENT}
 
 
 def _has_attention_bias(model: PreTrainedModel) -> bool:
     adapter = adapter_of(model)
-    return adapter.half(adapter.layers(model)[0], "attention").linears[0].bias is not None
+    halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
+    return next(half for half in halves if not half.is_absent).linears[0].bias is not None
 
 
 def _weights(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -215,8 +218,9 @@ def _weights(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
         del weights[f"{names[cast(nn.Module, model.get_output_embeddings())]}.weight"]
     if _has_attention_bias(model):
         for layer in adapter.layers(model):
-            output = adapter.half(layer, "attention").output
-            weights.setdefault(f"{names[output]}.bias", torch.zeros(output.out_features))
+            half = adapter.half(layer, "attention")
+            if not half.is_absent:
+                weights.setdefault(f"{names[half.output]}.bias", torch.zeros(half.output.out_features))
     return {name: _in_format(name, weight, dtype) for name, weight in weights.items()}
 
 

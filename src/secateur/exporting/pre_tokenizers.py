@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from secateur.errors import ModelError
+from secateur.models.gguf_input.tokenizer import QWEN35
 
 WORDS, DIGITS = "words of GPT-2", "single digits"
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -15,11 +16,12 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = _CONTRACTIONS + r"\p{N}{1,3}" + _REST
 QWEN2 = _CONTRACTIONS + r"\p{N}" + _REST
-TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_UPPER_LOWER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+_UPPER = r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+_AFTER = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_REST_WITH_SLASH = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT4O = _UPPER_LOWER + _AFTER + _UPPER + _AFTER + r"|\p{N}{1,3}" + _REST_WITH_SLASH
+TEKKEN = _UPPER_LOWER + _UPPER + r"|\p{N}" + _REST_WITH_SLASH
 # By the rules, and whether a word that is a token is taken whole (`ignore_merges`).
 NAMES = {
     ((WORDS,), False): "gpt-2",
@@ -27,6 +29,8 @@ NAMES = {
     ((LLAMA3,), True): "llama-bpe",
     ((LLAMA3,), False): "smaug-bpe",
     ((QWEN2,), False): "qwen2",
+    ((QWEN35,), False): "qwen35",
+    ((GPT4O,), False): "gpt-4o",
     ((TEKKEN,), True): "tekken",
 }
 

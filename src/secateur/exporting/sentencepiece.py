@@ -20,16 +20,21 @@ SPACE = "▁"
 TYPE = gguf.TokenType
 
 
-def is_sentencepiece(content: Mapping[str, Any]) -> bool:
-    """Whether a `tokenizer.json` writes spaces as ▁ and unknown characters as bytes, as Llama 2 and Mistral do.
+def space_before_text(content: Mapping[str, Any]) -> bool | None:
+    """How a `tokenizer.json` that writes spaces as ▁ and unknown characters as bytes begins a text.
+
+    Returns:
+        True where it puts a ▁ before, as Llama 2 and Mistral do, False where it does not, as Gemma; None for
+        tokenizers of another kind.
 
     Raises:
-        ModelError: it does, but puts its first space otherwise than llama.cpp.
+        ModelError: it puts its spaces otherwise than llama.cpp.
     """
     if not content["model"].get("byte_fallback"):
-        return False
+        return None
     normalizer, pre_tokenizer = content.get("normalizer") or {}, content.get("pre_tokenizer") or {}
-    kinds = [step["type"] for step in normalizer.get("normalizers", [])]
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    kinds = [step["type"] for step in steps]
     as_normalizer = kinds == ["Prepend", "Replace"] and not pre_tokenizer
     as_metaspace = (
         not normalizer
@@ -37,10 +42,12 @@ def is_sentencepiece(content: Mapping[str, Any]) -> bool:
         and pre_tokenizer["prepend_scheme"] in ("first", "always")
         and not pre_tokenizer.get("split", True)
     )
+    if kinds == ["Replace"] and _splits_nothing(pre_tokenizer, steps[0]):
+        return False
     if not as_normalizer and not as_metaspace:
         raise ModelError(
-            "the tokenizer falls back to bytes but does not put one ▁ before a text and for each space; llama.cpp has "
-            "no such rule, and it cannot be exported"
+            "the tokenizer falls back to bytes but does not put one ▁ before a text, or none, and one for each space; "
+            "llama.cpp has no such rule, and it cannot be exported"
         )
     if as_metaspace:
         logger.warning(
@@ -48,6 +55,13 @@ def is_sentencepiece(content: Mapping[str, Any]) -> bool:
             "text that begins with a space, or follows a special token, is split otherwise"
         )
     return True
+
+
+def _splits_nothing(pre_tokenizer: Mapping[str, Any], replace: Mapping[str, Any]) -> bool:
+    """Whether spaces are replaced, and the pre-tokenizer does nothing or splits at the spaces that are then no more."""
+    spaces = {"String": " "}
+    at_spaces = pre_tokenizer.get("type") == "Split" and pre_tokenizer.get("pattern") == spaces
+    return replace["pattern"] == spaces and replace["content"] == SPACE and (not pre_tokenizer or at_spaces)
 
 
 def piece_scores(content: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> list[float]:
@@ -77,12 +91,14 @@ def piece_scores(content: Mapping[str, Any], tokens: Sequence[str], types: Seque
     if runs_tie:
         runs = [piece for piece in order if not piece.strip(SPACE)]
         order.update(dict.fromkeys(runs, max(order[run] for run in runs)))
-    pieces = {token for token, kind in zip(tokens, types, strict=True) if kind == TYPE.NORMAL}
+    # Gemma's runs of spaces are added tokens too: found as they stand in a text, and merged from its spaces.
+    merged = [kind == TYPE.NORMAL or token in order for token, kind in zip(tokens, types, strict=True)]
+    pieces = {token for token, is_piece in zip(tokens, merged, strict=True) if is_piece}
     _require_all_pairs(pieces, set(merges))
     lowest = -float(len(order) + 1)
     return [
-        0.0 if kind != TYPE.NORMAL else -float(order[token]) if token in order else lowest
-        for token, kind in zip(tokens, types, strict=True)
+        0.0 if not is_piece else -float(order[token]) if token in order else lowest
+        for token, is_piece in zip(tokens, merged, strict=True)
     ]
 
 

@@ -3,22 +3,35 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import gguf
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.exporting.config import NumberFormat
-from secateur.exporting.layout import Layout
-from secateur.exporting.rope import rope_of
+from secateur.exporting.folding import factors_of
+from secateur.exporting.layout import Layout, embeddings, has_tied_embeddings
+from secateur.exporting.linear_attention import changes_in
+from secateur.exporting.projections import Rows, filled, tensors_of, whole_norm_scale
 from secateur.models import adapter_of
+from secateur.models.halves import PARTS
 
 QUANT = gguf.GGMLQuantizationType
-ROPE_FACTORS = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ROPE_FREQS] + ".weight"
 FORMATS: dict[NumberFormat, gguf.GGMLQuantizationType] = {"f16": QUANT.F16, "bf16": QUANT.BF16, "q8_0": QUANT.Q8_0}
+TENSOR = gguf.MODEL_TENSOR
+
+
+def _name_of(tensor: gguf.MODEL_TENSOR) -> str:
+    return gguf.TENSOR_NAMES[tensor] + ".weight"
+
+
+ROPE_FACTORS = tuple(
+    _name_of(tensor) for tensor in (TENSOR.ROPE_FREQS, TENSOR.ROPE_FACTORS_SHORT, TENSOR.ROPE_FACTORS_LONG)
+)
 
 
 @dataclass(frozen=True)
@@ -42,33 +55,79 @@ def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
     Raises:
         ModelError: a weight has no place in the architecture.
     """
-    names = gguf.get_tensor_name_map(layout.architecture, len(layout.widths))
+    graph, tied = layout.graph, has_tied_embeddings(model)
+    names = gguf.get_tensor_name_map(graph.architecture, len(layout.widths))
+    yield from _rope_factors(layout)
     changes = _changes(model, layout)
-    fused = _fused(model) if layout.fused else {}
-    inside_fused = {id(weight) for weights in fused.values() for weight in weights}
-    factors = rope_of(model.config).factors
-    if factors is not None:
-        yield Entry(ROPE_FACTORS, tuple(factors.shape), partial(_float, factors))
+    in_projections = _weights_of_projections(model)
     for path, weight in model.named_parameters():
-        if id(weight) in inside_fused:
+        if id(weight) in in_projections:
             continue
-        name = names.get_name(path, try_suffixes=(".weight", ".bias"))
+        # gguf's table has the name from before Qwen3.5.
+        known = path.replace(".dt_bias", ".dt_proj.bias")
+        name = names.get_name(known, try_suffixes=(".weight", ".bias"))
         if name is None:
-            raise ModelError(f"llama.cpp's architecture {gguf.MODEL_ARCH_NAMES[layout.architecture]} has no {path}")
+            raise ModelError(f"llama.cpp's architecture {graph.name} has no {path}")
         shape, change = changes.get(id(weight), (tuple(weight.shape), _float))
         yield Entry(name, shape, partial(change, weight))
-    for index, weights in fused.items():
-        rows, columns = sum(weight.shape[0] for weight in weights), weights[0].shape[1]
-        name = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR.ATTN_QKV].format(bid=index) + ".weight"
-        yield Entry(name, (rows, columns), partial(_joined, weights))
+    yield from _projections(model, layout)
+    yield from _nothing(model, layout)
+    if tied and graph.own_head:
+        head = embeddings(model)
+        yield Entry(_name_of(TENSOR.OUTPUT), tuple(head.shape), partial(_float, head))
 
 
-def format_of(shape: tuple[int, ...], dtype: NumberFormat) -> gguf.GGMLQuantizationType:
+def _rope_factors(layout: Layout) -> Iterator[Entry]:
+    rope = layout.rope
+    short = TENSOR.ROPE_FREQS if rope.long_factors is None else TENSOR.ROPE_FACTORS_SHORT
+    for tensor, factors in ((short, rope.factors), (TENSOR.ROPE_FACTORS_LONG, rope.long_factors)):
+        if factors is not None:
+            yield Entry(_name_of(tensor), tuple(factors.shape), partial(_float, factors))
+
+
+def _projections(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
+    adapter = adapter_of(model)
+    factors = factors_of(model.config, layout, has_tied_embeddings(model))
+    for index, (layer, width) in enumerate(zip(adapter.layers(model), layout.widths, strict=True)):
+        for part in PARTS:
+            half = adapter.half(layer, part)
+            if half.names.divisible and not half.is_absent:
+                for name, parts in tensors_of(half, width, model.config, layout, factors):
+                    shape = (sum(rows.size for rows in parts), *parts[0].shape[1:])
+                    yield Entry(f"blk.{index}.{name}", shape, partial(_joined, parts))
+
+
+def _nothing(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
+    """Halves of zeros where the graph wants one and the layer has none."""
+    adapter, hidden = adapter_of(model), model.config.hidden_size
+    for index, (layer, width) in enumerate(zip(adapter.layers(model), layout.widths, strict=True)):
+        query, key = (heads * layout.head_dim for heads in (width.num_attention_heads, width.num_key_value_heads))
+        channels = width.intermediate_size
+        attention = {"attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden)}
+        mlp = {"ffn_gate": (channels, hidden), "ffn_up": (channels, hidden), "ffn_down": (hidden, channels)}
+        for part, shapes in (
+            (PARTS[0], {"attn_norm": (hidden,), **attention, "attn_output": (hidden, query)}),
+            (PARTS[1], {"ffn_norm": (hidden,), **mlp}),
+        ):
+            if adapter.half(layer, part).is_absent and all(map(all, shapes.values())):
+                for name, shape in shapes.items():
+                    yield Entry(f"blk.{index}.{name}.weight", shape, partial(torch.zeros, shape))
+
+
+def _weights_of_projections(model: PreTrainedModel) -> set[int]:
+    """The identities of the weights that `_projections` has."""
+    adapter = adapter_of(model)
+    halves = (adapter.half(layer, part) for layer in adapter.layers(model) for part in PARTS)
+    linears = (linear for half in halves if half.names.divisible for linear in half.linears)
+    return {id(weight) for linear in linears for weight in linear.parameters()}
+
+
+def format_of(entry: Entry, dtype: NumberFormat) -> gguf.GGMLQuantizationType:
     """The number format of a tensor: vectors stay float32, and rows that blocks do not divide float16."""
-    if len(shape) == 1:
+    if len(entry.shape) == 1 or "ssm_conv1d" in entry.name:  # llama.cpp convolves in float32 only
         return QUANT.F32
     wanted = FORMATS[dtype]
-    return QUANT.F16 if shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
+    return QUANT.F16 if entry.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
 
 
 def encoded(entry: Entry, kind: gguf.GGMLQuantizationType) -> np.ndarray:
@@ -83,64 +142,54 @@ def encoded(entry: Entry, kind: gguf.GGMLQuantizationType) -> np.ndarray:
     return gguf.quants.quantize(tensor.contiguous().numpy(), kind).view(np.uint8)
 
 
-def interleaved(weight: Tensor, heads: int) -> Tensor:
-    """Weights of a projection of queries or keys, (heads · head_dim, …), in the order of llama.cpp's Llama.
-
-    Of each head, the rows that Transformers rotates together, i and i + head_dim / 2, become neighbours.
-    """
-    rows = _float(weight)
-    halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
-    return halves.transpose(1, 2).reshape(rows.shape)
-
-
 Changes = dict[int, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]]
 
 
 def _changes(model: PreTrainedModel, layout: Layout) -> Changes:
     """By the identity of a weight that does not go into the file as it is: its shape there, and what makes it."""
-    adapter = adapter_of(model)
+    adapter, graph = adapter_of(model), layout.graph
+    factors = factors_of(model.config, layout, has_tied_embeddings(model))
     changes: Changes = {}
+
+    def change(weight: Tensor, offset: float = 0.0, factor: float = 1.0, rows: int | None = None) -> None:
+        shape = (rows or weight.shape[0], *weight.shape[1:])
+        changes[id(weight)] = (shape, partial(_changed, shape=shape, offset=offset, factor=factor))
+
+    if graph.norm_offset:
+        for path, weight in model.named_parameters():
+            if path.endswith("norm.weight") and "linear_attn" not in path:
+                change(weight, offset=graph.norm_offset)
+    if factors.embedding != 1.0:
+        change(embeddings(model), factor=factors.embedding)
+    if factors.final_norm != 1.0:
+        change(cast(Tensor, adapter.final_norm(model).weight), factor=factors.final_norm)
     for layer, width in zip(adapter.layers(model), layout.widths, strict=True):
-        query, key, value, output = adapter.half(layer, "attention").linears
-        gate, up, down = adapter.half(layer, "mlp").linears
-        heads = {query: width.num_attention_heads, key: width.num_key_value_heads}
-        if layout.interleaved:
-            for linear, count in heads.items():
-                for weight in linear.parameters():
-                    changes[id(weight)] = (tuple(weight.shape), partial(interleaved, heads=count))
-        if layout.filled:
-            query_rows, key_rows = (count * layout.head_dim for count in heads.values())
-            sizes = {
-                query: (query_rows, query.in_features),
-                key: (key_rows, key.in_features),
-                value: (key_rows, value.in_features),
-                output: (output.out_features, query_rows),
-                gate: (width.intermediate_size, gate.in_features),
-                up: (width.intermediate_size, up.in_features),
-                down: (down.out_features, width.intermediate_size),
-            }
-            for linear, (rows, columns) in sizes.items():
-                changes[id(linear.weight)] = ((rows, columns), partial(_filled, rows=rows, columns=columns))
+        half = adapter.half(layer, "attention")
+        if half.is_absent:
+            continue
+        if not half.names.divisible:
+            for own, shape, made in changes_in(half.mixer, model.config):
+                changes[id(own)] = shape, partial(_made, made)
+            continue
+        whole = half.whole_norms()
+        for norm, _, per_unit in whole:
+            rows = width.num_key_value_heads * per_unit
+            change(cast(Tensor, norm.weight), factor=1 / whole_norm_scale(half, width), rows=rows)
+        if factors.query != 1.0 and not whole and hasattr(half.mixer, "q_norm"):
+            change(half.mixer.get_parameter("q_norm.weight"), offset=graph.norm_offset, factor=factors.query)
     return changes
 
 
-def _filled(weight: Tensor, rows: int, columns: int) -> Tensor:
-    """Zeros below and to the right: heads and channels that add nothing."""
-    tensor = _float(weight)
-    return nn.functional.pad(tensor, (0, columns - tensor.shape[1], 0, rows - tensor.shape[0]))
+def _changed(weight: Tensor, shape: tuple[int, ...], offset: float, factor: float) -> Tensor:
+    return filled((_float(weight) + offset) * factor, shape)
 
 
-def _fused(model: PreTrainedModel) -> dict[int, list[Tensor]]:
-    """By layer, the weights of queries, keys and values, which one matrix holds."""
-    adapter = adapter_of(model)
-    return {
-        index: [linear.weight for linear in adapter.half(layer, "attention").linears[:3]]
-        for index, layer in enumerate(adapter.layers(model))
-    }
+def _made(made: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    return made(_float(weight))
 
 
-def _joined(weights: list[Tensor]) -> Tensor:
-    return torch.cat([_float(weight) for weight in weights])
+def _joined(parts: list[Rows]) -> Tensor:
+    return torch.cat([rows.make() for rows in parts])
 
 
 def _float(weight: Tensor) -> Tensor:

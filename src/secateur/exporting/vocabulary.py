@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.errors import ModelError
 from secateur.exporting.pre_tokenizers import pre_tokenizer_name
-from secateur.exporting.sentencepiece import is_sentencepiece, piece_scores
+from secateur.exporting.sentencepiece import piece_scores, space_before_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Vocabulary:
         special: ids by role: `bos`, `eos`, `pad`, `unk`.
         adds_bos, adds_eos: whether text gets them.
         chat_template: Jinja text, or several by name.
+        space_before_text: whether a text begins with a ▁ of its own (`llama`).
     """
 
     model: str
@@ -45,6 +46,7 @@ class Vocabulary:
     merges: Sequence[str] | None = None
     scores: Sequence[float] | None = None
     chat_template: str | Mapping[str, str] | None = None
+    space_before_text: bool = True
 
     def resized(self, rows: int) -> "Vocabulary":
         """With as many tokens as the model has embeddings: cut, or filled up with tokens that are never used.
@@ -88,7 +90,7 @@ class Vocabulary:
         writer.add_add_bos_token(self.adds_bos)
         writer.add_add_eos_token(self.adds_eos)
         if self.model == SENTENCEPIECE:
-            writer.add_add_space_prefix(True)
+            writer.add_add_space_prefix(self.space_before_text)
         if isinstance(self.chat_template, str):
             writer.add_chat_template(self.chat_template)
         elif self.chat_template:
@@ -126,8 +128,10 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
         "tokens": tokens,
         "types": types,
     }
-    if is_sentencepiece(content):
-        return Vocabulary(SENTENCEPIECE, "default", scores=piece_scores(content, tokens, types), **common)
+    before_text = space_before_text(content)
+    if before_text is not None:
+        scores = piece_scores(content, tokens, types)
+        return Vocabulary(SENTENCEPIECE, "default", scores=scores, space_before_text=before_text, **common)
     _require_plain_bytes(content)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     return Vocabulary(BYTE_LEVEL, pre_tokenizer_name(content), merges=merges, **common)

@@ -21,7 +21,7 @@ from transformers import (
 
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
-from secateur.models.halves import PARTS, Half, HalfNames, Part
+from secateur.models.halves import PARTS, Half, HalfNames, Part, Rows
 from secateur.models.unsupported import obstacle
 
 ENTRY_POINTS = "secateur.families"
@@ -35,10 +35,10 @@ class Adapter:
         model_type: of its config.
         halves: what its layers are made of, in the order of use. Where layers differ (full and linear attention), all
             kinds stand here, and a layer has those whose mixer it has.
-        body: of the model: the decoder without its head.
-        layers: of the body.
-        final_norm: of the body: the norm between the last layer and the head.
-        rotary_positions: of the body: what makes the rotary positions.
+        body_name: of the model: the decoder without its head.
+        layers_name: of the body.
+        final_norm_name: of the body: the norm between the last layer and the head.
+        rotary_name: of the body: what makes the rotary positions, if they are made there.
         embedding_multiplier: of the config: the factor of the embeddings.
         logits_divisor: of the config: what logits are divided by.
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
@@ -52,13 +52,21 @@ class Adapter:
     body_name: str = "model"
     layers_name: str = "layers"
     final_norm_name: str = "norm"
-    rotary_name: str = "rotary_emb"
+    rotary_name: str | None = "rotary_emb"
     embedding_multiplier: str = "embedding_multiplier"
     logits_divisor: str = "logits_scaling"
     logits_softcap: str = "final_logit_softcapping"
     bias: frozenset[str] = field(default_factory=frozenset)
     partial_rotary: bool = False
     rope_by_layer_type: bool = False
+
+    def __post_init__(self) -> None:
+        both = set(self.projection_names("attention")) & set(self.projection_names("mlp"))
+        if both:
+            raise ModelError(
+                f"the attention and the MLP of {self.model_type} both have a projection {min(both)}, and projections "
+                "go by their names; give them names of their own"
+            )
 
     @cached_property
     def stock_config(self) -> type[PreTrainedConfig]:
@@ -111,7 +119,8 @@ class Adapter:
         return cast(nn.Module, attrgetter(self.final_norm_name)(self.body(model)))
 
     def rotary_positions(self, model: PreTrainedModel) -> Any:
-        return attrgetter(self.rotary_name)(self.body(model))
+        """What makes the rotary positions; None where the layers do it themselves."""
+        return None if self.rotary_name is None else attrgetter(self.rotary_name)(self.body(model))
 
     def half(self, layer: nn.Module, part: Part) -> Half:
         """A layer's attention or MLP. Raises `ModelError` where the layer has none that is known."""
@@ -134,11 +143,22 @@ class Adapter:
         named = [name for names in self.halves if names.part == part for name in (*names.inputs, names.output)]
         return tuple(dict.fromkeys(named))
 
+    def projections_with(self, rows: Rows) -> tuple[str, ...]:
+        """The names of the input projections that have such rows, gated or not."""
+        named = [
+            name for names in self.halves for name, blocks in names.inputs.items() if rows in map(_ungated, blocks)
+        ]
+        return tuple(dict.fromkeys(named))
+
     def embed(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
         """The residual stream before the first layer, (batch, seq, hidden_size)."""
         embedded = cast(Tensor, model.get_input_embeddings()(tokens))
         multiplier = getattr(model.config, self.embedding_multiplier, None)
         return embedded if multiplier is None else embedded * multiplier
+
+
+def _ungated(rows: Rows) -> Rows:
+    return "query" if rows == "gated_query" else rows
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
+from secateur.models.adapters import adapter_for
 from secateur.models.config_file import CONFIG, check_generation_config, read_config
 from secateur.models.config_schema import DeclaredConfig
 from secateur.models.quantised import check_quantisation
@@ -19,7 +20,6 @@ from secateur.models.weight_files import WEIGHTS, StoredTensor, stored_tensors, 
 logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter_config.json"
-LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 def check_directory(directory: Path) -> None:
@@ -109,7 +109,8 @@ def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:
 
 def _check_layers(directory: Path, declared: DeclaredConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """The layers that are stored must be those of the config: a layer too many would be dropped without a word."""
-    stored = {int(found[1]) for name in tensors if (found := LAYER.search(name)) and len(found[1]) < 10}
+    layer = re.compile(rf"(?:^|\.){re.escape(adapter_for(declared.model_type).layers_name)}\.(\d+)\.")
+    stored = {int(found[1]) for name in tensors if (found := layer.search(name)) and len(found[1]) < 10}
     count = max(stored, default=-1) + 1
     if declared.num_hidden_layers != count:
         raise ModelError(

@@ -4,6 +4,7 @@ secateur saves this file beside the weights of an uneven model, and of a Qwen2 w
 `model_file` in `config.json`. mlx-lm runs it with `trust_remote_code=True`; it needs mlx-lm only.
 """
 
+import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models import llama, qwen2, qwen3
 
@@ -37,7 +38,22 @@ def Model(args):
     of_layers = {int(index): widths for index, widths in config.get("per_layer_config", {}).items()}
     for index, layer in enumerate(model.layers):
         resized(layer, {**config, **of_layers.get(index, {})})
+        for half in of_layers.get(index, {}).get("skip", ()):
+            mixer, *norms = config["skipped_modules"][half]
+            setattr(layer, mixer, Absent())
+            for norm in norms:
+                setattr(layer, norm, nn.Identity())
     return model
+
+
+class Absent(nn.Module):
+    """In the place of a half that a layer does not have: adds nothing. A cache learns how many tokens there are."""
+
+    def __call__(self, x, mask=None, cache=None):
+        if cache is not None:
+            tokens = x[:, None, :, :1]
+            cache.update_and_fetch(tokens, tokens)
+        return mx.zeros_like(x)
 
 
 def resized(layer, config):

@@ -184,38 +184,37 @@ class UnevenConfigMixin(PreTrainedConfig):
 class UnevenModelMixin(PreTrainedModel):
     """Builds each decoder layer from the config of that layer."""
 
-    layers: nn.ModuleList
-    rotary_emb: typing.Any
-
     def __init__(self, config):
         first_alone = of_one_width(config)
         first_alone.num_hidden_layers = 1
         super().__init__(first_alone)
         self.config = config
         self.config._attn_implementation = first_alone._attn_implementation
-        layer = type(self.layers[0])
-        self.layers = nn.ModuleList(
-            layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config)
-        )
+        name, first = next((name, part) for name, part in self.named_children() if isinstance(part, nn.ModuleList))
+        for part in self.children():
+            if hasattr(part, "config"):  # rotary positions know one width of layers
+                part.config = of_one_width(config)
+        layer = type(first[0])
+        layers = nn.ModuleList(layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config))
         for index, layer_config in enumerate(config.per_layer_config):
             for half in getattr(layer_config, "skip", None) or ():
-                leave_out(self.layers[index], index, half, *config.skipped_modules[half])
-        give_layers_their_configs(config, self.layers)
-        self.rotary_emb.config = of_one_width(config)
+                leave_out(layers[index], index, half, *config.skipped_modules[half])
+        give_layers_their_configs(config, layers)
+        setattr(self, name, layers)
         self.post_init()
 
 
 class UnevenForCausalLMMixin(PreTrainedModel):
     """The base model of uneven layers with the stock class's head."""
 
-    decoder: type[PreTrainedModel]
+    _uneven_body: type[PreTrainedModel]
 
     def __init__(self, config):
         first_alone = of_one_width(config)
         first_alone.num_hidden_layers = 1
         super().__init__(first_alone)
         self.config = config
-        setattr(self, self.base_model_prefix, self.decoder(config))
+        setattr(self, self.base_model_prefix, self._uneven_body(config))
         self.post_init()
 
 
@@ -242,7 +241,7 @@ def uneven_classes(stock_config):
     # Without `strict` the checks of the stock config would stay in force.
     config = strict(made(UnevenConfigMixin, stock_config, model_type=PREFIX + stock_config.model_type))
     body = made(UnevenModelMixin, stock_body, config_class=config)
-    causal = made(UnevenForCausalLMMixin, stock_causal, config_class=config, decoder=body)
+    causal = made(UnevenForCausalLMMixin, stock_causal, config_class=config, _uneven_body=body)
     config.register_for_auto_class()
     body.register_for_auto_class("AutoModel")
     causal.register_for_auto_class("AutoModelForCausalLM")

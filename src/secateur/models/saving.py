@@ -12,12 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_util
 
 from secateur import files
 from secateur.distributed import is_first
+from secateur.models.adapters import adapter_of
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.streamed import release, streamed
 from secateur.models.widths import heads_make_up_hidden_size, is_uneven
 from secateur.models.zeros_record import zeros_file
 
+MLX_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose uneven layers the file makes
 MLX_FILE = Path(__file__).with_name("mlx_secateur.py")
 STREAMED_SHARD = "1GB"  # a file is put together in memory
 
@@ -37,7 +39,8 @@ def save(
     A model whose zeros secateur has made gets their record, `sparsity.json`, by which they are known when it is loaded.
 
     A model with uneven layers gets its modelling files beside the weights, so that it also loads where secateur is
-    not installed (`trust_remote_code=True`): one for Transformers and what builds on it, one for mlx-lm.
+    not installed (`trust_remote_code=True`): one for Transformers and what builds on it, and for some families one for
+    mlx-lm.
 
     Args:
         model: the model. Its weights are written in their number format; those of a model that was loaded with
@@ -84,7 +87,8 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
 
 
 def _add_mlx_file(model: PreTrainedModel, directory: Path) -> None:
-    if is_uneven(model) or (model.config.model_type == "qwen2" and not heads_make_up_hidden_size(model.config)):
+    uneven = is_uneven(model) and adapter_of(model).model_type in MLX_FAMILIES
+    if uneven or (model.config.model_type == "qwen2" and not heads_make_up_hidden_size(model.config)):
         file = directory / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         shutil.copyfile(MLX_FILE, directory / MLX_FILE.name)

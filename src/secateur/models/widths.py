@@ -125,7 +125,9 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     model.__class__ = adapter.uneven_model if uneven else adapter.stock_model
     body.__class__ = adapter.uneven_body if uneven else adapter.stock_body
     # Rotary positions know one width of layers.
-    adapter.rotary_positions(model).config = of_one_width(config) if uneven else config
+    rotary = adapter.rotary_positions(model)
+    if rotary is not None:
+        rotary.config = of_one_width(config) if uneven else config
     config.architectures = [type(model).__name__]
     # The class says the type; the others name code beside weights of other widths.
     for name in ("model_type", "auto_map", "model_file"):
@@ -172,9 +174,14 @@ def is_uneven(model: PreTrainedModel) -> bool:
     return is_uneven_type(model.config.model_type)
 
 
+def first_with_heads(widths: Sequence[LayerWidths]) -> LayerWidths:
+    """The first layer that has attention."""
+    return next(width for width in widths if width.num_attention_heads)
+
+
 def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
     """Whether the query heads of the first layer are together as wide as the hidden states; some engines rely on it."""
-    heads = next(width.num_attention_heads for width in widths_in(config) if width.num_attention_heads)
+    heads = first_with_heads(widths_in(config)).num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return bool(heads * head_dim == config.hidden_size)
 

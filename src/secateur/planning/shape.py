@@ -31,8 +31,8 @@ class HalfShape:
 
     Attributes:
         projections: (out_features, in_features) of each by name, in the order of use; the output projection is the
-            last.
-        units: GQA groups or MLP channels; 1 where single ones cannot leave.
+            last. None of a half that the layer goes without.
+        units: GQA groups or MLP channels; 1 where single ones cannot leave, 0 of a half that is not there.
         divisible: whether they can.
     """
 
@@ -43,7 +43,7 @@ class HalfShape:
     @cached_property
     def width(self) -> int:
         """Inputs of the output projection."""
-        return list(self.projections.values())[-1][1]
+        return list(self.projections.values())[-1][1] if self.projections else 0
 
     @cached_property
     def input_rows(self) -> int:
@@ -75,8 +75,9 @@ class LayerShape:
     more_normed: int = 0
 
     @property
-    def halves(self) -> tuple[HalfShape, HalfShape]:
-        return self.attention, self.mlp
+    def halves(self) -> list[HalfShape]:
+        """Those that it has."""
+        return [half for half in (self.attention, self.mlp) if half.units]
 
     @cached_property
     def matrices(self) -> int:
@@ -190,6 +191,8 @@ def _half_shape(half: Half) -> HalfShape:
 
 
 def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
+    if attention.is_absent:
+        return SoftmaxAttention(0, 0, window)
     if attention.names.divisible:
         queries, keys = attention.output.in_features, attention.units * attention.head_dim
         eager = config._attn_implementation == "eager"  # Transformers' choice where kernels do not cap scores
@@ -203,8 +206,9 @@ def _more_normed(attention: Half, mlp: Half, hidden: int) -> int:
     norms = sum(norm is not None for half in (attention, mlp) for norm in (half.norm, half.norm_after))
     # Of queries and keys, head by head or all together; linear attention norms what its heads give.
     inside = any("Norm" in type(module).__name__ for module in attention.mixer.modules())
-    keys = attention.units * attention.head_dim if attention.names.divisible else 0
-    return (norms - 2) * hidden + inside * (attention.output.in_features + keys)
+    keys = attention.units * attention.head_dim if inside and attention.names.divisible else 0
+    queries = attention.output.in_features if inside else 0
+    return (norms - 2) * hidden + queries + keys
 
 
 def _window(config: PreTrainedConfig, index: int) -> float:

@@ -318,7 +318,9 @@ def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budg
     num_layers = len(adapter_of(model).layers(model))
     if len({ladder.layer for ladder in ladders}) != num_layers:
         raise InputError("--even makes all layers equal, so it cannot be combined with --layers or --freeze")
-    by_part = {part: [ladder for ladder in ladders if ladder.part == part] for part in PARTS}
+    # Linear attention keeps all its weights, whatever the others lose.
+    divisible = [ladder for ladder in ladders if ladder.shape.divisible]
+    by_part = {part: [ladder for ladder in divisible if ladder.part == part] for part in PARTS}
     if any(len({tuple(ladder.units) for ladder in row}) > 1 for row in by_part.values()):
         raise InputError("--even needs a model whose layers are equal; this one's differ already")
     choices = {part: _even_choices(row, config.tensor_parallel) for part, row in by_part.items()}

@@ -141,7 +141,7 @@ def prune(
     if planned:
         cut_layers = [layer for layer in cut_layers if layer not in planned.frozen]
     plan = PruningPlan(
-        ratio=1 - after / before if planned else config.ratio,
+        ratio=1 - after / before if planned or config.only_drops else config.ratio,
         parameters_before=before,
         parameters_after=after,
         head_dim=head_dim,

@@ -9,9 +9,18 @@ from transformers import PreTrainedModel
 
 from secateur.errors import InputError
 from secateur.models import adapter_of
-from secateur.models.halves import PARTS
+from secateur.models.halves import PARTS, Rows
 from secateur.models.lora import ADAPTER, wrap
 from secateur.recovery.config import RecoverConfig
+
+# What these hold, for families that call them otherwise or have several in one matrix.
+ROWS: dict[str, Rows] = {
+    "q_proj": "query",
+    "k_proj": "key",
+    "v_proj": "value",
+    "gate_proj": "channel",
+    "up_proj": "channel",
+}
 
 
 def lora_projections(model: PreTrainedModel, target: str) -> list[str]:
@@ -19,7 +28,8 @@ def lora_projections(model: PreTrainedModel, target: str) -> list[str]:
 
     Args:
         model: of a supported family.
-        target: comma-separated: `attention`, `mlp`, or single projections (`q_proj`).
+        target: comma-separated: `attention`, `mlp`, or single projections (`q_proj`). Where no projection has one of
+            Llama's names, it stands for the one with the same rows.
 
     Raises:
         InputError: a name is neither.
@@ -29,6 +39,9 @@ def lora_projections(model: PreTrainedModel, target: str) -> list[str]:
     single = [name for group in groups.values() for name in group]
     chosen: list[str] = []
     for part in (part.strip() for part in target.split(",")):
+        if part in ROWS and part not in single:
+            chosen.extend(adapter.projections_with(ROWS[part]))
+            continue
         if part not in groups and part not in single:
             raise InputError(f"lora_target '{part}' is unknown; use attention, mlp, or any of {', '.join(single)}")
         chosen.extend(groups.get(part, (part,)))

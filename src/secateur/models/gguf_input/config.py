@@ -17,8 +17,9 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
+from secateur.models.gguf_input.families import COUNTS, ORIGINAL, SECTIONS, file_family
 from secateur.models.gguf_input.header import GGUFHeader
-from secateur.models.gguf_input.rope import ROPE_KEYS, rope_parameters
+from secateur.models.gguf_input.rope import ROPE_KEYS, SHORT_AND_LONG, longrope, rope_parameters
 from secateur.models.gguf_input.unsupported import obstacle
 from secateur.models.json_file import shown
 from secateur.models.widths import LayerWidths
@@ -26,7 +27,26 @@ from secateur.models.widths import LayerWidths
 logger = logging.getLogger(__name__)
 
 # llama.cpp's architecture to the family that computes the same. Files of Mistral are of `llama`.
-FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "deci": "llama", "openelm": "qwen3"}
+FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen35": "qwen3_5_text",
+    "deci": "llama",
+    "openelm": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
+    "granite": "granite",
+    "glm4": "glm4",
+    "mistral3": "ministral3",
+    "seed_oss": "seed_oss",
+    "starcoder2": "starcoder2",
+}
+# Of an architecture whose files are of another family where they have a key.
+OTHERS = {("olmo2", "olmo2.attention.sliding_window"): "olmo3"}
 # Those that read head counts and MLP widths layer by layer.
 UNEVEN = ("deci", "openelm")
 MOST_POSITIONS, LARGEST = 1 << 30, 1 << 24
@@ -95,7 +115,9 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
             architecture says something that the family's config cannot.
     """
     family = family_of(header)
-    keys = _Keys(header)
+    family = next((other for (one, key), other in OTHERS.items() if one == family and key in header.keys), family)
+    names = file_family(family)
+    keys = _Keys(header, names.keys)
     keys.require_known()
     hidden, layers = keys.size("embedding_length"), keys.size("block_count")
     if layers > len(header.tensors):  # before lists are made of as many as the key claims
@@ -103,29 +125,38 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
     widths = keys.widths(layers)
     head_dim = keys.size("attention.key_length", LARGEST, hidden // widths[0].num_attention_heads)
     keys.require("attention.value_length", head_dim, "as large as attention.key_length")
-    keys.require("rope.dimension_count", head_dim, "the whole head")
-    keys.require("attention.scale", 1 / math.sqrt(head_dim), "one over the square root of the head's size")
-    if head_dim % 2:
+    rotated = keys.size("rope.dimension_count", head_dim, head_dim) if names.part_of_head else head_dim
+    keys.require("rope.dimension_count", rotated, "the whole head")
+    if "attention.scale" not in names.keys:
+        keys.require("attention.scale", 1 / math.sqrt(head_dim), "one over the square root of the head's size")
+    if head_dim % 2 or rotated % 2:
         raise keys.wrong(f"heads of {head_dim} cannot be rotated in pairs")
     longest = keys.size("context_length", MOST_POSITIONS)
+    if "longrope" in names.rope and any(name in header.tensors for name in SHORT_AND_LONG):
+        rope = longrope(keys.short, header, rotated)
+    else:
+        rope = rope_parameters(keys.for_rope(), header, rotated, longest)
+    if names.part_of_head:
+        rope["partial_rotary_factor"] = rotated / head_dim
+    if rope["rope_type"] not in names.rope:
+        raise keys.wrong(f"rotary positions of the type {rope['rope_type']} are not known of {family}")
     settings: dict[str, Any] = {
         "vocab_size": keys.rows("token_embd.weight"),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "head_dim": head_dim,
         "max_position_embeddings": longest,
-        "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": rope_parameters(keys.short, header, head_dim, longest),
+        "rms_norm_eps": keys.positive(f"attention.layer_norm_{'' if names.norm_bias else 'rms_'}epsilon"),
+        "rope_parameters": rope,
         "tie_word_embeddings": "output.weight" not in header.tensors,
-        "attention_bias": _has(header, "attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_output.bias"),
-        "mlp_bias": _has(header, "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias"),
         **{f"{role}_token_id": keys.token(key) for role, key in TOKENS.items()},
+        **{
+            setting: _has(header, *(f"{name}.bias" for name in biased))
+            for setting, biased in names.may_have_bias.items()
+        },
     }
-    if family != "llama":
-        del settings["mlp_bias"]
-    if family == "qwen2":
-        del settings["attention_bias"]  # it always has one
     try:
+        names.change(keys.family_values(), settings, widths[0])
         config = _with_widths(adapter_for(family), settings, widths)
     except (ValueError, StrictDataclassError) as error:
         raise keys.wrong(str(error).strip().splitlines()[-1].strip()) from error
@@ -170,8 +201,9 @@ def rounded(value: float) -> float:
 class _Keys:
     """The keys of the file's architecture, without its name before them."""
 
-    def __init__(self, header: GGUFHeader) -> None:
+    def __init__(self, header: GGUFHeader, of_family: frozenset[str]) -> None:
         self.header = header
+        self.of_family = of_family
         self.prefix = f"{header.keys['general.architecture']}."
         self.short: dict[str, Any] = {
             key.removeprefix(self.prefix): _one(value)
@@ -184,7 +216,7 @@ class _Keys:
 
     def require_known(self) -> None:
         for key, value in self.short.items():
-            if key in READ or key in HARMLESS or _equal_to_one_of(value, NEUTRAL.get(key, ())):
+            if key in READ or key in self.of_family or key in HARMLESS or _equal_to_one_of(value, NEUTRAL.get(key, ())):
                 if key not in READ:
                     logger.debug("%s is %s in %s, which changes nothing", key, value, self.header.file)
                 continue
@@ -195,6 +227,26 @@ class _Keys:
                 f"{self.header.file} sets {self.prefix}{key} to {shown(value)}, which secateur does not carry: "
                 "another model would come out; take the original model's directory"
             )
+
+    def for_rope(self) -> dict[str, Any]:
+        """The keys of rotary positions but the one that is a family's own."""
+        return {key: value for key, value in self.short.items() if key not in self.of_family - {ORIGINAL}}
+
+    def family_values(self) -> dict[str, Any]:
+        """Those that are the family's own: whole numbers of windows, else numbers that are not negative."""
+        found: dict[str, Any] = {}
+        for key in self.of_family & set(self.short):
+            value = self.short[key]
+            if key == SECTIONS:
+                found[key] = value
+                continue
+            if key in COUNTS:
+                found[key] = self._checked(key, value, MOST_POSITIONS)
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise self.wrong(f"{self.prefix}{key} is {_stated(value)} and must be a number of at least 0")
+            found[key] = rounded(value)
+        return found
 
     def size(self, key: str, most: int = LARGEST, default: int | None = None) -> int:
         """A whole number of at least 1."""

@@ -21,6 +21,7 @@ from secateur.models.quiet import quiet
 logger = logging.getLogger(__name__)
 
 FACTORS = "rope_freqs.weight"
+SHORT_AND_LONG = ("rope_factors_short.weight", "rope_factors_long.weight")
 SCALING = "rope.scaling."
 ROPE_KEYS = (
     "rope.freq_base",
@@ -82,6 +83,42 @@ def rope_parameters(keys: Mapping[str, Any], header: GGUFHeader, head_dim: int, 
     if kind == "yarn":
         return _yarn(header, keys, plain, (factor, attention_factor), longest)
     return plain if factor == 1.0 else {**plain, "rope_type": "linear", "factor": factor}
+
+
+def longrope(keys: Mapping[str, Any], header: GGUFHeader, rotated: int) -> dict[str, Any]:
+    """Phi 3's factors for each frequency, up to the original length and beyond it.
+
+    Args:
+        keys: the architecture's, without its name before them.
+        header: the file's, which has the tensors of the factors.
+        rotated: values of a head that are rotated.
+
+    Raises:
+        ModelError: a number has no sensible value, or a tensor is missing or has another shape.
+    """
+    original = keys.get("rope.scaling.original_context_length")
+    if isinstance(original, bool) or not isinstance(original, int) or original < 1:
+        raise _not_carried(header, "rope.scaling.original_context_length", original)
+    short, long = (_factors_in(header, name, rotated) for name in SHORT_AND_LONG)
+    return {
+        "rope_type": "longrope",
+        "rope_theta": _number(header, keys, "rope.freq_base", 10000.0),
+        "short_factor": short,
+        "long_factor": long,
+        "original_max_position_embeddings": original,
+        "attention_factor": _number(header, keys, "rope.scaling.attn_factor", 1.0),
+    }
+
+
+def _factors_in(header: GGUFHeader, name: str, rotated: int) -> list[float]:
+    tensor = header.tensors.get(name)
+    if tensor is None or tensor.shape != (rotated // 2,):
+        has = "no such tensor" if tensor is None else f"the shape {tensor.shape}"
+        raise ModelError(f"{header.file} could not be loaded: {name} has {has} where ({rotated // 2},) is asked for")
+    factors = header.read(name)
+    if not np.isfinite(factors).all() or factors.min() <= 0:
+        raise ModelError(f"{header.file} could not be loaded: {name} holds values that are no factors")
+    return [float(str(np.float32(factor))) for factor in factors]
 
 
 def _yarn(

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from secateur.errors import ModelError
@@ -24,6 +24,12 @@ WORDS = ("gpt-2", "phi-2", "olmo", "mpt", "jais", "trillion")
 DIGITS_THEN_WORDS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "minerva-7b")
 WHOLE_WORDS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "tekken")
 OTHERS = ("smaug-bpe", "dbrx", "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "gpt-4o", "kanana2")
+# Those that Transformers does not know.
+QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PATTERNS = {"qwen35": QWEN35}
 TEMPLATE = "tokenizer.chat_template"
 
 
@@ -56,6 +62,10 @@ def read_tokenizer(header: GGUFHeader) -> PreTrainedTokenizerBase:
     if splits in DIGITS_THEN_WORDS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    if splits in PATTERNS:
+        split = pre_tokenizers.Split(Regex(PATTERNS[splits]), "isolated")
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, words])
     if splits in WHOLE_WORDS:
         backend.model.ignore_merges = True
     if keys["tokenizer.ggml.model"] == SENTENCEPIECE and keys.get("tokenizer.ggml.add_space_prefix") is False:
@@ -79,7 +89,7 @@ def _splitting(header: GGUFHeader) -> str | None:
     if name in (None, "default"):
         logger.warning("%s does not say how its tokenizer splits text (tokenizer.ggml.pre): as GPT-2's", header.file)
         return None
-    known = (*WORDS, *DIGITS_THEN_WORDS, *WHOLE_WORDS, *OTHERS)
+    known = (*WORDS, *DIGITS_THEN_WORDS, *WHOLE_WORDS, *OTHERS, *PATTERNS)
     if name not in known:
         raise ModelError(
             f"{header.file} sets tokenizer.ggml.pre to {shown(name)}, a way to split text that secateur does not "

@@ -2,8 +2,6 @@
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,93 +9,81 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ModelError
+from secateur.models.gguf_input.families import FileFamily, file_family
 from secateur.models.gguf_input.header import GGUFHeader
-from secateur.models.gguf_input.rope import FACTORS
+from secateur.models.gguf_input.linear_attention import linear_attention
+from secateur.models.gguf_input.place import Place, place
+from secateur.models.gguf_input.rope import FACTORS, SHORT_AND_LONG
 from secateur.models.widths import LayerWidths, widths_in
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor of the file goes.
-
-    Attributes:
-        parts: by their names in the model's state, the rows of the tensor that belong to each: one for most.
-        shape: that the config asks for.
-        heads: of queries or keys whose rows stand in llama.cpp's order; 0 for all else.
-        optional: a bias that the file may leave out, and that is then zero.
-    """
-
-    parts: Mapping[str, int]
-    shape: tuple[int, ...]
-    heads: int = 0
-    optional: bool = False
-
-
-def place(name: str, *shape: int, heads: int = 0, optional: bool = False) -> Place:
-    """The place of a tensor that is one weight of the model."""
-    return Place({name: shape[0]}, shape, heads, optional)
-
-
 def places(config: Any, architecture: str) -> dict[str, Place]:
     """By its name in the file, every tensor that a model of this config has."""
-    hidden, rows = config.hidden_size, config.vocab_size
+    hidden, rows, family = config.hidden_size, config.vocab_size, file_family(config.model_type)
     found = {
         "token_embd.weight": place("model.embed_tokens.weight", rows, hidden),
-        "output_norm.weight": place("model.norm.weight", hidden),
+        **_norm("output_norm", "model.norm", hidden, family),
     }
     if not config.tie_word_embeddings:
         found["output.weight"] = place("lm_head.weight", rows, hidden)
     for layer, width in enumerate(widths_in(config)):
-        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.")
+        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.", _is_linear(config, layer))
         found.update({f"blk.{layer}.{name}": where for name, where in in_layer.items()})
     return found
 
 
-def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str) -> dict[str, Place]:
-    hidden, inner = config.hidden_size, width.intermediate_size
+def _norm(short: str, name: str, size: int, family: FileFamily) -> dict[str, Place]:
+    found = {f"{short}.weight": place(f"{name}.weight", size, offset=family.norm_offset)}
+    if family.norm_bias:
+        found[f"{short}.bias"] = place(f"{name}.bias", size)
+    return found
+
+
+def _is_linear(config: Any, layer: int) -> bool:
+    types = getattr(config, "layer_types", None)
+    return types is not None and types[layer] == "linear_attention"
+
+
+def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str, linear: bool) -> dict[str, Place]:
+    family = file_family(config.model_type)
     queries, keys = (count * config.head_dim for count in (width.num_attention_heads, width.num_key_value_heads))
-    projections = {
-        "attn_q": ("self_attn.q_proj", queries, hidden),
-        "attn_k": ("self_attn.k_proj", keys, hidden),
-        "attn_v": ("self_attn.v_proj", keys, hidden),
-        "attn_output": ("self_attn.o_proj", hidden, queries),
-        "ffn_gate": ("mlp.gate_proj", inner, hidden),
-        "ffn_up": ("mlp.up_proj", inner, hidden),
-        "ffn_down": ("mlp.down_proj", hidden, inner),
+    sizes = {
+        "hidden": config.hidden_size,
+        "inner": width.intermediate_size,
+        "queries": queries,
+        "keys": keys,
+        "head": config.head_dim,
     }
-    norms = {"attn_norm": ("input_layernorm", hidden), "ffn_norm": ("post_attention_layernorm", hidden)}
-    if "qwen3" in config.model_type:
-        norms["attn_q_norm"] = ("self_attn.q_norm", config.head_dim)
-        norms["attn_k_norm"] = ("self_attn.k_norm", config.head_dim)
-    # These graphs rotate neighbours, and their files have the rows of queries and keys in that order.
-    interleaved = architecture in ("llama", "deci")
-    heads = {"attn_q": width.num_attention_heads, "attn_k": width.num_key_value_heads} if interleaved else {}
-    found = {f"{short}.weight": place(f"{path}{name}.weight", size) for short, (name, size) in norms.items()}
+    heads = {"attn_q": width.num_attention_heads, "attn_k": width.num_key_value_heads} if family.neighbours else {}
+    found: dict[str, Place] = {}
+    if linear:
+        found = linear_attention(config, f"{path}linear_attn.")
+    for short, (name, size) in family.norms.items():
+        if linear and name.startswith("self_attn."):
+            continue
+        found |= _norm(short, f"{path}{name}", sizes[size], family)
     with_bias = _with_bias(config)
-    for short, (name, outputs, inputs) in projections.items():
-        order = heads.get(short, 0)
-        found[f"{short}.weight"] = place(f"{path}{name}.weight", outputs, inputs, heads=order)
+    for short, (name, outputs, inputs) in family.projections.items():
+        if linear and name.startswith("self_attn."):
+            continue
+        rows, order = sum(sizes[each] for each in outputs), heads.get(short, 0)
+        found[f"{short}.weight"] = place(f"{path}{name}.weight", rows, sizes[inputs], heads=order)
         if short in with_bias:
-            found[f"{short}.bias"] = place(f"{path}{name}.bias", outputs, heads=order, optional=True)
+            found[f"{short}.bias"] = place(f"{path}{name}.bias", rows, heads=order, optional=True)
     if architecture == "openelm":  # the three in one
         joined = [found.pop(f"attn_{which}.weight") for which in "qkv"]
         parts = {name: rows for part in joined for name, rows in part.parts.items()}
-        found["attn_qkv.weight"] = Place(parts, (sum(parts.values()), hidden))
+        found["attn_qkv.weight"] = Place(parts, (sum(parts.values()), config.hidden_size))
     return found
 
 
 def _with_bias(config: Any) -> set[str]:
     """The projections that have biases in a model of this config."""
-    found: set[str] = set()
-    if "qwen2" in config.model_type:
-        found |= {"attn_q", "attn_k", "attn_v"}
-    elif config.attention_bias:
-        found |= {"attn_q", "attn_k", "attn_v", "attn_output"}
-    if getattr(config, "mlp_bias", False):
-        found |= {"ffn_gate", "ffn_up", "ffn_down"}
-    return found
+    family = file_family(config.model_type)
+    stated = (biased for setting, biased in family.may_have_bias.items() if getattr(config, setting))
+    return {*family.biased, *(name for biased in stated for name in biased)}
 
 
 def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
@@ -109,7 +95,8 @@ def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
     file = header.file
     expected = places(config, header.keys["general.architecture"])
     for name, tensor in header.tensors.items():
-        if name == FACTORS:
+        rope = file_family(config.model_type).rope
+        if (name == FACTORS and "llama3" in rope) or (name in SHORT_AND_LONG and "longrope" in rope):
             continue
         if name not in expected:
             raise ModelError(
@@ -138,7 +125,7 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
     filled: list[str] = []
     for name, where in expected.items():
         if name in header.tensors:
-            weights = _read(header, name, where.heads, dtype)
+            weights = _read(header, name, where, dtype)
         else:
             weights = torch.zeros(where.shape, dtype=dtype)
             filled.append(name)
@@ -150,7 +137,7 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
     return state
 
 
-def _read(header: GGUFHeader, name: str, heads: int, dtype: torch.dtype) -> Tensor:
+def _read(header: GGUFHeader, name: str, where: Place, dtype: torch.dtype) -> Tensor:
     with np.errstate(all="ignore"):  # what comes out is checked
         weights = header.read(name)
     tensor = torch.from_numpy(weights if weights.flags.writeable else weights.copy())
@@ -159,7 +146,13 @@ def _read(header: GGUFHeader, name: str, heads: int, dtype: torch.dtype) -> Tens
         raise ModelError(f"{header.file} holds NaN or infinite values in {name}; restore it from its source")
     if max(-low, high) > torch.finfo(dtype).max:
         raise ModelError(f"{header.file} holds weights beyond what {dtype} holds in {name}; load it in float32")
-    return (_in_halves(tensor, heads) if heads else tensor).to(dtype)
+    if where.offset:
+        tensor = tensor - where.offset
+    if where.change:
+        tensor = where.change(tensor)
+        if not tensor.isfinite().all():
+            raise ModelError(f"{header.file} holds values in {name} of which the model's weights cannot be made")
+    return (_in_halves(tensor, where.heads) if where.heads else tensor).to(dtype)
 
 
 def _in_halves(weights: Tensor, heads: int) -> Tensor:

@@ -358,7 +358,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
     losing = [layer for layer, parts in enumerate(removed) if any(parts.values())]
     head_dim, before = head_dim_of(model), count_parameters(model)
     return PruningPlan(
-        ratio=config.ratio,
+        ratio=gone / before if config.only_drops else config.ratio,
         parameters_before=before,
         parameters_after=before - gone,
         head_dim=head_dim,

@@ -1,0 +1,58 @@
+"""GGUF files of families with graphs of their own as input: log-probabilities are those of llama.cpp."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from exporting_helpers import LlamaCpp, log_probabilities
+from family_models import FAMILIES, PROMPT, make_family
+from gguf_files import edited
+from transformers import PreTrainedTokenizerFast
+
+import secateur
+from secateur.errors import ModelError
+from secateur.models.loading import load_settings
+
+F16_ERROR = 0.01
+Small = PreTrainedTokenizerFast
+
+
+@pytest.mark.parametrize("widths", ["uncut", "uneven"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_is_read_as_llama_cpp_runs_it(family: str, widths: str, small_tokenizer: Small, tmp_path: Path) -> None:
+    model, file = make_family(family, widths), tmp_path / "model.gguf"
+    result = secateur.export(model, small_tokenizer, file)
+    again, tokenizer = secateur.load(file, dtype="float32", device="cpu")
+    # `deci` is read as a Llama, whatever it was before.
+    assert again.config.model_type.removeprefix("secateur_") == ("llama" if result.architecture == "deci" else family)
+    assert tokenizer("Some text, 12.").input_ids == small_tokenizer("Some text, 12.").input_ids
+    expected = log_probabilities(again, PROMPT)
+    found = LlamaCpp(file).next_log_probabilities(PROMPT, len(expected))
+    assert max(abs(float(expected[token]) - value) for token, value in found.items()) < F16_ERROR
+    torch.testing.assert_close(expected, log_probabilities(model, PROMPT), atol=F16_ERROR, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("gemma3_text", "attention.sliding_window", 0),
+        ("gemma3_text", "final_logit_softcapping", 30.0),
+        ("gemma2", "attn_logit_softcapping", float("nan")),
+        ("granite", "logit_scale", "one"),
+        ("smollm3", "attention.scale", 0.1),
+        ("glm4", "rope.scaling.type", "yarn"),
+        ("starcoder2", "rope.dimension_count", 4),
+        ("olmo2", "attention.sliding_window_pattern", 4),
+        ("qwen3_5_text", "ssm.inner_size", 32),
+        ("qwen3_5_text", "rope.dimension_sections", [0, 2, 0, 0]),
+        ("qwen3_5_text", "attention.recurrent_layers", [True, False, False, True]),
+        ("seed_oss", "residual_scale", 0.5),
+    ],
+)
+def test_keys_that_are_not_carried_are_named(
+    family: str, key: str, value: object, small_tokenizer: Small, tmp_path: Path
+) -> None:
+    result = secateur.export(make_family(family), small_tokenizer, tmp_path / "model.gguf")
+    file = edited(tmp_path / "model.gguf", {f"{result.architecture}.{key}": value})
+    with pytest.raises(ModelError, match="type yarn" if "type" in key else f"{key} "):
+        load_settings(file)
