@@ -213,7 +213,7 @@ def test_cut_heads_are_refused(tiny_model, tiny_tokenizer, tmp_path: Path) -> No
     declare_widths(model)
     secateur.save(model, tiny_tokenizer, tmp_path / "model")
     message = failed(command("export", tmp_path / "model", "-o", tmp_path / "out", "--format", "nemotron-nas"))
-    assert "layer 1 has 6 query heads for 3 key/value heads and layer 0 has 8 query heads for 4" in message
+    assert "layer 1 has 6 query heads for 3 key/value heads and another has 8 query heads for 4" in message
     assert "nemotron-nas holds cuts of the MLP only" in message
     assert not (tmp_path / "out").exists()
 
@@ -224,7 +224,7 @@ def test_layers_that_differ_in_key_value_heads_alone_are_told_apart(tiny_model) 
     for name in ("model_type", "architectures"):
         settings.pop(name)
     uneven = adapter_for("llama").uneven_config(**settings)
-    with pytest.raises(ModelError, match=r"layer 2 has 8 query heads for 2 key/value heads and layer 0 has .* for 4"):
+    with pytest.raises(ModelError, match=r"layer 2 has 8 query heads for 2 key/value heads and another has .* for 4"):
         require_held_widths(uneven)
 
 
