@@ -226,7 +226,7 @@ COLUMNS = {
 
 
 def show(found: dict[str, EngineResult]) -> None:
-    table = Table(title="models that open, of those tried", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table = Table(title="models that open, of those tried", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("", no_wrap=True)
     for column in (*COLUMNS, "tokens\nequal", "log p\ndiffer", "tok/s\nall", "cut"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -221,8 +221,8 @@ def _siblings(ladders: list[Ladder], layer: int) -> list[Ladder]:
 
 
 def _price(ladder: Ladder) -> float:
-    """Cost per parameter of a ladder's next step."""
-    return ladder.costs[ladder.taken] / ladder.parameters(ladder.taken)
+    """Cost of a ladder's next step by what it saves."""
+    return ladder.prices[ladder.taken]
 
 
 def _take_cheapest(ladders: list[Ladder], budget: Budget, room: Callable[[], float]) -> None:

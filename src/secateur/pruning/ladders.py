@@ -1,7 +1,7 @@
 """The steps by which halves of layers are narrowed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
@@ -11,6 +11,11 @@ from secateur.pruning.cutting import HalfName
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.multiples import kept_multiples
 from secateur.pruning.units import PartShape, part_shapes
+
+
+# Norms, operations that are begun, threads that wait for each other: of a half they take about as long as a CPU takes to
+# read so many parameters.
+HALF_OVERHEAD = 500_000
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Ladder:
         taken: how many steps are taken.
         most: how many may be taken; all if None.
         least: how many have to be.
+        prices: what each step costs by what it saves, never falling.
     """
 
     layer: int
@@ -39,6 +45,7 @@ class Ladder:
     taken: int = 0
     most: int | None = None
     least: int = 0
+    prices: list[float] = field(default_factory=list)
 
     @classmethod
     def build(
@@ -63,7 +70,8 @@ class Ladder:
         for units, cost in steps:
             ceiling = max(ceiling, cost / units)
             rising.append(ceiling * units)
-        return cls(layer, part, shape, [units for units, _ in steps], rising)
+        units = [count for count, _ in steps]
+        return cls(layer, part, shape, units, rising, prices=_prices(units, rising, shape))
 
     @property
     def total(self) -> int:
@@ -99,6 +107,23 @@ class Ladder:
 
     def removed_parameters(self) -> int:
         return self.removed_units() * self.shape.unit_parameters
+
+
+def _prices(units: Sequence[int], costs: Sequence[float], shape: PartShape) -> list[float]:
+    """Each step's cost by the parameters that leave.
+
+    With the last one the half itself may go, and with it the time that it takes beside reading its weights. From where
+    on all that is left is cheaper by what that saves than the next step alone, the price is that of the whole.
+    """
+    prices = [cost / (count * shape.unit_parameters) for count, cost in zip(units, costs, strict=True)]
+    if sum(units) < shape.units:
+        return prices
+    for first, price in enumerate(prices):
+        saved = sum(units[first:]) * shape.unit_parameters
+        whole = sum(costs[first:]) / (saved + min(HALF_OVERHEAD, shape.units * shape.unit_parameters / 4))
+        if whole <= price:
+            return [*prices[:first], *[whole] * (len(prices) - first)]
+    return prices
 
 
 def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[LayerScores]) -> list[Ladder]:

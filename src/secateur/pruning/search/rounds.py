@@ -327,8 +327,8 @@ def _spread_anew(
     for name, old in ladders.items():
         reach = max(1, len(old.units) // REACH)
         near[name] = (max(0, old.taken - reach), min(len(old.units), old.taken + reach))
-        costs = [math.exp(scales[name]) * cost for cost in old.costs]
-        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs, least=old.least))
+        costs, prices = ([math.exp(scales[name]) * each for each in numbers] for numbers in (old.costs, old.prices))
+        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs, least=old.least, prices=prices))
     take_by_price(model, moved, config, near)
     return {(ladder.layer, ladder.part): ladder.taken for ladder in moved}
 
