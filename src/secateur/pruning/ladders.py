@@ -12,9 +12,8 @@ from secateur.pruning.importance import LayerScores
 from secateur.pruning.multiples import kept_multiples
 from secateur.pruning.units import PartShape, part_shapes
 
-
-# Norms, operations that are begun, threads that wait for each other: of a half they take about as long as a CPU takes to
-# read so many parameters.
+# Norms, operations that are begun, threads that wait for each other: of a half they take about as long as a CPU takes
+# to read so many parameters.
 HALF_OVERHEAD = 500_000
 
 
