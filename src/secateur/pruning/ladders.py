@@ -69,8 +69,8 @@ class Ladder:
         for units, cost in steps:
             ceiling = max(ceiling, cost / units)
             rising.append(ceiling * units)
-        units = [count for count, _ in steps]
-        return cls(layer, part, shape, units, rising, prices=_prices(units, rising, shape))
+        going = [units for units, _ in steps]
+        return cls(layer, part, shape, going, rising, prices=_prices(going, rising, shape))
 
     @property
     def total(self) -> int:
