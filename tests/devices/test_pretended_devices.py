@@ -29,7 +29,8 @@ def test_prune(placed: Models, tiny_tokenizer: PreTrainedTokenizerFast, importan
     before = places(model)
     options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2}
     secateur.prune(model, tiny_tokenizer, ratio=0.2, importance=importance, allocation=allocation, **options)
-    assert places(model) == before
+    after = places(model)  # a half may have left
+    assert after == {name: before[name] for name in after}
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "admm"])

@@ -54,7 +54,7 @@ def test_every_family_gives_the_same_probabilities(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_an_uneven_model_opens(family: str) -> None:
     config = make_family(family, "uneven").config
-    assert opens_in(config) == "Opens in Transformers, vLLM, mlx-lm (remote code); by export: llama.cpp"
+    assert opens_in(config) == "Opens in Transformers (remote code); by export: llama.cpp"
     with pytest.raises(ModelError, match=f"compute as {family}'s"):
         require_held(config)
 

@@ -108,7 +108,8 @@ def test_the_multiple_follows_the_widest_layer(width: int, expected: int) -> Non
 
 def test_a_width_that_is_no_multiple_comes_to_one(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model(intermediate_size=100)
-    prune(model, tiny_tokenizer, ratio=0.1, channel_multiple=32, target="mlp", importance="magnitude", **QUICK)
+    options = {"channel_multiple": 32, "target": "mlp", "importance": "magnitude", "keep_halves": True}
+    prune(model, tiny_tokenizer, ratio=0.1, **options, **QUICK)
     widths = {width.intermediate_size for width in layer_widths(model)}
     assert widths <= {100, 96, 64, 32} and len(widths) > 1
 
