@@ -77,6 +77,19 @@ def made(tiny_model, family: str = "llama", widths: Sequence[int] = WIDTHS, **ov
     return narrowed(model, widths)
 
 
+def test_layers_without_halves_say_no_op(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
+    model = made(tiny_model)
+    secateur.prune(model, tiny_tokenizer, drop="attention=0,mlp=2", compensate=False, importance="magnitude")
+    secateur.export(model, tiny_tokenizer, tmp_path / "nas", format="nemotron-nas")
+    config = json.loads((tmp_path / "nas" / "config.json").read_text())
+    blocks = config["block_configs"]
+    assert [block["attention"]["no_op"] for block in blocks] == [True, False, False, False]
+    assert [block["ffn"]["no_op"] for block in blocks] == [False, False, True, False]
+    assert (config["num_attention_heads"], config["num_key_value_heads"]) == (8, 4)
+    weights = load_file(tmp_path / "nas" / "model.safetensors")
+    assert not [name for name in weights if "layers.0.self_attn" in name or "layers.2.mlp" in name]
+
+
 def as_engines_build_it(directory: Path) -> PreTrainedModel:
     """Llama's layers with the widths that the engines read, and the directory's weights, all of them."""
     config = json.loads((directory / "config.json").read_text())
