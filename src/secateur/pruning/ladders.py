@@ -1,10 +1,11 @@
 """The steps by which halves of layers are narrowed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
+from secateur.errors import InputError
 from secateur.models.halves import PARTS, Part
 from secateur.pruning.config import CutLimits, Reach
 from secateur.pruning.cutting import HalfName
@@ -12,8 +13,8 @@ from secateur.pruning.importance import LayerScores
 from secateur.pruning.multiples import kept_multiples
 from secateur.pruning.units import PartShape, part_shapes
 
-# Norms, operations that are begun, threads that wait for each other: of a half they take about as long as a CPU takes
-# to read so many parameters.
+# Norms, operations that are begun, threads that wait for each other: an estimate of how many parameters a CPU reads in
+# the time that they take in a half.
 HALF_OVERHEAD = 500_000
 
 
@@ -137,20 +138,31 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
         for part in PARTS
         if config.cuts(part)
     ]
-    asked = config.asked_to_leave(len(shapes)) | _cheapest_layers(ladders, config.drop_layers)
-    for ladder in ladders:
-        if (ladder.layer, ladder.part) in asked:
-            ladder.least = len(ladder.units)
+    droppable = {(ladder.layer, ladder.part): ladder for ladder in ladders if ladder.may_leave_whole}
+    asked = config.asked_to_leave(len(shapes))
+    for layer, part in sorted(asked - droppable.keys()):
+        raise InputError(
+            f"--drop names the {part} of layer {layer}, which cannot leave: it is linear attention or not there, or "
+            "--target, --layers, --freeze or --keep-halves keep it"
+        )
+    for name in asked | _cheapest_layers(droppable, config.drop_layers):
+        droppable[name].least = len(droppable[name].units)
     return ladders
 
 
-def _cheapest_layers(ladders: Sequence[Ladder], count: int) -> set[HalfName]:
-    """The halves of so many layers that cost least as a whole."""
-    costs: dict[int, float] = {}
-    for ladder in ladders:
-        costs[ladder.layer] = costs.get(ladder.layer, 0.0) + sum(ladder.costs)
-    chosen = sorted(costs, key=costs.__getitem__)[:count]
-    return {(layer, part) for layer in chosen for part in PARTS}
+def _cheapest_layers(droppable: Mapping[HalfName, Ladder], count: int) -> set[HalfName]:
+    """The halves of so many layers that cost least as a whole. Raises `InputError` where fewer can leave."""
+    whole = [layer for layer, part in droppable if part == PARTS[0] and (layer, PARTS[1]) in droppable]
+    if count > len(whole):
+        raise InputError(
+            f"--drop-layers {count} is more than the {len(whole)} layers that can leave whole with --target, --layers, "
+            "--freeze and --keep-halves as they are"
+        )
+
+    def cost(layer: int) -> float:
+        return sum(sum(droppable[layer, part].costs) for part in PARTS)
+
+    return {(layer, part) for layer in sorted(whole, key=cost)[:count] for part in PARTS}
 
 
 def unpriced_ladders(
