@@ -1,7 +1,7 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
 from operator import attrgetter
@@ -42,7 +42,6 @@ class Adapter:
         embedding_multiplier: of the config: the factor of the embeddings.
         logits_divisor: of the config: what logits are divided by.
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
-        bias: projections that have one although no setting says so.
         partial_rotary: whether its code can rotate a part of each head.
         rope_by_layer_type: whether its rotary settings may differ between kinds of layers.
     """
@@ -56,7 +55,6 @@ class Adapter:
     embedding_multiplier: str = "embedding_multiplier"
     logits_divisor: str = "logits_scaling"
     logits_softcap: str = "final_logit_softcapping"
-    bias: frozenset[str] = field(default_factory=frozenset)
     partial_rotary: bool = False
     rope_by_layer_type: bool = False
 

@@ -63,7 +63,7 @@ QWEN_HYBRID = (
 for _adapter in (
     Adapter("llama", LLAMA),
     Adapter("mistral", LLAMA),
-    Adapter("qwen2", LLAMA, bias=frozenset({"q_proj", "k_proj", "v_proj"})),
+    Adapter("qwen2", LLAMA),
     Adapter("qwen3", LLAMA),
     Adapter("gemma2", GEMMA),
     Adapter("gemma3_text", GEMMA, rope_by_layer_type=True),

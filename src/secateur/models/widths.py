@@ -80,9 +80,10 @@ def _take_out_empty_layers(model: PreTrainedModel) -> None:
     if len(left) == before:
         return
     config.per_layer_config = None
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == before and name in LISTS_BY_LAYER:
-            setattr(config, name, [value[index] for index in left])
+    for name in LISTS_BY_LAYER:
+        entries = getattr(config, name, None)
+        if entries is not None:
+            setattr(config, name, [entries[index] for index in left])
     for index in sorted(set(range(before)) - set(left), reverse=True):
         del layers[index]
     config.num_hidden_layers = len(layers)
