@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur import distributed
+from secateur.cli import output
+from secateur.cli.main import COMMANDS
+from secateur.errors import InputError
 from secateur.models import save
 from secateur.runs.recipe import Recipe, parse_recipe
 from secateur.runs.stages import run_recipe
@@ -78,7 +83,6 @@ def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchr
     ("arguments", "message", "status"),
     [
         (("prune", "{model}", "--calibration", "none.txt", "-o", "{out}"), "none.txt does not exist", 1),
-        (("merge", "{model}", "--adapter", "x", "-o", "{out}"), "merge works in one process", 1),
         (("evaluate", "{model}", "--unknown"), "No such option: --unknown", 2),
     ],
 )
@@ -92,6 +96,14 @@ def test_an_error_is_one_line(
     assert message in line
     assert f"(exitcode: {status})" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_command_for_one_process_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "launched_together", lambda: True)
+    monkeypatch.setattr(distributed, "several_processes", nullcontext)
+    with pytest.raises(InputError, match="merge works in one process"), output.in_process_group("merge", False):
+        pass
+    assert COMMANDS["merge"].together is False
 
 
 FAILING = """\

@@ -28,12 +28,10 @@ make_tiny_tokenizer().save_pretrained("brook-model")
 """
 COMMANDS = """
 prune brook-model -o pruned --ratio 0.25 --attention-share 0.4 --calibration text.txt
-search brook-model -o found --ratio 0.2 --rounds 1 --calibration text.txt
 prune brook-model -o streamed --ratio 0.25 --attention-share 0.4 --calibration text.txt --stream
 prune brook-model -o even --ratio 0.25 --even --calibration text.txt
 sparsify pruned -o sparse --calibration text.txt
 recover pruned -o recovered --data text.txt --val-size 0 --merge
-recover sparse -o masked --data text.txt --val-size 0
 recover sparse -o adapter --method lora --seqlen 32 --data text.txt --val-size 0
 """
 RUN = """
@@ -114,6 +112,5 @@ def test_a_family_of_another_package(tmp_path: Path, private_cache: Path) -> Non
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
     python(MAKE)
-    python(RUN, COMMANDS)
-    python(USE)
+    python(RUN + USE, COMMANDS)
     python(WITHOUT)
