@@ -22,6 +22,10 @@ OF_FAMILY: dict[str, dict[str, object]] = {
     },
     "glm4": {"partial_rotary_factor": 0.5, "attention_bias": True},
     "seed_oss": {"attention_bias": True},
+    "cohere": {"logit_scale": 0.25, "use_qk_norm": True},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": 12, "layer_types": LAYERS * 2},
+    # It makes heads together as wide as the hidden states, each with a key and a value of its own.
+    "gpt_neox": {"num_attention_heads": 4, "num_key_value_heads": 4, "rotary_pct": 0.5},
     "starcoder2": {"use_bias": True},
     "qwen3_5_text": {
         "layer_types": ["linear_attention", "full_attention"] * 2,

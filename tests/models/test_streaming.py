@@ -24,7 +24,7 @@ def test_streaming_equals_the_model(
     stream = LayerStream.start(model, windows, batch_size=2)
     for index in range(4):
         for half in stream.halves(index):
-            stream.advance(index, half.run)
+            stream.run(index, half)
     with torch.no_grad():
         expected = model.model(windows).last_hidden_state
         torch.testing.assert_close(adapter_of(model).final_norm(model)(torch.cat(stream.hidden)), expected)
@@ -34,7 +34,7 @@ def test_a_fork_goes_its_own_way(tiny_model: Callable[..., PreTrainedModel]) -> 
     stream = LayerStream.start(tiny_model(), torch.randint(0, 256, (2, 8)))
     before = stream.hidden[0].clone()
     other = stream.fork()
-    other.advance(0, other.half(0, "attention").run)
+    other.run(0, other.half(0, "attention"))
     assert torch.equal(stream.hidden[0], before)
 
 
@@ -46,10 +46,10 @@ def test_the_inputs_of_a_projection_and_its_output_are_the_half(
     stream = LayerStream.start(model, torch.randint(0, 256, (5, 8)), batch_size=2, offload=offload)
     other = stream.fork()
     half = stream.half(0, "mlp")
-    inputs = stream.stored(stream.inputs(0, half.run, half.output))
+    inputs = stream.stored(stream.inputs(0, half, half.output))
     assert [batch.shape for batch in inputs] == [(2, 8, 96), (2, 8, 96), (1, 8, 96)]
     stream.add(half, inputs)
-    other.advance(0, half.run)
+    other.run(0, half)
     for one, two in zip(stream.hidden, other.hidden, strict=True):
         torch.testing.assert_close(one, two)
     assert model(torch.arange(7)[None]).logits.isfinite().all(), "the hook is gone"

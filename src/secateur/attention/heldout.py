@@ -45,7 +45,7 @@ def heldout_errors(
     stream = LayerStream.start(model, windows, batch_size=1)
     for index in track(range(1 + max(profile.layers)), "Measuring the profile"):
         inputs = attended(model, stream, index)
-        stream.advance(index, stream.half(index, "mlp").run)
+        stream.run(index, stream.half(index, "mlp"))
         if index in profile.layers:
             found += [_head_errors(inputs, profile, index, head, metric) for head in range(inputs.query.shape[1])]
     return HeadErrors(*(torch.stack(values) for values in zip(*found, strict=True)))

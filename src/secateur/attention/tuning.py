@@ -89,7 +89,7 @@ def tune(
         with timed(seconds, "dense forward"):
             inputs = attended(model, stream, index) if index in chosen else None
             for half in stream.halves(index)[0 if inputs is None else 1 :]:
-                stream.advance(index, half.run)
+                stream.run(index, half)
         if inputs is not None:
             with timed(seconds, "thresholds"):
                 profiles[index] = tune_layer(inputs, config)
@@ -131,7 +131,7 @@ def attended(model: PreTrainedModel, stream: LayerStream, index: int) -> LayerIn
         scales.append(scale)
 
     with watching(model, keep):
-        stream.advance(index, stream.half(index, "attention").run)
+        stream.run(index, stream.half(index, "attention"))
     query, key, value = (torch.cat(parts) for parts in zip(*seen, strict=True))
     return LayerInputs(query, key, value, scales[0])
 

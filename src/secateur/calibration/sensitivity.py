@@ -123,9 +123,11 @@ def residual_streams(
         hidden, extra = hidden.to(place), move(extra, place)
         if streamed(model):  # the backward pass is through with a layer once it reaches what went into it
             hidden.register_hook(lambda _, layer=layer: release(model, layer))
+        given = hidden
         for part in PARTS:
-            run = adapter.half(layer, part).run
-            hidden = checkpoint(run, hidden, extra, use_reentrant=False) if recompute else run(hidden, extra)
+            half = adapter.half(layer, part)
+            step = (hidden, extra, given if half.is_parallel else None)
+            hidden = checkpoint(half.run, *step, use_reentrant=False) if recompute else half.run(*step)
             streams.append(hidden)
         release(model, layer)
     for stream in streams if watched else ():

@@ -81,12 +81,15 @@ class LayerStream:
         hidden: the residual stream before the next layer, a list of (batch, seq, hidden_size), one for each batch.
         arguments: for each layer, what its forward takes beside the hidden states (positions, masks).
         store: the device that keeps activations between steps; None for the disk.
+        given: a layer, and the residual stream before it, where `hidden` stands behind its first half and the second
+            one reads that as well.
     """
 
     model: PreTrainedModel
     hidden: MutableSequence[Tensor]
     arguments: list[dict[str, Any]]
     store: torch.device | None
+    given: tuple[nn.Module, MutableSequence[Tensor]] | None = None
 
     @classmethod
     def start(
@@ -123,31 +126,38 @@ class LayerStream:
 
     def fork(self) -> "LayerStream":
         """A second stream at the same place."""
-        return LayerStream(self.model, self.stored(self.hidden), self.arguments, self.store)
+        given = self.given and (self.given[0], self.stored(self.given[1]))
+        return LayerStream(self.model, self.stored(self.hidden), self.arguments, self.store, given)
+
+    def follow(self, other: "LayerStream") -> None:
+        """Stand where another stream of the same windows stands."""
+        self.replace(other.hidden)
+        self.given = other.given and (other.given[0], self.stored(other.given[1]))
 
     def stored(self, batches: Iterable[Tensor]) -> MutableSequence[Tensor]:
         """The batches where this stream keeps its activations."""
         return DiskTensors(batches) if self.store is None else [batch.to(self.store) for batch in batches]
 
+    def read_by(self, half: Half) -> MutableSequence[Tensor]:
+        """The residual stream that the next half reads: this one, or in a parallel block what the layer was given."""
+        if half.is_parallel and self.given is not None and self.given[0] is half.layer:
+            return self.given[1]
+        return self.hidden
+
+    def mixed(self, index: int, half: Half) -> Iterator[Tensor]:
+        """What the output projection of a half of layer `index` gives, (batch, seq, hidden_size) each."""
+        return self._map(index, half, half.mixed)
+
     @torch.no_grad()
-    def map(self, index: int, step: Step) -> Iterator[Tensor]:
-        """Apply `step` to each batch on the device of layer `index`.
-
-        Args:
-            index: the layer whose arguments and device are used.
-            step: takes (hidden states (batch, seq, hidden_size), the layer's arguments), returns a tensor.
-
-        Yields:
-            Each batch's result, on the layer's device.
-        """
-        layer = adapter_of(self.model).layers(self.model)[index]
-        place = device_of(layer, self.hidden)
+    def _map(self, index: int, half: Half, step: Step) -> Iterator[Tensor]:
+        """Apply `step` to each batch of what a half reads, and to its layer's arguments, on its layer's device."""
+        place = device_of(half.layer, self.hidden)
         arguments = move(self.arguments[index], place)
-        for batch in self.hidden:
+        for batch in self.read_by(half):
             yield step(batch.to(place), arguments)
 
-    def inputs(self, index: int, step: Step, module: nn.Module) -> Iterator[Tensor]:
-        """What goes into a module of layer `index` when `step` is run, batch by batch. The step ends there."""
+    def inputs(self, index: int, half: Half, module: nn.Module) -> Iterator[Tensor]:
+        """What goes into a module of a half of layer `index` when that is run, batch by batch. It is run as far."""
 
         def stop(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             raise _ReachedError(inputs[0])
@@ -155,26 +165,40 @@ class LayerStream:
         def until(hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
             handle = module.register_forward_pre_hook(stop)
             try:
-                return step(hidden, arguments)
+                return half.mixed(hidden, arguments)
             except _ReachedError as reached:
                 return reached.inputs
             finally:
                 handle.remove()
 
-        return self.map(index, until)
+        return self._map(index, half, until)
 
-    def advance(self, index: int, step: Step) -> None:
-        """Replace the hidden states by what `step` makes of them."""
-        self.replace(self.map(index, step))
+    def run(self, index: int, half: Half) -> None:
+        """Go on through a half of layer `index`."""
+        if not half.is_absent:
+            self.end(half, self.mixed(index, half))
 
     def add(self, half: Half, inputs: Iterable[Tensor]) -> None:
         """End a half: what its output projection makes of its inputs, (batch, seq, in_features) each, is added."""
         place = half.output.weight.device
-        with torch.no_grad():
-            outputs = (half.output(batch.to(place)) for batch in inputs)
-            self.replace(
-                half.add(hidden.to(place), output) for hidden, output in zip(self.hidden, outputs, strict=True)
-            )
+        self.end(half, (half.output(batch.to(place)) for batch in inputs))
+
+    @torch.no_grad()
+    def end(self, half: Half, mixed: Iterable[Tensor]) -> None:
+        """End a half: what its output projection gives, (batch, seq, hidden_size) each, is added."""
+        place, given = half.output.weight.device, None
+        if self._is_read_again(half):
+            given = half.layer, self.stored(self.hidden)
+        self.replace(
+            half.add(hidden.to(place), output.to(place)) for hidden, output in zip(self.hidden, mixed, strict=True)
+        )
+        self.given = given
+
+    def _is_read_again(self, half: Half) -> bool:
+        """Whether a later half of its layer reads what this one reads."""
+        later = PARTS[PARTS.index(half.part) + 1 :]
+        halves = (adapter_of(self.model).half(half.layer, part) for part in later)
+        return any(other.is_parallel and not other.is_absent for other in halves)
 
     def replace(self, batches: Iterable[Tensor]) -> None:
         """Put these in place of the hidden states, one by one."""
@@ -182,7 +206,7 @@ class LayerStream:
             self.hidden[position] = batch if self.store is None else batch.to(self.store)
 
     def half(self, index: int, part: Part) -> Half:
-        """Layer `index`'s attention or MLP; its `run` is the step through it."""
+        """Layer `index`'s attention or MLP."""
         adapter = adapter_of(self.model)
         return adapter.half(adapter.layers(self.model)[index], part)
 

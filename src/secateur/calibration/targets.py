@@ -72,14 +72,10 @@ def advance_with_outputs(stream: LayerStream, index: int, half: Half) -> Mutable
         What its output projection gives, (batch, seq, hidden_size), where a norm stands after it; else None.
     """
     if half.norm_after is None:
-        stream.advance(index, half.run)
+        stream.run(index, half)
         return None
-    mixed = stream.stored(stream.map(index, half.mixed))
-    place = half.output.weight.device
-    with torch.no_grad():
-        stream.replace(
-            half.add(hidden.to(place), batch.to(place)) for hidden, batch in zip(stream.hidden, mixed, strict=True)
-        )
+    mixed = stream.stored(stream.mixed(index, half))
+    stream.end(half, mixed)
     return mixed
 
 

@@ -194,7 +194,13 @@ def _expected_shapes(half: Half, widths: LayerWidths, hidden_size: int) -> dict[
     if half.part == "attention":
         output = widths.num_attention_heads * half.head_dim
         key = widths.num_key_value_heads * half.head_dim
-        sizes = {"query": output, "gated_query": 2 * output, "key": key, "value": key}
+        sizes = {
+            "query": output,
+            "gated_query": 2 * output,
+            "key": key,
+            "value": key,
+            "query_key_value": output + 2 * key,
+        }
     inputs = {name: (sum(sizes[rows] for rows in blocks), hidden_size) for name, blocks in half.names.inputs.items()}
     return {**inputs, half.names.output: (hidden_size, output)}
 

@@ -107,7 +107,7 @@ def _streamed_losses(
     for index, layer in enumerate(adapter_of(model).layers(model)):
         for stream in streams:
             for half in stream.halves(index):
-                stream.advance(index, half.run)
+                stream.run(index, half)
         release(model, layer)
     for stream, part, first in zip(streams, parts, (1, first_scored), strict=False):
         for hidden, batch in zip(stream.hidden, part.split(batch_size), strict=True):

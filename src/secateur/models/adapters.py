@@ -1,6 +1,6 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -41,6 +41,7 @@ class Adapter:
         rotary_name: of the body: what makes the rotary positions, if they are made there.
         embedding_multiplier: of the config: the factor of the embeddings.
         logits_divisor: of the config: what logits are divided by.
+        logits_multiplier: of the config: what they are multiplied by.
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
         partial_rotary: whether its code can rotate a part of each head.
         rope_by_layer_type: whether its rotary settings may differ between kinds of layers.
@@ -54,6 +55,7 @@ class Adapter:
     rotary_name: str | None = "rotary_emb"
     embedding_multiplier: str = "embedding_multiplier"
     logits_divisor: str = "logits_scaling"
+    logits_multiplier: str = "logit_scale"
     logits_softcap: str = "final_logit_softcapping"
     partial_rotary: bool = False
     rope_by_layer_type: bool = False
@@ -124,9 +126,17 @@ class Adapter:
         """A layer's attention or MLP. Raises `ModelError` where the layer has none that is known."""
         for names in self.halves:
             if names.part == part and hasattr(layer, names.mixer):
-                return names.of(layer)
+                return names.of(layer, self._norms_of_others[part])
         known = " or ".join(names.mixer for names in self.halves if names.part == part)
         raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
+
+    @cached_property
+    def _norms_of_others(self) -> dict[Part, frozenset[str]]:
+        """For each half the names of the norms that the other has."""
+        return {
+            part: frozenset(norm for names in self.halves if names.part != part for norm in names.norms)
+            for part in PARTS
+        }
 
     def projections(self, layer: nn.Module) -> dict[str, nn.Linear]:
         """All projections of a layer by name, in the order in which they are used; none of a half that is absent."""
@@ -143,9 +153,7 @@ class Adapter:
 
     def projections_with(self, rows: Rows) -> tuple[str, ...]:
         """The names of the input projections that have such rows, gated or not."""
-        named = [
-            name for names in self.halves for name, blocks in names.inputs.items() if rows in map(_ungated, blocks)
-        ]
+        named = [name for names in self.halves for name, blocks in names.inputs.items() if rows in _plain(blocks)]
         return tuple(dict.fromkeys(named))
 
     def embed(self, model: PreTrainedModel, tokens: Tensor) -> Tensor:
@@ -155,8 +163,10 @@ class Adapter:
         return embedded if multiplier is None else embedded * multiplier
 
 
-def _ungated(rows: Rows) -> Rows:
-    return "query" if rows == "gated_query" else rows
+def _plain(blocks: Iterable[Rows]) -> set[Rows]:
+    """What rows are in blocks, whatever stands between them."""
+    several: dict[Rows, tuple[Rows, ...]] = {"gated_query": ("query",), "query_key_value": ("query", "key", "value")}
+    return {plain for rows in blocks for plain in several.get(rows, (rows,))}
 
 
 @dataclass(frozen=True)
@@ -254,8 +264,9 @@ def adapter_of(model: PreTrainedModel) -> Adapter:
 def head_of(model: PreTrainedModel) -> Head:
     """What makes logits of a model's last hidden states."""
     adapter, config = adapter_of(model), model.config
+    multiplier = float(getattr(config, adapter.logits_multiplier, None) or 1)
     return Head(
         cast(nn.Linear, model.get_output_embeddings()),
-        divisor=float(getattr(config, adapter.logits_divisor, None) or 1),
+        divisor=float(getattr(config, adapter.logits_divisor, None) or 1) / multiplier,
         softcap=getattr(config, adapter.logits_softcap, None),
     )

@@ -114,12 +114,15 @@ class DeclaredConfig(_Strict):
     max_position_embeddings: Length | None = None
     initializer_range: Annotated[float, Field(ge=0)] | None = None
     rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] | None = None
+    layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] | None = None
     norm_epsilon: Annotated[float, Field(gt=0, lt=1)] | None = None
     use_cache: bool | None = None
     tie_word_embeddings: bool | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
     use_bias: bool | None = None
+    use_qk_norm: bool | None = None
+    use_parallel_residual: bool | None = None
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     pretraining_tp: Width | None = None
     rope_theta: Frequency | None = None
@@ -127,6 +130,8 @@ class DeclaredConfig(_Strict):
     rope_scaling: Rope | None = None
     rope_by_layer_type: dict[LayerType, Rope | None] | None = None  # `rope_parameters` of some families
     partial_rotary_factor: Share | None = None
+    rotary_pct: Share | None = None  # GPT-NeoX's name of it, and of rope_theta
+    rotary_emb_base: Frequency | None = None
     no_rope_layers: list[Literal[0, 1]] | None = None
     original_max_position_embeddings: Length | None = None
     use_sliding_window: bool | None = None
@@ -136,6 +141,7 @@ class DeclaredConfig(_Strict):
     use_bidirectional_attention: Literal[False] | None = None  # a model of embeddings, not of language
     embedding_multiplier: Factor | None = None
     logits_scaling: Factor | None = None
+    logit_scale: Factor | None = None
     residual_multiplier: Factor | None = None
     attention_multiplier: Factor | None = None
     query_pre_attn_scalar: Factor | None = None
@@ -152,6 +158,7 @@ class DeclaredConfig(_Strict):
     dtype: NumberFormat | None = None
     torch_dtype: NumberFormat | None = None
     skipped_modules: dict[Literal["attention", "mlp"], Annotated[list[str], Field(min_length=1)]] | None = None
+    square_attention: Annotated[list[str], Field(min_length=3)] | None = None
     per_layer_config: Annotated[dict[str, LayerOverrides], Field(max_length=MOST_LAYERS)] | None = None
     # How directories said it before `per_layer_config`.
     num_attention_heads_per_layer: Widths | None = None

@@ -45,6 +45,23 @@ STARCODER = (
     ATTENTION,
     replace(GATED_MLP, inputs={"c_fc": ("channel",)}, output="c_proj"),
 )
+COHERE = (
+    replace(ATTENTION, per_head={"q_norm.weight": "query", "k_norm.weight": "key"}),
+    replace(GATED_MLP, norm="input_layernorm", parallel=True),
+)
+NEOX = (
+    replace(
+        ATTENTION,
+        mixer="attention",
+        inputs={"query_key_value": ("query_key_value",)},
+        output="dense",
+        head_dim="head_size",
+        fills_hidden_size=True,
+    ),
+    replace(
+        GATED_MLP, inputs={"dense_h_to_4h": ("channel",)}, output="dense_4h_to_h", parallel="use_parallel_residual"
+    ),
+)
 GATED_DELTA_NET = HalfNames(
     part="attention",
     mixer="linear_attn",
@@ -77,5 +94,8 @@ for _adapter in (
     Adapter("seed_oss", LLAMA),
     Adapter("starcoder2", STARCODER),
     Adapter("qwen3_5_text", QWEN_HYBRID, partial_rotary=True),
+    Adapter("cohere", COHERE),
+    Adapter("cohere2", COHERE),
+    Adapter("gpt_neox", NEOX, body_name="gpt_neox", final_norm_name="final_layer_norm", partial_rotary=True),
 ):
     register(_adapter)

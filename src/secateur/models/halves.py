@@ -1,6 +1,6 @@
 """What a half of a decoder layer is: an attention or an MLP between its norms, and how its units lie in its weights."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -11,8 +11,10 @@ Part = Literal["attention", "mlp"]
 PARTS: tuple[Part, Part] = ("attention", "mlp")
 
 # What the rows of an input projection are, one block after another. `gated_query` is, head by head, a query and the
-# gate of what its head gives.
-Rows = Literal["query", "gated_query", "key", "value", "channel"]
+# gate of what its head gives; `query_key_value`, group by group, its queries, its key and its value.
+Rows = Literal["query", "gated_query", "key", "value", "query_key_value", "channel"]
+QUERIES = {"query": 1, "gated_query": 2, "query_key_value": 1}  # rows of a unit: so often its query heads,
+KEYS = {"key": 1, "value": 1, "query_key_value": 2}  # and so often one head
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,17 @@ class HalfNames:
         mixer: of the layer: the module that is the attention or the MLP.
         inputs: of the mixer: its input projections in the order of use, with the blocks that their rows are.
         output: of the mixer: its output projection.
-        norm: of the layer: the norm before the mixer, if there is one.
+        norm: of the layer: the norm before the mixer, if there is one. Halves that read the same may share it.
+        parallel: whether it reads what its layer is given, as the half before it does, and not what that has made of
+            it; or the name of the layer's attribute that says so.
         norm_after: of the layer: the norm between the mixer and the residual stream, if there is one.
         multiplier: of the layer: the factor of what is added to the residual stream, if there is one.
         whole_norms: of the mixer: norms over all heads together, with the blocks that their weights are.
+        per_head: of the mixer: parameters with an entry for each head, (heads, …), those that it has of them; with the
+            heads that they are of, `query` or `key`.
+        head_dim: of the mixer: the width of a head.
+        fills_hidden_size: whether its class makes all heads together as wide as the hidden states, whatever their
+            number. Other widths then need code beside the weights.
         arguments: of those that a layer is given, what the mixer takes; all if None.
         divisible: whether single units can leave; what is not keeps all its weights.
     """
@@ -37,26 +46,35 @@ class HalfNames:
     inputs: Mapping[str, tuple[Rows, ...]]
     output: str
     norm: str | None
+    parallel: bool | str = False
     norm_after: str | None = None
     multiplier: str | None = None
     whole_norms: Mapping[str, Rows] | None = None
+    per_head: Mapping[str, Rows] | None = None
+    head_dim: str = "head_dim"
+    fills_hidden_size: bool = False
     arguments: tuple[str, ...] | None = None
     divisible: bool = True
 
     @property
-    def modules(self) -> tuple[str, ...]:
-        """The names of what is in the layer: the mixer, and the norms around it."""
-        return (self.mixer, *(name for name in (self.norm, self.norm_after) if name is not None))
+    def norms(self) -> tuple[str, ...]:
+        """The names of the norms around the mixer."""
+        return tuple(name for name in (self.norm, self.norm_after) if name is not None)
 
-    def of(self, layer: nn.Module) -> "Half":
-        """The half of a layer that has these parts."""
+    def of(self, layer: nn.Module, others: Collection[str] = ()) -> "Half":
+        """The half of a layer that has these parts.
+
+        Args:
+            others: names of norms that stay with the layer when this half leaves it.
+        """
+        own = (self.mixer, *(name for name in self.norms if name not in others))
 
         def part_of(owner: nn.Module, name: str | None) -> nn.Module | None:
             return None if name is None else cast(nn.Module, getattr(owner, name))
 
         mixer = cast(nn.Module, getattr(layer, self.mixer))
         if getattr(mixer, "is_absent", False):
-            return Half(self, layer, mixer, None, None, 1.0, {})
+            return Half(self, layer, mixer, None, None, 1.0, {}, own)
         return Half(
             names=self,
             layer=layer,
@@ -65,12 +83,14 @@ class HalfNames:
             norm_after=part_of(layer, self.norm_after),
             multiplier=1.0 if self.multiplier is None else float(getattr(layer, self.multiplier)),
             projections={name: cast(nn.Linear, getattr(mixer, name)) for name in (*self.inputs, self.output)},
+            modules=own,
         )
 
 
 @dataclass(frozen=True)
 class Half:
-    """A half of one layer: h + multiplier · norm_after(mixer(norm(h))).
+    """A half of one layer: h + multiplier · norm_after(mixer(norm(h))), or of what the layer is given in place of the
+    inner h.
 
     Its units are GQA groups (a key/value head with its query heads) or MLP channels; one that cannot be divided is a
     single unit, and one that was left out has none.
@@ -83,6 +103,7 @@ class Half:
         norm_after: between the mixer and the residual stream.
         multiplier: of what is added to the residual stream.
         projections: by name, in the order of use: the output projection is the last.
+        modules: names of what leaves the layer with the half: the mixer, and the norms that no other half reads.
     """
 
     names: HalfNames
@@ -92,6 +113,7 @@ class Half:
     norm_after: nn.Module | None
     multiplier: float
     projections: Mapping[str, nn.Linear]
+    modules: tuple[str, ...]
 
     @property
     def part(self) -> Part:
@@ -101,6 +123,12 @@ class Half:
     def is_absent(self) -> bool:
         """Whether the layer goes without it."""
         return not self.projections
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether it reads what the layer is given, where a half stands before it."""
+        parallel = self.names.parallel
+        return bool(getattr(self.layer, parallel)) if isinstance(parallel, str) else parallel
 
     @property
     def linears(self) -> tuple[nn.Linear, ...]:
@@ -120,7 +148,7 @@ class Half:
     @property
     def head_dim(self) -> int:
         """Width of an attention head."""
-        return cast(int, self.mixer.head_dim)
+        return cast(int, getattr(self.mixer, self.names.head_dim))
 
     @property
     def units(self) -> int:
@@ -133,8 +161,8 @@ class Half:
             return self.output.in_features
         # All rows are head_dim × groups × (query heads of a group × blocks of queries + blocks of keys and values).
         blocks = [rows for kinds in self.names.inputs.values() for rows in kinds]
-        queries = sum({"query": 1, "gated_query": 2}.get(rows, 0) for rows in blocks)
-        keys_and_values = sum(rows in ("key", "value") for rows in blocks)
+        queries = sum(QUERIES.get(rows, 0) for rows in blocks)
+        keys_and_values = sum(KEYS.get(rows, 0) for rows in blocks)
         rows = sum(linear.out_features for linear in self.inputs.values())
         return (rows - queries * self.output.in_features) // (keys_and_values * self.head_dim)
 
@@ -145,9 +173,9 @@ class Half:
 
     def rows_per_unit(self, rows: Rows) -> int:
         """How many rows of such a block belong to one unit."""
-        if rows in ("key", "value"):
-            return self.head_dim
-        return {"query": self.block_size, "gated_query": 2 * self.block_size, "channel": 1}[rows]
+        if rows == "channel":
+            return 1
+        return QUERIES.get(rows, 0) * self.block_size + KEYS.get(rows, 0) * self.head_dim
 
     def unit_rows(self, name: str, units: Tensor) -> Tensor:
         """Indices of the rows of an input projection that belong to units, block by block."""
@@ -174,10 +202,21 @@ class Half:
             found.append((module, self.projections[before], self.rows_per_unit(rows)))
         return found
 
+    def per_head(self) -> list[tuple[nn.Module, str, int]]:
+        """Parameters with an entry for each head: the module and the name there, and the entries of a unit."""
+        found = []
+        for path, rows in (self.names.per_head or {}).items():
+            module, _, name = path.rpartition(".")
+            owner = getattr(self.mixer, module, None) if module else self.mixer
+            if isinstance(getattr(owner, name, None), nn.Parameter):
+                found.append((cast(nn.Module, owner), name, self.rows_per_unit(rows) // self.head_dim))
+        return found
+
     def mixed(self, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """What the mixer makes of the residual stream, (batch, seq, hidden_size) in and out: its output projection's.
+        """What the mixer makes of a residual stream, (batch, seq, hidden_size) in and out: its output projection's.
 
         Args:
+            hidden: the stream that it reads.
             arguments: what the layer is given beside the residual stream.
         """
         normed = hidden if self.norm is None else self.norm(hidden)
@@ -193,11 +232,16 @@ class Half:
         added = mixed if self.norm_after is None else self.norm_after(mixed)
         return hidden + added if self.multiplier == 1 else hidden + added * self.multiplier
 
-    def run(self, hidden: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-        """The residual stream after the half, given the one before it: (batch, seq, hidden_size)."""
+    def run(self, hidden: Tensor, arguments: Mapping[str, Any], read: Tensor | None = None) -> Tensor:
+        """The residual stream after the half, given the one before it: (batch, seq, hidden_size).
+
+        Args:
+            arguments: what the layer is given beside the residual stream.
+            read: what the half reads; the stream before it unless given.
+        """
         if self.is_absent:
             return hidden
-        return self.add(hidden, self.mixed(hidden, arguments))
+        return self.add(hidden, self.mixed(hidden if read is None else read, arguments))
 
 
 def blocks_of(units: Tensor, size: int) -> Tensor:

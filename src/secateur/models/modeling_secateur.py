@@ -59,12 +59,17 @@ def of_one_width(config):
 
 
 class LayerConfig:
-    """The model's config as one of its layers sees it: with its own widths, and all else as it stands there now."""
+    """The model's config as one of its layers sees it: with its own widths, and all else as it stands there now.
 
-    def __init__(self, config, index):
-        vars(self).update(
-            config=config, widths={name: getattr(config.per_layer_config[index], name) for name in WIDTHS}
-        )
+    Args:
+        config: the model's.
+        index: of the layer.
+        others: more numbers that the layer is to see.
+    """
+
+    def __init__(self, config, index, **others):
+        widths = {name: getattr(config.per_layer_config[index], name) for name in WIDTHS}
+        vars(self).update(config=config, widths={**widths, **others})
 
     def __getattr__(self, name):
         own = vars(self)
@@ -101,9 +106,8 @@ class AbsentAttention(Absent):
         self.layer_idx = layer_idx
 
     def forward(self, hidden_states, **arguments):
-        cache = arguments.get("cache")
-        if cache is None:
-            cache = arguments.get("past_key_values")  # as it is called before Transformers 5.23
+        names = ("cache", "past_key_values", "layer_past")  # now, before Transformers 5.23, and in GPT-NeoX
+        cache = next((arguments[name] for name in names if arguments.get(name) is not None), None)
         if cache is not None and self.is_asked(cache.layers):
             tokens = hidden_states[:, None, :, :1]  # (batch, 1, tokens, 1)
             cache.update(tokens, tokens, self.layer_idx)
@@ -122,6 +126,29 @@ class AbsentMLP(Absent):
 
     def forward(self, hidden_states):
         return torch.zeros_like(hidden_states)
+
+
+def fit_heads(layer, config, index, mixer, *projections):
+    """Give a layer heads of the config's size, where its class makes all together as wide as the hidden states.
+
+    Args:
+        layer: the layer.
+        config: the model's.
+        index: the layer's number.
+        mixer: the name of the attention in the layer.
+        projections: the names of its projections, the output projection last.
+    """
+    width = config.per_layer_config[index].num_attention_heads * config.head_dim
+    attention = type(getattr(layer, mixer))(LayerConfig(config, index, hidden_size=width), index)
+    for name in projections:
+        linear = getattr(attention, name, None)
+        if not isinstance(linear, nn.Linear):
+            raise ValueError(f"square_attention names {name}, which is no projection of a {type(attention).__name__}")
+        ends = [config.hidden_size, linear.out_features]
+        if name == projections[-1]:
+            ends = [linear.in_features, config.hidden_size]
+        setattr(attention, name, nn.Linear(*ends, bias=linear.bias is not None))
+    setattr(layer, mixer, attention)
 
 
 def leave_out(layer, index, half, mixer, *norms):
@@ -154,6 +181,8 @@ class UnevenConfigMixin(PreTrainedConfig):
         if getattr(self, "head_dim", None) is None:
             # Some stock configs leave it to hidden_size / heads, which differs from layer to layer.
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if getattr(self, "num_key_value_heads", None) is None:
+            self.num_key_value_heads = self.num_attention_heads
         if per_layer_config:
             self.per_layer_config = per_layer_config
 
@@ -197,6 +226,8 @@ class UnevenModelMixin(PreTrainedModel):
         layer = type(first[0])
         layers = nn.ModuleList(layer(layer_config, index) for index, layer_config in enumerate(config.per_layer_config))
         for index, layer_config in enumerate(config.per_layer_config):
+            if getattr(config, "square_attention", None):
+                fit_heads(layers[index], config, index, *config.square_attention)
             for half in getattr(layer_config, "skip", None) or ():
                 leave_out(layers[index], index, half, *config.skipped_modules[half])
         give_layers_their_configs(config, layers)

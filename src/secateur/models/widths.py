@@ -62,7 +62,11 @@ def declare_widths(model: PreTrainedModel) -> None:
             setattr(config, name, width)
     uneven = len(set(widths)) > 1 or not stock_allows(model, widths[0])
     _set_class(model, adapter, uneven)
-    config.__dict__.pop("skipped_modules", None)
+    for name in ("skipped_modules", "square_attention"):
+        config.__dict__.pop(name, None)
+    square = _square_attention(adapter)
+    if uneven and square:
+        config.square_attention = square
     if len(set(widths)) > 1:
         config.skipped_modules = _modules_of_halves(model) if any(map(skipped, widths)) else None
         config.per_layer_config = {layer: _overrides(width) for layer, width in enumerate(widths)}
@@ -108,8 +112,14 @@ def _overrides(width: LayerWidths) -> dict[str, Any]:
 def _modules_of_halves(model: PreTrainedModel) -> dict[str, list[str]]:
     """The names of what a layer lacks that goes without a half, for the code beside the weights."""
     adapter = adapter_of(model)
-    names = {part: next(names for names in adapter.halves if names.part == part and names.divisible) for part in PARTS}
-    return {str(part): list(of_part.modules) for part, of_part in names.items()}
+    halves = [adapter.half(layer, part) for layer in adapter.layers(model) for part in PARTS]
+    return {str(half.part): list(half.modules) for half in halves if half.names.divisible}
+
+
+def _square_attention(adapter: Adapter) -> list[str]:
+    """The names of an attention whose class reads its widths from the hidden size, and of its projections; or none."""
+    names = next(names for names in adapter.halves if names.part == "attention" and names.divisible)
+    return [names.mixer, *names.inputs, names.output] if names.fills_hidden_size else []
 
 
 def _tell(half: Half, width: LayerWidths) -> None:
@@ -139,6 +149,10 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
 
 def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
     """Whether the stock config of the model's family takes these widths for all layers."""
+    if _square_attention(adapter_of(model)) and width.num_attention_heads * head_dim_of(model) != (
+        model.config.hidden_size
+    ):
+        return False
     settings = of_one_width(model.config).to_dict()
     settings.update(**asdict(width), head_dim=head_dim_of(model))
     for name in ("model_type", "auto_map"):
@@ -165,7 +179,7 @@ def widths_of(layer_config: Any) -> LayerWidths:
     skip = getattr(layer_config, "skip", None) or ()
     return LayerWidths(
         0 if "attention" in skip else layer_config.num_attention_heads,
-        0 if "attention" in skip else layer_config.num_key_value_heads,
+        0 if "attention" in skip else getattr(layer_config, "num_key_value_heads", layer_config.num_attention_heads),
         0 if "mlp" in skip else layer_config.intermediate_size,
     )
 

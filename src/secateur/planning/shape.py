@@ -203,12 +203,12 @@ def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
 
 def _more_normed(attention: Half, mlp: Half, hidden: int) -> int:
     """Numbers of a token that are normed beside two times the residual stream: after projections, and in attention."""
-    norms = sum(norm is not None for half in (attention, mlp) for norm in (half.norm, half.norm_after))
+    norms = {id(norm) for half in (attention, mlp) for norm in (half.norm, half.norm_after) if norm is not None}
     # Of queries and keys, head by head or all together; linear attention norms what its heads give.
     inside = any("Norm" in type(module).__name__ for module in attention.mixer.modules())
     keys = attention.units * attention.head_dim if inside and attention.names.divisible else 0
     queries = attention.output.in_features if inside else 0
-    return (norms - 2) * hidden + queries + keys
+    return (len(norms) - 2) * hidden + queries + keys
 
 
 def _window(config: PreTrainedConfig, index: int) -> float:

@@ -87,7 +87,7 @@ def obs_scores(
             if half.is_absent:
                 layer_scores[part] = PartScores.of_nothing()
                 continue
-            inputs = stream.stored(stream.inputs(index, half.run, half.output))
+            inputs = stream.stored(stream.inputs(index, half, half.output))
             moments = Moments.of(as_the_norm_scales(half, inputs))
             metric = metrics.of(index, part) if metrics else None
             removals = half_removals(half, moments, damping, metric=metric)
@@ -306,9 +306,9 @@ def halves_towards_uncut(
         for half in cut.halves(index):
             mixed = advance_with_outputs(uncut, index, half)
             if index < first:
-                cut.replace(uncut.hidden)
+                cut.follow(uncut)
                 continue
-            inputs = cut.stored(cut.inputs(index, half.run, half.output))
+            inputs = cut.stored(cut.inputs(index, half, half.output))
 
             def measured(index: int = index, half: Half = half, inputs: Any = inputs, mixed: Any = mixed) -> Gram:
                 goals = _goals(uncut, index, half.part, leaving)
@@ -335,7 +335,7 @@ def _goals(uncut: LayerStream, index: int, part: Part, leaving: Set[HalfName]) -
     ahead: LayerStream | None = None
     for layer, name in behind:
         ahead = ahead or uncut.fork()
-        ahead.advance(layer, ahead.half(layer, name).run)
+        ahead.run(layer, ahead.half(layer, name))
     return uncut.hidden if ahead is None else ahead.hidden
 
 

@@ -123,7 +123,7 @@ def activation_scores(
             linear = half.output
             first = torch.zeros(linear.in_features, dtype=torch.float64, device=linear.weight.device)
             second, tokens = first.clone(), 0.0
-            batches = stream.stored(stream.inputs(index, half.run, linear))
+            batches = stream.stored(stream.inputs(index, half, linear))
             for batch in as_the_norm_scales(half, batches):
                 inputs = batch.double()  # (tokens, in_features)
                 first += inputs.sum(0)

@@ -146,7 +146,7 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
 
 def _pass(stream: LayerStream, index: int) -> None:
     for half in stream.halves(index):
-        stream.advance(index, half.run)
+        stream.run(index, half)
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ def part_shape(half: Half) -> PartShape:
     for linear in half.inputs.values():
         parameters += linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
     parameters += sum(linear.out_features for _, linear, _ in half.whole_norms())
+    parameters += sum(module.get_parameter(name).numel() for module, name, _ in half.per_head())
     return PartShape(half.units, half.block_size, parameters // half.units, half.names.divisible)
 
 
@@ -70,15 +71,19 @@ def keep_units(half: Half, kept: Tensor) -> None:
     """Cut half a layer in place down to the units `kept` (sorted indices).
 
     The ratio of query to key/value heads stays what it was: a group leaves with its query heads. Where none is kept the
-    half leaves whole, with its norms.
+    half leaves whole, with the norms that are its own.
     """
     if not len(kept):
-        leave_out(half.layer, int(getattr(half.mixer, "layer_idx", 0)), half.part, *half.names.modules)
+        leave_out(half.layer, int(getattr(half.mixer, "layer_idx", 0)), half.part, *half.modules)
         return
     rows = {name: half.unit_rows(name, kept) for name in half.inputs}
     columns = blocks_of(kept, half.block_size)
     for norm, linear, size in half.whole_norms():
         _narrow_norm(norm, linear.weight, blocks_of(kept, size))
+    for module, name, size in half.per_head():
+        values = module.get_parameter(name)
+        own = values[blocks_of(kept, size).to(values.device)].clone()
+        setattr(module, name, nn.Parameter(own, values.requires_grad))
     for name, linear in half.inputs.items():
         keep_rows(linear, rows[name])
     keep_columns(half.output, columns)

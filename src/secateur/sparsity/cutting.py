@@ -59,8 +59,8 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, wa
     for index in _cut_range({"cut": stream}, quotas, config, walks):
         for half in stream.halves(index):
             *first, output = half.linears
-            cut(first, stream.inputs(index, half.run, first[0]))
-            inputs = stream.stored(stream.inputs(index, half.run, output))
+            cut(first, stream.inputs(index, half, first[0]))
+            inputs = stream.stored(stream.inputs(index, half, output))
             cut([output], inputs)
             stream.add(half, inputs)
 
@@ -78,14 +78,14 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, w
     for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks):
         for half in stream.halves(index):
             *first, output = half.linears
-            goals = uncut.stored(uncut.inputs(index, half.run, first[0]))
+            goals = uncut.stored(uncut.inputs(index, half, first[0]))
             mixed = advance_with_outputs(uncut, index, half)
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
-                given = onto(stream.inputs(index, half.run, first[0]), chosen[0].weight.device)
+                given = onto(stream.inputs(index, half, first[0]), chosen[0].weight.device)
                 gram = Gram.of_pairs(_tokens(given, goals))
                 _refit(chosen, quotas, gram, config, _own_outputs)
-            inputs = stream.stored(stream.inputs(index, half.run, output))
+            inputs = stream.stored(stream.inputs(index, half, output))
             if output in quotas:
                 pairs = towards(half, inputs, stream.hidden, uncut.hidden, mixed)
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))

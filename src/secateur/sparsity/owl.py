@@ -36,9 +36,9 @@ def _layer_scores(stream: LayerStream, index: int) -> list[Tensor]:
     scores = []
     for half in stream.halves(index):
         *first, last = half.linears
-        norms = Norms.of(stream.inputs(index, half.run, first[0])).root
+        norms = Norms.of(stream.inputs(index, half, first[0])).root
         scores += [wanda(linear.weight.float(), norms.to(linear.weight.device)) for linear in first]
-        inputs = stream.stored(stream.inputs(index, half.run, last))
+        inputs = stream.stored(stream.inputs(index, half, last))
         norms = Norms.of(onto(inputs, last.weight.device)).root
         scores.append(wanda(last.weight.float(), norms))
         stream.add(half, inputs)

@@ -49,7 +49,7 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
     stream = LayerStream.start(model, share(windows), batch_size)
     for index in range(len(adapter.layers(model))):
         for half in stream.halves(index):
-            stream.advance(index, half.run)
+            stream.run(index, half)
     for hidden in stream.hidden:
         yield final_states(model, hidden).cpu()
 
