@@ -30,6 +30,7 @@ WINDOWED: dict[str, dict[str, object]] = {
     "gemma2": {},
     "gemma3_text": {},
     "olmo3": {},
+    "cohere2": {},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 2},
     "qwen3": {"use_sliding_window": True, "max_window_layers": 2},
     "smollm3": {"use_sliding_window": True, "layer_types": OF_FAMILY["olmo3"]["layer_types"]},
@@ -121,6 +122,11 @@ def test_windows_shorter_and_longer_than_the_text(family: str, window: int, tmp_
         ("phi3", "partial_rotary_factor", 0.5),
         ("glm4", "partial_rotary_factor", 0.25),
         ("qwen3_5_text", "partial_rotary_factor", 0.5),
+        ("cohere", "logit_scale", 1.0),
+        ("cohere", "use_qk_norm", False),
+        ("cohere2", "logit_scale", 1.0),
+        ("gpt_neox", "rotary_pct", 0.25),
+        ("gpt_neox", "use_parallel_residual", False),
     ],
 )
 def test_factors_and_caps_survive(family: str, name: str, other: float, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from secateur.planning import model_shape
 EXPERTS = "its MLP is a mixture of experts"
 LOW_RANK = "its queries, keys and values come from low-rank projections"
 RECURRENT = "some or all of its layers are recurrent"
-PARALLEL = "its attention and its MLP read the same norm"
 ENCODER, ENCODER_DECODER = "it is an encoder", "it is an encoder-decoder"
 REGISTER = "its layers are of another kind: secateur.models.register(adapter) can teach it"
 
@@ -43,10 +42,8 @@ def refused(content: dict[str, Any]) -> str:
         ("dbrx", EXPERTS),
         ("deepseek_v3", f"{EXPERTS}, and {LOW_RANK}"),
         ("minicpm3", LOW_RANK),
-        ("phi", f"{PARALLEL} (parallel blocks)"),
-        ("gpt_neox", f"{PARALLEL} (parallel blocks)"),
-        ("falcon", f"{PARALLEL} (parallel blocks)"),
-        ("cohere2", f"{PARALLEL} (parallel blocks)"),
+        ("phi", REGISTER),
+        ("falcon", REGISTER),
         ("bert", ENCODER),
         ("modernbert", ENCODER),
         ("t5", ENCODER_DECODER),
@@ -73,9 +70,7 @@ def test_what_stands_against_a_family(model_type: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({"model_type": "gpt_neox", "use_parallel_residual": False}, REGISTER),
-        ({"model_type": "falcon", "parallel_attn": False}, REGISTER),
-        ({"model_type": "stablelm", "use_parallel_residual": True}, f"{PARALLEL} (parallel blocks)"),
+        ({"model_type": "stablelm", "use_parallel_residual": True}, REGISTER),
         ({"model_type": "bert", "is_decoder": True}, REGISTER),
         ({"model_type": "hunyuan_v1_moe", "num_experts": 16}, EXPERTS),
         (
@@ -143,7 +138,6 @@ LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ff
         ("mamba", {"ssm.conv_kernel": 4}, RECURRENT),
         ("rwkv7", {"wkv.head_size": 64}, RECURRENT),
         ("granitehybrid", {"expert_count": 0, "ssm.state_size": 128}, RECURRENT),
-        ("gptneox", {"use_parallel_residual": True}, PARALLEL),
         ("bert", {"attention.causal": False}, ENCODER),
         ("t5", {"decoder_start_token_id": 0}, ENCODER_DECODER),
         ("gemma3n", {"attention.shared_kv_layers": 15}, "some of its layers use the keys and values of others"),
@@ -154,11 +148,6 @@ LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ff
 )
 def test_what_stands_against_a_gguf_file(architecture: str, keys: dict[str, object], reason: str) -> None:
     assert said_of(architecture, keys, (*LAYER, "ffn_norm")).startswith(f"{reason}")
-
-
-@pytest.mark.parametrize("norms", [("attn_norm",), ("attn_norm", "attn_norm_2")])
-def test_parallel_blocks_of_a_gguf_file(norms: tuple[str, ...]) -> None:
-    assert said_of("command-r", {}, (*LAYER, *norms)).startswith(PARALLEL)
 
 
 def said_of(architecture: str, keys: dict[str, object], tensors: tuple[str, ...]) -> str:

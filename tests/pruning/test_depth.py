@@ -44,7 +44,10 @@ def without_halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3_text", "phi3", "olmo2", "granite", "starcoder2"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "qwen3", "gemma3_text", "phi3", "olmo2", "granite", "starcoder2", "cohere", "cohere2", "gpt_neox"],
+)
 def test_halves_that_add_nothing_leave_and_nothing_changes(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, family: str, tmp_path: Path
 ) -> None:

@@ -29,7 +29,6 @@ from secateur.models.quiet import quiet
 EXPERTS = "its MLP is a mixture of experts"
 LOW_RANK = "its queries, keys and values come from low-rank projections"
 RECURRENT = "some or all of its layers are recurrent (state space, linear attention)"
-PARALLEL = "its attention and its MLP read the same norm (parallel blocks)"
 SHARED = "some of its layers use the keys and values of others"
 PER_LAYER_INPUTS = "its layers take embeddings of their own"
 ENCODER = "it is an encoder"
@@ -41,8 +40,7 @@ ANOTHER_KIND = "its layers are of another kind: secateur.models.register(adapter
 INPUTS = {"text_config", "vision_config", "audio_config", "thinker_config"}
 ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 NUMBER_OF_EXPERTS = re.compile(r"(moe_)?(n|num)_\w*experts")
-NAMED_EXPERTS, NAMED_NORM = re.compile(r"Moe|MoE|Experts"), re.compile(r"Norm")
-NAMED_ATTENTION, NAMED_MLP = re.compile(r"attn|attention"), re.compile(r"mlp|ffn|feed_forward")
+NAMED_EXPERTS = re.compile(r"Moe|MoE|Experts")
 
 
 def obstacle(model_type: str, content: Mapping[str, Any] | None = None) -> str:
@@ -115,9 +113,6 @@ def _of_settings(settings: Mapping[str, Any]) -> Iterator[str]:
         yield SHARED
     if above("hidden_size_per_layer_input", 0):
         yield PER_LAYER_INPUTS
-    # GPT-NeoX and StableLM; Falcon.
-    if settings.get("use_parallel_residual") or settings.get("parallel_attn"):
-        yield PARALLEL
 
 
 def _with_parts(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -152,11 +147,6 @@ def _of_layer(kind: type[PreTrainedConfig], content: Mapping[str, Any]) -> str:
         return ANOTHER_KIND
     if any(NAMED_EXPERTS.search(type(module).__name__) for module in layer.modules()):
         return EXPERTS
-    parts = {name: type(child).__name__ for name, child in layer.named_children()}
-    norms = sum(bool(NAMED_NORM.search(name)) for name in parts.values())
-    halves = (NAMED_ATTENTION, NAMED_MLP)
-    if norms == 1 and all(any(half.search(name) for name in parts) for half in halves):
-        return PARALLEL
     return ANOTHER_KIND
 
 

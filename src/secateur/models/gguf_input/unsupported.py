@@ -7,8 +7,6 @@ from secateur.models.gguf_input.header import GGUFHeader
 
 NOT_READ = "its GGUF files are not read; take the original model's directory, which may be supported"
 MULTIMODAL = "it is the part of a multimodal model that reads images or sound"
-# Norms of an MLP, or between attention and MLP.
-NORMS = ("ffn_norm", "post_attention_norm", "attn_output_norm", "post_ffw_norm", "layer_output_norm")
 # Keys that only recurrent layers have, after the architecture's name.
 RECURRENT_KEYS = ("ssm.", "wkv.", "shortconv.", "kda.", "time_mix_extra_dim")
 
@@ -46,14 +44,6 @@ def _of_keys(header: GGUFHeader) -> Iterator[str]:
         yield unsupported.SHARED
     if above_zero("embedding_length_per_layer_input"):
         yield unsupported.PER_LAYER_INPUTS
-    if keys.get("use_parallel_residual") is True or _no_norm_of_mlp(header):
-        yield unsupported.PARALLEL
-
-
-def _no_norm_of_mlp(header: GGUFHeader) -> bool:
-    """Whether the norm before attention is the only one of layers that have attention and an MLP."""
-    parallel = all(_has(header, name) for name in ("attn_norm.", "attn_output.", "ffn_down."))
-    return parallel and not any(_has(header, name) for name in NORMS)
 
 
 def _has(header: GGUFHeader, name: str) -> bool:
