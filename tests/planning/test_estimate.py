@@ -183,8 +183,8 @@ def test_activations_of_full_training(tiny_model, family: str) -> None:
     full = recover_phases(Setting(shape, config, 2, on_cpu=False))[2][0]
     # Without what is the same for any length: weights in bfloat16 are kept as well.
     real = saved(128) - (3 * saved(64) - 3 * saved(128) + saved(192))
-    # Starcoder's LayerNorm keeps less than the others' RMSNorm.
-    assert full.activations == pytest.approx(real, rel=0.3 if family == "starcoder2" else 0.1)
+    # GPT-NeoX has two projections that read the residual stream where others have five, and a copy of it for each.
+    assert full.activations == pytest.approx(real, rel={"gpt_neox": 0.25, "cohere2": 0.12}.get(family, 0.1))
 
 
 @pytest.mark.parametrize(

@@ -65,14 +65,15 @@ class LayerShape:
         mlp: its projections.
         mixing: how attention mixes tokens between its projections.
         parameters: all of the layer, norms and biases included.
-        more_normed: numbers of a token that are normed beside the two times that every layer norms the residual stream.
+        more_normed: numbers of a token that are normed by RMSNorms beside two times the residual stream, or fewer; a
+            LayerNorm counts as what it keeps for the backward pass.
     """
 
     attention: HalfShape
     mlp: HalfShape
     mixing: Mixing
     parameters: int
-    more_normed: int = 0
+    more_normed: float = 0
 
     @property
     def halves(self) -> list[HalfShape]:
@@ -201,14 +202,25 @@ def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
     return GatedDeltaRule(mixer.num_v_heads, mixer.head_k_dim, mixer.head_v_dim)
 
 
-def _more_normed(attention: Half, mlp: Half, hidden: int) -> int:
+def _more_normed(attention: Half, mlp: Half, hidden: int) -> float:
     """Numbers of a token that are normed beside two times the residual stream: after projections, and in attention."""
-    norms = {id(norm) for half in (attention, mlp) for norm in (half.norm, half.norm_after) if norm is not None}
+    around = {norm for half in (attention, mlp) for norm in (half.norm, half.norm_after) if norm is not None}
     # Of queries and keys, head by head or all together; linear attention norms what its heads give.
-    inside = any("Norm" in type(module).__name__ for module in attention.mixer.modules())
+    inside = next((module for module in attention.mixer.modules() if "Norm" in type(module).__name__), None)
     keys = attention.units * attention.head_dim if inside and attention.names.divisible else 0
     queries = attention.output.in_features if inside else 0
-    return (len(norms) - 2) * hidden + queries + keys
+    within = 0 if inside is None else _kept_by(inside) * (queries + keys)
+    return (sum(map(_kept_by, around)) - 2) * hidden + within
+
+
+def _kept_by(norm: nn.Module) -> float:
+    """What a norm keeps for the backward pass, of what an RMSNorm of Transformers' does: two numbers for each.
+
+    PyTorch's LayerNorm keeps what goes in; those that Transformers writes out, the difference from the mean twice.
+    """
+    if isinstance(norm, nn.LayerNorm):
+        return 0.5
+    return 1.5 if "LayerNorm" in type(norm).__name__ else 1.0
 
 
 def _window(config: PreTrainedConfig, index: int) -> float:
