@@ -47,6 +47,8 @@ def test_a_file_is_read_as_llama_cpp_runs_it(family: str, widths: str, small_tok
         ("qwen3_5_text", "rope.dimension_sections", [0, 2, 0, 0]),
         ("qwen3_5_text", "attention.recurrent_layers", [True, False, False, True]),
         ("seed_oss", "residual_scale", 0.5),
+        ("gpt_neox", "use_parallel_residual", 1),
+        ("cohere", "logit_scale", float("inf")),
     ],
 )
 def test_keys_that_are_not_carried_are_named(

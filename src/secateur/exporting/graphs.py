@@ -17,6 +17,8 @@ PLAIN = frozenset({"default", "linear"})
 QKV = ("attn_q", "attn_k", "attn_v")
 GATE_UP = ("ffn_gate", "ffn_up")
 TANH_GELU = ("gelu_pytorch_tanh",)
+# What llama.cpp calls GELU is the tanh approximation, up to 5e-4 from the exact one, in which GPT-NeoX was trained.
+ANY_GELU = ("gelu", "gelu_new", "gelu_fast", *TANH_GELU)
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Graph:
 
     Attributes:
         architecture: its name in the file.
-        neighbours: whether it rotates (0, 1), (2, 3) … where Transformers rotates (0, d/2), (1, d/2 + 1) …
+        neighbours: whether it rotates (0, 1), (2, 3) … where Transformers rotates (0, d/2), (1, d/2 + 1) …; of Cohere
+            both rotate the former.
         per_layer: whether it reads widths layer by layer.
         square: whether all query heads together have to be as wide as the hidden states.
         tied: whether it always multiplies by the embeddings at the end.
@@ -41,6 +44,7 @@ class Graph:
         scaled: whether it takes Granite's multipliers from the file.
         linear_attention: whether some of its layers have linear attention.
         without_halves: whether layers may lack their attention or their MLP.
+        more: settings of the config that it reads, with their keys after the architecture's name.
     """
 
     architecture: gguf.MODEL_ARCH
@@ -59,6 +63,7 @@ class Graph:
     scaled: bool = False
     linear_attention: bool = False
     without_halves: bool = False
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -70,6 +75,8 @@ LLAMA = Graph(ARCH.LLAMA, neighbours=True, rope=WITH_FACTORS)
 DECI = Graph(ARCH.DECI, neighbours=True, per_layer=True, without_halves=True, rope=WITH_FACTORS)
 OPENELM = Graph(ARCH.OPENELM, per_layer=True, tied=True, joined={"attn_qkv": QKV})
 GEMMA = Graph(ARCH.GEMMA2, activations=TANH_GELU, rope=PLAIN, windows=True, norm_offset=1.0, large=46, tied=True)
+LAYER_NORM = {"layer_norm_eps": "attention.layer_norm_epsilon"}
+OF_COHERE = {**LAYER_NORM, "logit_scale": "logit_scale"}
 OLMO = Graph(ARCH.OLMO2, square=True, own_head=True)
 
 
@@ -122,4 +129,23 @@ FAMILIES: dict[str, Graphs] = {
         lacks=("attention_bias",),
     ),
     "starcoder2": Graphs(Graph(ARCH.STARCODER2, square=True, activations=TANH_GELU), needs=("use_bias",)),
+    "cohere": Graphs(
+        Graph(ARCH.COMMAND_R, square=True, tied=True, rope=PLAIN, more=OF_COHERE),
+        lacks=("attention_bias", "use_qk_norm"),
+    ),
+    "cohere2": Graphs(
+        Graph(ARCH.COHERE2, square=True, tied=True, rope=PLAIN, windows=True, more=OF_COHERE), lacks=("attention_bias",)
+    ),
+    "gpt_neox": Graphs(
+        Graph(
+            ARCH.GPTNEOX,
+            square=True,
+            own_head=True,
+            joined={"attn_qkv": QKV},
+            activations=ANY_GELU,
+            part_of_head=True,
+            more={**LAYER_NORM, "use_parallel_residual": "use_parallel_residual"},
+        ),
+        needs=("attention_bias",),
+    ),
 }

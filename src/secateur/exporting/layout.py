@@ -143,12 +143,18 @@ def require_carried(config: PreTrainedConfig) -> None:
 
 
 def window_step(config: Any) -> int:
-    """Every so many layers one attends to all tokens, the others to the last ones; 0 where none does, 1 where all do.
+    """Every so many layers one attends to all tokens, the others to the last ones; 0 where none does.
 
     Raises:
-        ModelError: they come in another order, which llama.cpp's graphs do not have.
+        ModelError: they come in another order, which llama.cpp's graphs do not have; or all attend to all tokens, at
+            which llama.cpp ends.
     """
     sliding = [kind == "sliding_attention" for kind in config.layer_types]
+    if not any(sliding):
+        raise ModelError(
+            "llama.cpp's graph of this family wants layers with a sliding window, and this model has none; it cannot "
+            "be exported"
+        )
     for step in range(len(sliding) + 1):
         if sliding == [not step or (layer + 1) % step > 0 for layer in range(len(sliding))]:
             return step

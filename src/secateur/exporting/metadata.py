@@ -46,6 +46,9 @@ def write_shape(writer: gguf.GGUFWriter, config: Any, layout: Layout, rows: int)
         value = getattr(config, setting, None)
         if value is not None:
             writer.add_float32(f"{layout.graph.name}.{key}", value)
+    for setting, key in layout.graph.more.items():
+        value, name = getattr(config, setting), f"{layout.graph.name}.{key}"
+        (writer.add_bool if isinstance(value, bool) else writer.add_float32)(name, value)
     if layout.graph.windows:
         writer.add_sliding_window(config.sliding_window)
         writer.add_sliding_window_pattern(window_step(config))

@@ -1,7 +1,7 @@
 """The projections of a model's layers as rows of the tensors that llama.cpp's graphs read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from secateur.exporting.folding import Factors
 from secateur.exporting.layout import Layout
 from secateur.models import LayerWidths
 from secateur.models.halves import Half
+from secateur.models.halves import Rows as Kind
 
 ATTENTION = {"query": "attn_q", "gated_query": "attn_q", "key": "attn_k", "value": "attn_v"}
 OUTPUTS = {"attention": "attn_output", "mlp": "ffn_down"}
@@ -24,6 +25,7 @@ class Rows:
     Attributes:
         weight: of the projection, or its bias.
         first, count: the rows.
+        of_unit, skipped: where they stand between others, the rows of each unit and how many of them come first.
         size: as many stand in the file; those that are missing are zeros.
         columns: of the file; 0 for biases.
         heads: of queries or keys whose neighbouring rows the graph rotates together; 0 for all else.
@@ -41,6 +43,8 @@ class Rows:
     rotated: int = 0
     factor: float = 1.0
     rotated_factor: float = 1.0
+    of_unit: int = 0
+    skipped: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,7 +52,7 @@ class Rows:
 
     def make(self) -> Tensor:
         """The rows as they stand in the file, in float32."""
-        rows = self.weight.detach()[self.first : self.first + self.count].to("cpu", torch.float32)
+        rows = self._own_rows().to("cpu", torch.float32)
         if self.factor != 1.0:
             rows = rows * self.factor
         if self.rotated_factor != 1.0:
@@ -57,6 +61,14 @@ class Rows:
         if self.heads:
             rows = interleaved(rows, self.heads, self.rotated)
         return filled(rows, self.shape)
+
+    def _own_rows(self) -> Tensor:
+        weight = self.weight.detach()
+        if not self.of_unit:
+            return weight[self.first : self.first + self.count]
+        units = weight.unflatten(0, (-1, self.of_unit))  # (units, rows of a unit, …)
+        size = self.count // len(units)
+        return units[:, self.skipped : self.skipped + size].flatten(0, 1)
 
 
 def interleaved(rows: Tensor, heads: int, rotated: int = 0) -> Tensor:
@@ -121,7 +133,7 @@ def _inputs(
     names = iter(("ffn_gate", "ffn_up")[-channels:]) if channels else iter(())
     for name, kinds in half.names.inputs.items():
         linear, first = half.projections[name], 0
-        for kind in kinds:
+        for kind, of_unit, skipped in _blocks(half, kinds):
             block = half.rows_per_unit(kind)
             short = ATTENTION[kind] if kind in ATTENTION else next(names)
             count = half.units * block
@@ -143,9 +155,22 @@ def _inputs(
                             rotated=rotated,
                             factor=factor,
                             rotated_factor=factors.rotated_query if kind == "query" else 1.0,
+                            of_unit=of_unit,
+                            skipped=skipped,
                         ),
                     )
             first += count
+
+
+def _blocks(half: Half, kinds: Sequence[Kind]) -> Iterator[tuple[Kind, int, int]]:
+    """The blocks of a projection's rows, those that stand unit by unit one by one, as `Rows.of_unit` and `skipped`."""
+    together: tuple[Kind, ...] = ("query", "key", "value")
+    for kind in kinds:
+        if kind != "query_key_value":
+            yield kind, 0, 0
+            continue
+        sizes = [half.rows_per_unit(part) for part in together]
+        yield from ((part, sum(sizes), sum(sizes[:index])) for index, part in enumerate(together))
 
 
 def _part_rotated(config: Any) -> float:

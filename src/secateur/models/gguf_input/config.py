@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_for, supported_model_types
-from secateur.models.gguf_input.families import COUNTS, ORIGINAL, SECTIONS, file_family
+from secateur.models.gguf_input.families import COUNTS, ORIGINAL, SECTIONS, SWITCHES, file_family
 from secateur.models.gguf_input.header import GGUFHeader
 from secateur.models.gguf_input.rope import ROPE_KEYS, SHORT_AND_LONG, longrope, rope_parameters
 from secateur.models.gguf_input.unsupported import obstacle
@@ -44,6 +44,9 @@ FAMILIES = {
     "mistral3": "ministral3",
     "seed_oss": "seed_oss",
     "starcoder2": "starcoder2",
+    "command-r": "cohere",
+    "cohere2": "cohere2",
+    "gptneox": "gpt_neox",
 }
 # Of an architecture whose files are of another family where they have a key.
 OTHERS = {("olmo2", "olmo2.attention.sliding_window"): "olmo3"}
@@ -146,7 +149,7 @@ def config_of(header: GGUFHeader) -> PreTrainedConfig:
         "num_hidden_layers": layers,
         "head_dim": head_dim,
         "max_position_embeddings": longest,
-        "rms_norm_eps": keys.positive(f"attention.layer_norm_{'' if names.norm_bias else 'rms_'}epsilon"),
+        "rms_norm_eps": keys.positive(f"attention.layer_norm_{'' if names.layer_norm else 'rms_'}epsilon"),
         "rope_parameters": rope,
         "tie_word_embeddings": "output.weight" not in header.tensors,
         **{f"{role}_token_id": keys.token(key) for role, key in TOKENS.items()},
@@ -238,6 +241,11 @@ class _Keys:
         for key in self.of_family & set(self.short):
             value = self.short[key]
             if key == SECTIONS:
+                found[key] = value
+                continue
+            if key in SWITCHES:
+                if not isinstance(value, bool):
+                    raise self.wrong(f"{self.prefix}{key} is {_stated(value)} and must be true or false")
                 found[key] = value
                 continue
             if key in COUNTS:

@@ -29,6 +29,7 @@ GLM_NORMS = {
     "post_attention_norm": ("post_self_attn_layernorm", "hidden"),
     "post_ffw_norm": ("post_mlp_layernorm", "hidden"),
 }
+COHERE_NORMS = {"attn_norm": LLAMA_NORMS["attn_norm"]}
 # Names in the file, and in a layer: projections with the kinds of their outputs and of their inputs.
 Projections = Mapping[str, tuple[str, tuple[str, ...], str]]
 ATTENTION: Projections = {
@@ -54,6 +55,12 @@ PLAIN_MLP: Projections = {
     "ffn_up": ("mlp.c_fc", ("inner",), "hidden"),
     "ffn_down": ("mlp.c_proj", ("hidden",), "inner"),
 }
+NEOX: Projections = {
+    "attn_qkv": ("attention.query_key_value", ("queries", "keys", "keys"), "hidden"),
+    "attn_output": ("attention.dense", ("hidden",), "queries"),
+    "ffn_up": ("mlp.dense_h_to_4h", ("inner",), "hidden"),
+    "ffn_down": ("mlp.dense_4h_to_h", ("hidden",), "inner"),
+}
 PLAIN = frozenset({"default", "linear"})
 WITH_FACTORS = PLAIN | {"yarn", "llama3"}
 QKV = frozenset({"attn_q", "attn_k", "attn_v"})
@@ -75,7 +82,12 @@ class FileFamily:
         keys: that are read beside those of all families.
         biased: projections that always have a bias.
         may_have_bias: settings of the config, each with the projections whose biases it stands for.
-        norm_bias: whether norms have biases.
+        layer_norm: whether norms are LayerNorms.
+        norm_bias: whether they have biases.
+        body, final_norm: names of the decoder in the model, and of the norm after its layers.
+        embeddings: of the decoder.
+        by_head: projections whose rows are, head by head, a query, a key and a value, and in the file all queries, all
+            keys, all values.
         rope: kinds of rotary positions that its files can say.
         change: completes the settings of a config from the keys.
     """
@@ -88,7 +100,12 @@ class FileFamily:
     keys: frozenset[str] = frozenset()
     biased: frozenset[str] = frozenset()
     may_have_bias: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    layer_norm: bool = False
     norm_bias: bool = False
+    body: str = "model"
+    final_norm: str = "norm"
+    embeddings: str = "embed_tokens"
+    by_head: frozenset[str] = frozenset()
     rope: frozenset[str] = PLAIN | {"yarn"}
     change: Callable[[Mapping[str, Any], Settings, LayerWidths], None] = _nothing
 
@@ -99,6 +116,8 @@ WINDOWS = frozenset({WINDOW, STEP})
 SSM = ("ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.time_step_rank", "ssm.inner_size")
 INTERVAL, SECTIONS = "full_attention_interval", "rope.dimension_sections"
 LOG_MULTIPLIER, ORIGINAL = "rope.scaling.yarn_log_multiplier", "rope.scaling.original_context_length"
+LOGIT_SCALE, PARALLEL, LAYER_EPSILON = "logit_scale", "use_parallel_residual", "attention.layer_norm_epsilon"
+SWITCHES = {PARALLEL}  # keys whose values are true or false
 COUNTS = WINDOWS | {*SSM, INTERVAL, ORIGINAL}  # keys whose values are whole numbers
 
 
@@ -159,6 +178,26 @@ def _phi3(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> No
 def _starcoder2(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
     settings["norm_epsilon"] = settings.pop("rms_norm_eps")
     settings.update(use_bias=True, sliding_window=None)
+
+
+def _layer_norm_eps(settings: Settings) -> None:
+    settings["layer_norm_eps"] = settings.pop("rms_norm_eps")
+
+
+def _cohere(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
+    _layer_norm_eps(settings)
+    settings.update(logit_scale=keys.get(LOGIT_SCALE) or 1.0, attention_bias=False)
+
+
+def _cohere2(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
+    _cohere(keys, settings, width)
+    _windows(keys, settings, usual_step=4)
+
+
+def _gpt_neox(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
+    """llama.cpp computes the approximation by tanh, whatever the model was trained with."""
+    _layer_norm_eps(settings)
+    settings.update(attention_bias=True, hidden_act="gelu_pytorch_tanh", use_parallel_residual=keys.get(PARALLEL, True))
 
 
 def _ministral3(keys: Mapping[str, Any], settings: Settings, width: LayerWidths) -> None:
@@ -265,8 +304,32 @@ FAMILIES: dict[str, FileFamily] = {
         projections={**ATTENTION, **PLAIN_MLP},
         keys=frozenset({"attention.layer_norm_epsilon"}),
         biased=frozenset({*ATTENTION, *PLAIN_MLP}),
+        layer_norm=True,
         norm_bias=True,
         change=_starcoder2,
+    ),
+    "cohere": FileFamily(
+        COHERE_NORMS, keys=frozenset({LAYER_EPSILON, LOGIT_SCALE}), layer_norm=True, rope=PLAIN, change=_cohere
+    ),
+    "cohere2": FileFamily(
+        COHERE_NORMS,
+        keys=WINDOWS | {LAYER_EPSILON, LOGIT_SCALE},
+        layer_norm=True,
+        rope=PLAIN,
+        change=_cohere2,
+    ),
+    "gpt_neox": FileFamily(
+        projections=NEOX,
+        part_of_head=True,
+        keys=frozenset({LAYER_EPSILON, PARALLEL}),
+        biased=frozenset(NEOX),
+        layer_norm=True,
+        norm_bias=True,
+        body="gpt_neox",
+        final_norm="final_layer_norm",
+        embeddings="embed_in",
+        by_head=frozenset({"attn_qkv"}),
+        change=_gpt_neox,
     ),
 }
 

@@ -27,6 +27,13 @@ class Place:
     change: Callable[[Tensor], Tensor] | None = None
 
 
-def place(name: str, *shape: int, heads: int = 0, optional: bool = False, offset: float = 0.0) -> Place:
+def place(
+    name: str,
+    *shape: int,
+    heads: int = 0,
+    optional: bool = False,
+    offset: float = 0.0,
+    change: Callable[[Tensor], Tensor] | None = None,
+) -> Place:
     """The place of a tensor that is one weight of the model."""
-    return Place({name: shape[0]}, shape, heads, optional, offset)
+    return Place({name: shape[0]}, shape, heads, optional, offset, change)

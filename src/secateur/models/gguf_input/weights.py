@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,13 @@ def places(config: Any, architecture: str) -> dict[str, Place]:
     """By its name in the file, every tensor that a model of this config has."""
     hidden, rows, family = config.hidden_size, config.vocab_size, file_family(config.model_type)
     found = {
-        "token_embd.weight": place("model.embed_tokens.weight", rows, hidden),
-        **_norm("output_norm", "model.norm", hidden, family),
+        "token_embd.weight": place(f"{family.body}.{family.embeddings}.weight", rows, hidden),
+        **_norm("output_norm", f"{family.body}.{family.final_norm}", hidden, family),
     }
     if not config.tie_word_embeddings:
         found["output.weight"] = place("lm_head.weight", rows, hidden)
     for layer, width in enumerate(widths_in(config)):
-        in_layer = _in_layer(config, architecture, width, f"model.layers.{layer}.", _is_linear(config, layer))
+        in_layer = _in_layer(config, architecture, width, f"{family.body}.layers.{layer}.", _is_linear(config, layer))
         found.update({f"blk.{layer}.{name}": where for name, where in in_layer.items()})
     return found
 
@@ -69,9 +70,10 @@ def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str, lin
         if linear and name.startswith("self_attn."):
             continue
         rows, order = sum(sizes[each] for each in outputs), heads.get(short, 0)
-        found[f"{short}.weight"] = place(f"{path}{name}.weight", rows, sizes[inputs], heads=order)
+        change = partial(_by_head, width.num_attention_heads) if short in family.by_head else None
+        found[f"{short}.weight"] = place(f"{path}{name}.weight", rows, sizes[inputs], heads=order, change=change)
         if short in with_bias:
-            found[f"{short}.bias"] = place(f"{path}{name}.bias", rows, heads=order, optional=True)
+            found[f"{short}.bias"] = place(f"{path}{name}.bias", rows, heads=order, optional=True, change=change)
     if architecture == "openelm":  # the three in one
         joined = [found.pop(f"attn_{which}.weight") for which in "qkv"]
         parts = {name: rows for part in joined for name, rows in part.parts.items()}
@@ -153,6 +155,11 @@ def _read(header: GGUFHeader, name: str, where: Place, dtype: torch.dtype) -> Te
         if not tensor.isfinite().all():
             raise ModelError(f"{header.file} holds values in {name} of which the model's weights cannot be made")
     return (_in_halves(tensor, where.heads) if where.heads else tensor).to(dtype)
+
+
+def _by_head(heads: int, weights: Tensor) -> Tensor:
+    """Rows (heads · 3 · head_dim, …): of all queries, keys and values those of each head together."""
+    return weights.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
 
 
 def _in_halves(weights: Tensor, heads: int) -> Tensor:
