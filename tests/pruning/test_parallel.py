@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, GptOssConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
@@ -12,6 +13,8 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssAttention
 from secateur.calibration.gradients import only_gradients_of
 from secateur.calibration.sensitivity import residual_streams
 from secateur.calibration.streaming import LayerStream
+from secateur.files import write_json
+from secateur.files.json_text import read_json
 from secateur.models import HalfNames, adapter_of, declare_widths, is_uneven, load, save
 from secateur.models.halves import PARTS, Half, blocks_of
 from secateur.pruning.cutting import Counts, cut_and_refit, halves_towards_uncut
@@ -138,6 +141,32 @@ def test_gpt_neox_with_fewer_heads_than_make_up_the_hidden_size(
         assert torch.equal(loaded(WINDOWS).logits, model(WINDOWS).logits)
     whole = cut_unevenly(tiny_model("gpt_neox"), [(4, 64)] * 4)
     assert type(whole) is type(tiny_model("gpt_neox"))
+
+
+def test_a_checkpoint_like_pythias(tiny_model: Models, tiny_tokenizer: Small, tmp_path: Path) -> None:
+    """Rotary settings under names of GPT-NeoX's own, a head called embed_out, and masks beside the weights."""
+    model = tiny_model("gpt_neox", tie_word_embeddings=False)
+    save(model, tiny_tokenizer, tmp_path / "m")
+    config, weights = (
+        read_json(tmp_path / "m" / "config.json", "is no config"),
+        load_file(tmp_path / "m" / "model.safetensors"),
+    )
+    for name in ("rope_parameters", "rope_theta", "partial_rotary_factor", "head_dim", "num_key_value_heads", "dtype"):
+        config.pop(name, None)
+    assert (config["rotary_pct"], config["rotary_emb_base"]) == (0.5, 10000.0)
+    assert "embed_out.weight" in weights
+    of_a_layer = "gpt_neox.layers.0.attention"
+    weights[f"{of_a_layer}.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    weights[f"{of_a_layer}.masked_bias"] = torch.tensor(-1e9)
+    weights[f"{of_a_layer}.rotary_emb.inv_freq"] = torch.ones(4)
+    write_json(tmp_path / "m" / "config.json", {**config, "torch_dtype": "float32"})
+    save_file(weights, tmp_path / "m" / "model.safetensors", {"format": "pt"})
+    loaded, _ = load(tmp_path / "m", dtype="float32")
+    with torch.no_grad():
+        assert torch.equal(loaded(WINDOWS).logits, model(WINDOWS).logits)
+        save(cut_unevenly(loaded, [(4, 96), (3, 40), (1, 33), (2, 64)]), tiny_tokenizer, tmp_path / "cut")
+        cut, _ = load(tmp_path / "cut", dtype="float32")
+        assert torch.equal(cut(WINDOWS).logits, loaded(WINDOWS).logits)
 
 
 def test_names_of_a_file_that_are_no_projections_are_refused(

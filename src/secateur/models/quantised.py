@@ -8,7 +8,7 @@ from transformers import FineGrainedFP8Config
 
 from secateur.errors import ModelError
 from secateur.models.json_file import one_line, read_object, shown
-from secateur.models.weight_files import FORMATS, StoredTensor
+from secateur.models.weight_files import DERIVED, FORMATS, StoredTensor
 
 FIELDS = ("quantization_config", "compression_config")
 # Transformers multiplies these out while it loads them: FP8 with a scale for each block or tensor.
@@ -63,7 +63,9 @@ def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Map
         ModelError: the method is not read, or weights are quantised in a way that the config does not say.
     """
     method = quantisation_method(content, str(directory / "config.json"))
-    packed = {name: tensor for name, tensor in tensors.items() if tensor.format not in FORMATS}
+    packed = {
+        name: tensor for name, tensor in tensors.items() if tensor.format not in FORMATS and not DERIVED.search(name)
+    }
     if method is not None and method not in READ:
         plain = "; its weights are ordinary ones: take the field out" if not packed else f"; {REMEDY}"
         raise ModelError(

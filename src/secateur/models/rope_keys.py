@@ -43,6 +43,8 @@ def older_rope_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     older: dict[str, Any] = {"rope_theta": settings["rope_theta"]}
     if "partial_rotary_factor" in settings:
         older["partial_rotary_factor"] = settings["partial_rotary_factor"]
+    if str(config.get("model_type")).endswith("gpt_neox"):  # which has names of its own for the two
+        older["rotary_emb_base"], older["rotary_pct"] = older["rope_theta"], older.get("partial_rotary_factor", 1.0)
     kind = scaling.get("rope_type", "default")
     if kind == "default":
         return older

@@ -14,8 +14,9 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 # A directory with such a name in it is read by another loader, which passes over what it does not ask for.
 RANK_LOCAL = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-# Tables that older checkpoints hold and that follow from the config. Transformers passes over inv_freq by itself.
-DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
+# Tables that older checkpoints hold and that follow from the config: of rotary positions, and GPT-NeoX's causal mask.
+# Transformers passes over inv_freq by itself, and over those of GPT-NeoX in its own classes.
+DERIVED = re.compile(r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|\.attention\.(bias|masked_bias)$")
 FORMATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 

@@ -145,6 +145,8 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
         config.__dict__.pop(name, None)
     if uneven:
         config.auto_map = auto_map_of(adapter.uneven_config)
+        # Names that the stock class's files have for some weights are not read into another class.
+        model._weight_conversions = None  # type: ignore[assignment]
 
 
 def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
