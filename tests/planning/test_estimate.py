@@ -240,3 +240,10 @@ def test_a_search_takes_what_its_cuts_take_and_measures_them(llama) -> None:
     shared = by_name(estimate(llama("8b"), devices="8xH100"))["search"]
     assert shared.options == "torchrun"
     assert shared.seconds < search.seconds
+
+
+def test_streams_of_parallel_blocks_keep_what_a_layer_was_given(tiny_model) -> None:
+    parallel, serial = (
+        shape_of(tiny_model("gpt_neox", use_parallel_residual=value).config.to_dict()) for value in (True, False)
+    )
+    assert (parallel.stream_width, serial.stream_width) == (128, 64)

@@ -144,10 +144,10 @@ def fit_heads(layer, config, index, mixer, *projections):
         linear = getattr(attention, name, None)
         if not isinstance(linear, nn.Linear):
             raise ValueError(f"square_attention names {name}, which is no projection of a {type(attention).__name__}")
-        ends = [config.hidden_size, linear.out_features]
+        inputs, outputs = config.hidden_size, linear.out_features
         if name == projections[-1]:
-            ends = [linear.in_features, config.hidden_size]
-        setattr(attention, name, nn.Linear(*ends, bias=linear.bias is not None))
+            inputs, outputs = linear.in_features, config.hidden_size
+        setattr(attention, name, nn.Linear(inputs, outputs, bias=linear.bias is not None))
     setattr(layer, mixer, attention)
 
 

@@ -74,7 +74,7 @@ def unit_scores(setting: Setting) -> Phase:
         "prune: scores",
         sensitivity + setting.forward(tokens) + grams + solves,
         weights=setting.weights,
-        streams=tokens * (shape.hidden_size + widest) * setting.width,
+        streams=tokens * (shape.stream_width + widest) * setting.width,
         # XᵀX, its factor whose place the inverse takes, what the removals leave of a second one, the projection.
         workspace=max(measuring, 12 * widest**2 + 16 * widest * shape.hidden_size + 4 * TOKENS_AT_ONCE * widest),
     )
@@ -94,7 +94,7 @@ def cut_and_refit(setting: Setting) -> Phase:
         "prune: cut and re-fit",
         setting.forward(2 * tokens) + grams + solves,
         weights=setting.weights,
-        streams=tokens * (2 * hidden + widest) * setting.width,
+        streams=tokens * (2 * shape.stream_width + widest) * setting.width,
         workspace=(8 + 4 * rate) * widest**2 + 24 * widest * hidden + 4 * TOKENS_AT_ONCE * (widest + hidden),
     )
 
@@ -180,7 +180,7 @@ def _wanda(setting: Setting) -> Phase:
         "sparsify: wanda",
         setting.forward(tokens) + Work(traffic=6 * inputs, ranked=shape.matrices),
         weights=setting.weights,
-        streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
+        streams=tokens * (shape.stream_width + setting.widest_half) * setting.width,
         workspace=12 * largest + setting.layer_forward(setting.batch_tokens),
         layered=setting.largest_layer,
     )
@@ -203,7 +203,7 @@ def _sparsegpt(setting: Setting) -> Phase:
         "sparsify: sparsegpt",
         setting.forward(tokens) + Work(moments=_grams(setting)) + solves,
         weights=setting.weights,
-        streams=tokens * (shape.hidden_size + setting.widest_half) * setting.width,
+        streams=tokens * (shape.stream_width + setting.widest_half) * setting.width,
         workspace=max(36 * n**2 + 12 * rows * n for rows, n in _matrices(setting)),
         layered=setting.largest_layer,
     )
@@ -230,7 +230,7 @@ def _admm(setting: Setting) -> Phase:
         "sparsify: admm",
         fisher + setting.forward(2 * tokens) + Work(moments=_grams(setting) + 2 * tokens * cross) + solves,
         weights=setting.weights,
-        streams=tokens * (3 * hidden + setting.widest_half) * setting.width,
+        streams=tokens * (hidden + 2 * shape.stream_width + setting.widest_half) * setting.width,
         workspace=max(measuring, solving),
         layered=setting.largest_layer,
     )

@@ -98,6 +98,7 @@ class ModelShape:
         parameters: all of them; tied weights count once.
         embedding_parameters: of embeddings and head; one tensor where they are tied.
         dtype: number format of the checkpoint.
+        parallel: whether an MLP reads what its layer is given.
     """
 
     family: str
@@ -107,6 +108,12 @@ class ModelShape:
     parameters: int
     embedding_parameters: int
     dtype: str = "bfloat16"
+    parallel: bool = False
+
+    @property
+    def stream_width(self) -> int:
+        """Numbers of a token that a stream of calibration text keeps: in a parallel block what it was given as well."""
+        return (1 + self.parallel) * self.hidden_size
 
     @cached_property
     def matrices(self) -> int:
@@ -172,6 +179,7 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
         parameters=count_parameters(model),
         embedding_parameters=count_parameters(nn.ModuleList(embeddings)),
         dtype=_number_format(declared),
+        parallel=any(adapter.half(layer, "mlp").is_parallel for layer in adapter.layers(model)),
     )
 
 
