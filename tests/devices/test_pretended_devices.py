@@ -121,3 +121,13 @@ def test_every_family(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFas
     assert places(model) == before
     result = secateur.evaluate(model, tiny_tokenizer, windows=2, seqlen=32, speed=False)
     assert result.perplexity and all(value > 1 for value in result.perplexity.values())
+
+
+def test_parallel_blocks(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """What a layer is given waits where the streams do."""
+    options = {"samples": 4, "seqlen": 32, "own_text": 0, "batch_size": 2, "offload": "disk"}
+    model = two_gpus(tiny_model("cohere", num_hidden_layers=2))
+    before = places(model)
+    secateur.prune(model, tiny_tokenizer, ratio=0.2, keep_halves=True, **options)
+    secateur.sparsify(model, tiny_tokenizer, sparsity=0.5, method="admm", **options)
+    assert places(model) == before
