@@ -12,7 +12,7 @@ ORDER = (
     *("cli", "runs", "planning", *CUTS, "recovery", "evaluation", "exporting", "comparison", "report"),
     *("calibration", "kernels", "models", "data"),
 )
-BOTTOM = ("console", "distributed", "environment", "errors", "files")
+BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress")
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What the terminal shows: progress on standard error, tables on standard output, a log; how options are spelt."""
 
 import logging
+import operator
 import shlex
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from secateur.errors import OutputError
 from secateur.files import reported
+from secateur.progress import phase
 
 RENAMED = {"from_directory": "--from"}
 
@@ -24,25 +26,56 @@ stderr = Console(stderr=True, emoji=False)
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Generator[Item]:
-    """Yield `items` under a progress bar on standard error that disappears when it is done."""
+    """Yield `items` under a progress bar on standard error that disappears when it is done.
+
+    The log has a line a minute with what is done and what is left; so has standard error where it is no terminal.
+    """
+    total = total if total is not None else operator.length_hint(items) or None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
-        yield from progress.track(items, description=description, total=total)
+    with (
+        phase(description, total, said=False) as work,
+        Progress(*columns, console=stderr, transient=True, disable=not shows_bars()) as progress,
+    ):
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            work.done += 1
+            progress.update(task, completed=work.done)
 
 
-def configure_logging(verbose: bool = False) -> None:
+def shows_bars() -> bool:
+    """Whether progress is shown as a bar: on a terminal, unless the user wants it quiet."""
+    return stderr.is_terminal and not is_quiet()
+
+
+def configure_logging(verbose: bool = False, quiet: bool = False) -> None:
     """Send secateur's own log to standard error; only warnings of other libraries are shown."""
     logger = logging.getLogger("secateur")
     logger.setLevel(logging.DEBUG)
-    logger.handlers = [RichHandler(console=stderr, show_path=False, show_time=False, show_level=False)]
-    logger.handlers[0].setLevel(logging.DEBUG if verbose else logging.INFO)
+    handler = RichHandler(console=stderr, show_path=False, show_time=False, show_level=False)
+    handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
+    handler.addFilter(_unless_a_bar_says_it)
+    logger.handlers = [handler]
     logger.propagate = False
+
+
+def _unless_a_bar_says_it(record: logging.LogRecord) -> bool:
+    return not (getattr(record, "every_minute", False) and stderr.is_terminal)
 
 
 def is_verbose() -> bool:
     """Whether the detailed log is shown."""
+    return any(level <= logging.DEBUG for level in _shown_levels())
+
+
+def is_quiet() -> bool:
+    """Whether only warnings are shown beside the results."""
+    return any(level > logging.INFO for level in _shown_levels())
+
+
+def _shown_levels() -> list[int]:
     handlers = logging.getLogger("secateur").handlers
-    return any(isinstance(handler, RichHandler) and handler.level <= logging.DEBUG for handler in handlers)
+    return [handler.level for handler in handlers if isinstance(handler, RichHandler)]
 
 
 class _LogFile(logging.FileHandler):

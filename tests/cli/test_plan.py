@@ -49,7 +49,7 @@ def written(place: Path, size: str) -> Path:
 def test_it_fits_80_columns(directory: Path, devices: str) -> None:
     result = secateur("plan", directory, "--devices", devices)
     assert result.exit_code == 0, result.output
-    _, _, table = result.output.partition("\n\n")
+    _, _, table = result.stdout.partition("\n\n")
     table, _, _ = table.partition("\n\n")
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
     assert "prune: cut and re-fit" in table
@@ -96,7 +96,7 @@ def test_all_sizes_and_counts_are_in_the_docs() -> None:
 @pytest.mark.parametrize(("size_shown", "devices", "table"), SHOWN)
 def test_the_docs_show_what_the_command_prints(tmp_path: Path, size_shown: str, devices: str, table: str) -> None:
     result = secateur("plan", written(tmp_path, size_shown), "--devices", devices)
-    assert [line.rstrip() for line in result.output.splitlines()] == table.splitlines()
+    assert [line.rstrip() for line in result.stdout.splitlines()] == table.splitlines()
 
 
 def test_durations() -> None:

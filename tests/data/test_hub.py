@@ -1,6 +1,7 @@
-import os
-import subprocess
-import sys
+import http.server
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,44 +10,71 @@ import datasets
 import huggingface_hub
 import pytest
 
-from secateur.data import Example, load_corpus
-from secateur.errors import DataError
-
-SCRIPT = """
-import sys, time
-from secateur.data import load_corpus
-from secateur.errors import DataError
-import datasets
-for name in ("wikitext2", "c4", "alpaca"):
-    start = time.monotonic()
-    try:
-        load_corpus(name)
-    except DataError as error:
-        print(name, round(time.monotonic() - start, 3), error, sep="|")
-"""
+from secateur.data import Example, hub, load_corpus
+from secateur.errors import DataError, ModelError
+from secateur.models import load
 
 
-@pytest.mark.slow
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Makes a URL the hub, whose cache is empty."""
+
+    def place(endpoint: str, offline: bool = False) -> None:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+        monkeypatch.setattr(hub, "_answered", set())
+
+    return place
+
+
+@pytest.mark.parametrize("name", ["wikitext2", "c4", "alpaca"])
 @pytest.mark.parametrize(
-    ("settings", "advice"),
-    [
-        ({"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}, "set HF_HUB_OFFLINE=1"),
-        ({"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
-    ],
+    ("offline", "advice"), [(False, "set HF_HUB_OFFLINE=1"), (True, "unset HF_HUB_OFFLINE")], ids=["refused", "offline"]
 )
-def test_without_a_network_it_fails_within_seconds(tmp_path: Path, settings: dict[str, str], advice: str) -> None:
-    environment = {**os.environ, "HF_HOME": str(tmp_path), **settings}
-    finished = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    lines = finished.stdout.splitlines()
-    assert [line.split("|")[0] for line in lines] == ["wikitext2", "c4", "alpaca"]
-    for line in lines:
-        _, seconds, message = line.split("|")
-        assert float(seconds) < 10
-        assert "hub" in message.lower()
-        assert "give a .txt, .jsonl, .json or .parquet file instead" in message and advice in message
+def test_without_a_network_it_fails_at_once(at: Any, name: str, offline: bool, advice: str) -> None:
+    at("http://127.0.0.1:9", offline)
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        load_corpus(name)
+    message = str(caught.value)
+    assert time.monotonic() - start < 5
+    assert "hub" in message.lower()
+    assert "give a .txt, .jsonl, .json or .parquet file instead" in message and advice in message
+
+
+def test_a_hub_that_takes_the_call_and_says_nothing(at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "REACH_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(DataError, match=r"gave no answer within 0\.1 seconds"):
+            load_corpus("wikitext2")
+        with pytest.raises(ModelError, match="nor in the hub's cache, and the hub cannot be reached"):
+            load("someone/some-model")
+
+
+def test_a_mirror_that_refuses_has_answered(at: Any) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as mirror:
+        threading.Thread(target=mirror.serve_forever, daemon=True).start()
+        at(f"http://127.0.0.1:{mirror.server_port}")
+        assert hub.hub_answers()
+        with pytest.raises(ModelError, match="the hub does not give it"):
+            load("someone/some-model")
+        mirror.shutdown()
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers everything with 403."""
+
+    def do_GET(self) -> None:
+        self.send_error(403)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
 
 
 class Hub:

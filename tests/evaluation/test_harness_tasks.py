@@ -209,6 +209,7 @@ def test_names_of_lm_eval(task_directory: Path, monkeypatch: pytest.MonkeyPatch)
     )
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
+    monkeypatch.setattr("secateur.evaluation.harness.require_hub", lambda: None)
     message = refused(task_directory, "mmlu", kind=DataError)
     assert message.startswith("cais/mmlu of the task mmlu_")
     assert "cannot be fetched from the Hugging Face hub (no network)" in message

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import os
 import shlex
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from secateur.cli.next_step import tell_next
 from secateur.cli.options import UsageError, option_parameters, validated
 from secateur.cli.output import complain, in_process_group
 from secateur.console import configure_logging
@@ -33,6 +35,9 @@ TERMINAL = {
         bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=LAST_PANEL)
     ],
     "verbose": Annotated[bool, typer.Option("--verbose", help="Show the detailed log.", rich_help_panel=LAST_PANEL)],
+    "quiet": Annotated[
+        bool, typer.Option("--quiet", help="Show results and warnings only.", rich_help_panel=LAST_PANEL)
+    ],
 }
 
 
@@ -89,8 +94,8 @@ class Command:
         from_config = option_parameters(config, self.panels) if config else []
 
         def callback(context: typer.Context, **values: Any) -> None:
-            debug, verbose = values.pop("debug"), values.pop("verbose")
-            configure_logging(verbose)
+            debug, verbose, quiet = (values.pop(name) for name in TERMINAL)
+            configure_logging(verbose, quiet)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
             try:
                 with in_process_group(self.name, self.together) as first:
@@ -104,6 +109,8 @@ class Command:
                             values[name] = values[name] if first else None
                     quiet_libraries(verbose)
                     self.function(**values)
+                    if first and not quiet:
+                        tell_next(" ".join(context.command_path.split()[1:]), values)
             except SecateurError as error:
                 complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
@@ -136,6 +143,8 @@ def quiet_libraries(verbose: bool = False) -> None:
     import transformers
 
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if "datasets" in sys.modules:  # which has read that already
+        sys.modules["datasets"].disable_progress_bars()
     huggingface_hub.utils.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     if not verbose:

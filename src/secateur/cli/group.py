@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from secateur.cli.command import ARGUMENTS, Command
+from secateur.cli.output import announce
 
 
 class LazyGroup(TyperGroup):
@@ -22,7 +23,10 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, self.listed[str(name)].build(), rest
+        chosen = self.listed[str(name)]
+        if isinstance(chosen, Command) and not {"--help", "--quiet"} & set(rest):
+            announce(f"{ctx.command_path} {name}")
+        return name, chosen.build(), rest
 
 
 @dataclass(frozen=True)

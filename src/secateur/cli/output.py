@@ -1,5 +1,7 @@
 """How commands print: lines as they are on standard output, one line per error on standard error."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,13 @@ from secateur.errors import InputError
 def say(text: str) -> None:
     """Print a line on standard output as it is: no markup, no line breaks added."""
     stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def announce(command: str) -> None:
+    """Say that a command has begun, where PyTorch, which takes seconds, is still to be imported."""
+    alone = not launched_together() or os.environ["RANK"] == "0"
+    if alone and "torch" not in sys.modules:
+        stderr.print(f"{command}: loading …", markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(message: str, traceback: bool = False) -> None:

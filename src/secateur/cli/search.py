@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.console import command_text, stdout
+from secateur.console import stdout
 from secateur.files import write_figures
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def search(
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
     """
-    from secateur.files.result_files import PLAN
-    from secateur.pruning import PruneConfig
     from secateur.report import search_table
-    from secateur.runs.recipe import FITTED
     from secateur.runs.searching import search_model
 
     result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
@@ -45,5 +42,3 @@ def search(
     stdout.print(search_table(result.to_dict()))
     say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
     say(f"Calibrated on {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")
-    fitted = PruneConfig(plan=str(output / PLAN), **config.model_dump(include=set(FITTED)))
-    say(command_text("secateur", "prune", model, "-o", "DIR", config=fitted))

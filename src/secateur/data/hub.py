@@ -1,19 +1,26 @@
-"""The corpora that come from the Hugging Face hub."""
+"""The Hugging Face hub: whether it answers, and the corpora that come from it."""
 
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import get_session
 
 from secateur.data.corpus import Example
 from secateur.data.reading import file_kinds, first_line, rows_to_content
 from secateur.errors import DataError
 
-TIMEOUT_SECONDS = 5.0
+TIMEOUT_SECONDS = 5.0  # to connect to one address, and to wait for a part of the answer
+REACH_SECONDS = 8.0  # for a whole answer: a name may stand for several addresses, and to look it up has no time limit
+
+Answer = TypeVar("Answer")
+
+_answered: set[str] = set()  # endpoints
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,68 @@ def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
 
 
 def require_reachable(repository: str) -> None:
-    """Ask the hub for a data set, unless it is not to be asked. Raises what `huggingface_hub` raises."""
+    """Ask the hub for a data set, unless it is not to be asked. Raises as `in_time`."""
     import datasets
 
     if not datasets.config.HF_HUB_OFFLINE:
-        # `datasets` tries six times, half a minute in all, before it says that there is no network.
-        HfApi().dataset_info(repository, timeout=TIMEOUT_SECONDS, expand=["sha"])
+        # `datasets` tries six times for each of several files, minutes in all, before it says that there is no network.
+        in_time(lambda: HfApi().dataset_info(repository, timeout=TIMEOUT_SECONDS, expand=["sha"]))
+
+
+def require_hub() -> None:
+    """Ask the hub for any answer, unless it is not to be asked for data. Raises as `in_time`."""
+    import datasets
+
+    if not datasets.config.HF_HUB_OFFLINE:
+        _knock()
+
+
+def hub_answers() -> bool:
+    """Whether the hub may be asked and answers; where it does not, what its cache holds is all there is."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        _knock()
+    except (HTTPError, OSError):
+        return False
+    return True
+
+
+def _knock() -> None:
+    """Ask the hub, or the mirror that HF_ENDPOINT names, for any answer, once it has given none yet.
+
+    By the session of `huggingface_hub`, so through the proxy that the environment names. Raises as `in_time`.
+    """
+    endpoint = constants.ENDPOINT
+    if endpoint not in _answered:
+        in_time(lambda: get_session().head(endpoint, timeout=TIMEOUT_SECONDS, follow_redirects=False))
+        _answered.add(endpoint)
+
+
+def in_time(request: Callable[[], Answer]) -> Answer:
+    """What a request to the hub gives.
+
+    Raises:
+        TimeoutError: it gives nothing within `REACH_SECONDS`.
+        HTTPError, OSError: what `huggingface_hub` raises.
+    """
+    answers: list[Answer] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(request())
+        except Exception as error:  # noqa: BLE001 raised below, in the thread that waits
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="hub", daemon=True)
+    thread.start()
+    thread.join(REACH_SECONDS)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"{constants.ENDPOINT} gave no answer within {REACH_SECONDS:g} seconds")
+    return answers[0]
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from secateur.console import is_verbose, track
-from secateur.data.hub import hub_errors, require_reachable
+from secateur.console import is_verbose, shows_bars, track
+from secateur.data.hub import hub_errors, require_hub, require_reachable
 from secateur.data.reading import first_line
 from secateur.errors import InputError, SecateurError
 from secateur.evaluation.task_files import (
@@ -118,6 +118,7 @@ def quiet_and_sandboxed(trusted: bool) -> Iterator[None]:
     if not is_verbose():
         for log in logs:
             log.setLevel(logging.CRITICAL)
+    if not (is_verbose() and shows_bars()):
         tqdm.tqdm.__init__ = functools.wraps(plain_bar)(
             lambda self, *values, **options: plain_bar(self, *values, **{**options, "disable": True})
         )
@@ -223,6 +224,9 @@ def _index(names: Iterable[str], files: TaskFiles) -> TaskManager:
     _require_known([name for name in others if not is_mentioned(name)], own, files)
     manager = TaskManager(include_defaults=False)
     if others:
+        # Before files are read for a minute; and tasks that are Python code do not say what they will fetch.
+        with hub_errors(f"the data of {', '.join(others)}", OWN_FILES):
+            require_hub()
         manager.task_index.update(entries_of(others))
     manager.task_index.update(own)
     _require_known([name for name in wanted if name not in manager.task_index], own, files)

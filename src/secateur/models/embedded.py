@@ -12,6 +12,7 @@ from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from secateur.data.hub import hub_answers
 from secateur.errors import ModelError
 from secateur.files import cache_directory, new_directory, write_json
 from secateur.files.cache import distrust, make_private, private_directory
@@ -47,7 +48,8 @@ def embedded_directory() -> Path:
         return converted
     try:
         files = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
-        return Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=3))
+        offline = not hub_answers()
+        return Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=3, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         logger.debug("the hub did not give %s: %s", HUB_ID, error)
     private_directory("models")

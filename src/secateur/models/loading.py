@@ -15,6 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.data.hub import hub_answers
+from secateur.data.reading import first_line
 from secateur.distributed import local_number, process_count
 from secateur.errors import InputError, ModelError
 from secateur.files import expanded
@@ -28,6 +30,7 @@ from secateur.models.streamed import fits_in_memory, stream_layers
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
 from secateur.models.weight_files import stored_bytes, weight_files
 from secateur.models.zeros_record import load_zeros
+from secateur.progress import announced
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
 NOT_OF_THE_HUB = ["consolidated*", "*/*.safetensors", "adapter_model*"]
 
 
+@announced("loading")
 def load(
     name: str | Path,
     *,
@@ -193,11 +197,14 @@ def remember_checkpoint_dtype(model: PreTrainedModel, source: Path) -> None:
 def _from_hub(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist; give a hub id, a model directory, a .gguf file or {embedded.NAME}")
+    reachable = hub_answers()
+    wanted = {"allow_patterns": HUB_FILES, "ignore_patterns": NOT_OF_THE_HUB}
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=NOT_OF_THE_HUB, etag_timeout=10))
+        return Path(snapshot_download(name, **wanted, etag_timeout=10, local_files_only=not reachable))
     except LocalEntryNotFoundError as error:
+        refused = f"does not give it ({first_line(error.__cause__ or error)})" if reachable else "cannot be reached"
         raise ModelError(
-            f"{name} is neither a directory here nor in the hub's cache, and the hub cannot be reached; "
+            f"{name} is neither a directory here nor in the hub's cache, and the hub {refused}; "
             f"give a model directory, a .gguf file or {embedded.NAME}"
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:

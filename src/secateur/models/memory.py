@@ -13,6 +13,8 @@ import psutil
 import torch
 from torch import nn
 
+from secateur import progress
+
 SAMPLING_SECONDS = 0.02
 # Linux: writing "5" makes the peak of the resident set the present one. See proc_pid_clear_refs(5).
 CLEAR, STATUS, RESET_PEAK = Path("/proc/self/clear_refs"), Path("/proc/self/status"), "5"
@@ -40,9 +42,10 @@ def now(model: nn.Module) -> float:
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Note in `seconds` how long the block takes."""
+    """Note in `seconds` how long the block takes; the log says when it begins for the first time."""
     start = time.perf_counter()
-    yield
+    with progress.phase(phase, said=phase not in seconds):
+        yield
     seconds[phase] = time.perf_counter() - start
 
 

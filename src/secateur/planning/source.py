@@ -6,6 +6,7 @@ from huggingface_hub import hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import build_hf_headers, get_session
 
+from secateur.data.hub import TIMEOUT_SECONDS, in_time
 from secateur.errors import ModelError
 from secateur.files import expanded
 from secateur.models import embedded
@@ -13,7 +14,6 @@ from secateur.models.loading import HUB_ID
 from secateur.planning.shape import ModelShape, read_shape, shape_of
 
 CONFIG = "config.json"
-TIMEOUT_SECONDS = 5.0
 
 
 def model_shape(name: str | Path) -> ModelShape:
@@ -47,8 +47,10 @@ def _from_hub(name: str) -> ModelShape:
         return read_shape(Path(cached))
     try:
         # One request: the hub's own functions try again for half a minute where there is no network.
-        answer = get_session().get(
-            hf_hub_url(name, CONFIG), headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True
+        answer = in_time(
+            lambda: get_session().get(
+                hf_hub_url(name, CONFIG), headers=build_hf_headers(), timeout=TIMEOUT_SECONDS, follow_redirects=True
+            )
         )
     except (HTTPError, OSError) as error:
         raise ModelError(

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from numpy.typing import NDArray
 
 from secateur.console import counted
-from secateur.data.hub import TIMEOUT_SECONDS
+from secateur.data.hub import require_reachable
 from secateur.data.reading import first_line
 from secateur.errors import DataError
 from secateur.longrange.data.config import TaskSettings
@@ -198,9 +197,7 @@ class HubTable:
 
         offline = datasets.config.HF_HUB_OFFLINE
         try:
-            if not offline:
-                # `datasets` tries six times, half a minute in all, before it says that there is no network.
-                HfApi().dataset_info(self.repository, timeout=TIMEOUT_SECONDS, expand=["sha"])
+            require_reachable(self.repository)
             dataset = datasets.load_dataset(self.repository, split=self.split)
         except (HTTPError, OSError, ValueError, DatasetsError) as error:
             problem = "is not in the cache" if offline else "cannot be fetched from the Hugging Face hub"

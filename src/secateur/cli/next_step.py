@@ -1,0 +1,186 @@
+"""What to do after each command: load → measure → cut → recover → measure → ship."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from secateur.console import command_text, stderr
+
+CUT_RECORDS = ("pruning_plan.json", "sparsity.json")
+TRAINING_RECORD = "recovery.json"
+ADAPTER = "adapter_config.json"
+
+Values = Mapping[str, Any]  # what the command was given, by parameter: `model`, `output`, `config` …
+
+
+def tell_next(command: str, values: Values) -> None:
+    """Print on standard error what to do after a command that has done its work."""
+    following = next_command(command, values)
+    if following is not None:
+        stderr.print(f"next: {following}", markup=False, highlight=False, soft_wrap=True)
+
+
+def next_command(command: str, values: Values) -> str | None:
+    """The command that follows on one that has done its work, ready for a shell.
+
+    Words in capitals are for the user to fill in.
+
+    Args:
+        command: its name, `prune` or `attention tune`.
+        values: what it was given.
+    """
+    following = ROAD.get(command)
+    return following(values) if following else None
+
+
+def _after_evaluate(values: Values) -> str:
+    model, config = values["models"][-1], values["config"]
+    if config.adapter is not None:
+        return _command("merge", model, "--adapter", config.adapter, "-o", _beside(config.adapter, "merged"))
+    if (Path(model) / TRAINING_RECORD).is_file():
+        return _ship(model)
+    if any((Path(model) / name).is_file() for name in CUT_RECORDS):
+        teacher = ["--teacher", values["models"][0]] if len(values["models"]) > 1 else []
+        return _command("recover", model, "-o", _beside(model, "recovered"), *teacher)
+    return _command("prune", model, "-o", "out/pruned")
+
+
+def _after_cut(values: Values) -> str:
+    output, config = values["output"], values["config"]
+    data = [] if config.calibration == "pydocs" else ["--data", config.calibration]
+    return _command("recover", output, "-o", _beside(output, "recovered"), *data, "--teacher", values["model"])
+
+
+def _after_search(values: Values) -> str:
+    from secateur.pruning import PruneConfig
+    from secateur.runs.recipe import FITTED
+
+    output = values["output"]
+    fitted = PruneConfig(plan=str(output / "pruning_plan.json"), **values["config"].model_dump(include=set(FITTED)))
+    return command_text("secateur", "prune", values["model"], "-o", _beside(output, "pruned"), config=fitted)
+
+
+def _after_recover(values: Values) -> str:
+    model, output, uncut = values["model"], values["output"], values["config"].teacher
+    uncut = [] if uncut is None else [uncut]
+    if (output / ADAPTER).is_file():
+        return _command("evaluate", *uncut, model, "--adapter", output)
+    return _command("evaluate", *(uncut or [model]), output)
+
+
+def _after_run(values: Values) -> str | None:
+    from secateur.runs.figures import CUT, EXPORT_NAMES, EXPORTED, SPARSE, TRAINED
+    from secateur.runs.recipe import Recipe, load_recipe
+
+    recipe = load_recipe(values["recipe"])
+    directory = values["output"] or recipe.directory
+    if not isinstance(recipe, Recipe):
+        task, name = recipe.longrange.task, recipe.longrange.modes[0]
+        return _command("longrange", "evaluate", "--task", task, "--name", name, "-o", directory)
+    exported = [directory / EXPORTED / name for name in EXPORT_NAMES.values()]
+    made = [directory / stage for stage in (TRAINED, SPARSE, CUT) if (directory / stage).is_dir()]
+    for place in exported:
+        if place.exists():
+            return _serve(place)
+    if not made:
+        return _command("prune", recipe.model, "-o", "out/pruned")
+    if (made[0] / ADAPTER).is_file():
+        below = made[1] if len(made) > 1 else recipe.model
+        return _command("merge", below, "--adapter", made[0], "-o", _beside(directory, "merged"))
+    return _ship(made[0])
+
+
+def _after_tune(values: Values) -> str:
+    return _command("attention", "compare", values["model"], "--profile", values["output"])
+
+
+def _after_attention(values: Values) -> str:
+    config = values["config"]
+    if config.profile is None:
+        return _command("attention", "tune", values["model"], "-o", "profile.safetensors")
+    return _command("attention", "generate", values["model"], "--profile", config.profile, "--prompt-file", "FILE")
+
+
+def _after_generate(values: Values) -> str:
+    profile = values["config"].profile
+    if profile is None:
+        return _command("attention", "tune", values["model"], "-o", "profile.safetensors")
+    return _command("attention", "compare", values["model"], "--profile", profile)
+
+
+def _after_diagnose(values: Values) -> str:
+    return _command("evaluate", values["model"])
+
+
+def _after_plan(values: Values) -> str:
+    model = Path(values["model"])
+    name = str(model.parent) if model.name == "config.json" else str(model)
+    return _command("prune", name, "-o", "out/pruned", "--ratio", f"{values['config'].ratio:g}")
+
+
+def _ship(model: str | Path) -> str:
+    return _command("export", model, "-o", f"{Path(model)}.gguf")
+
+
+def _serve(file: Path) -> str:
+    if file.suffix == ".gguf":
+        return shlex.join(["llama-cli", "-m", str(file), "-p", "The capital of France is"])
+    return shlex.join(["vllm", "serve", str(file), "--trust-remote-code"])
+
+
+def _command(*words: object) -> str:
+    return shlex.join(["secateur", *map(str, words)])
+
+
+def _beside(place: str | Path, name: str) -> str:
+    """A path of that name in the same directory, with the first number behind it at which nothing stands."""
+    directory, number, found = Path(place).parent, 1, name
+    while (directory / found).exists():
+        number += 1
+        found = f"{name}-{number}"
+    return str(directory / found)
+
+
+def _of_run(values: Values) -> list[object]:
+    config = values["config"]
+    data = [] if config.data is None else ["--data", config.data]
+    return ["--task", config.task, *data, "-o", values["output"]]
+
+
+ROAD: dict[str, Callable[[Values], str | None]] = {
+    "plan": _after_plan,
+    "diagnose": _after_diagnose,
+    "evaluate": _after_evaluate,
+    "search": _after_search,
+    "prune": _after_cut,
+    "sparsify": _after_cut,
+    "recover": _after_recover,
+    "merge": lambda values: _command("evaluate", values["model"], values["output"]),
+    "export": lambda values: _serve(values["output"]),
+    "run": _after_run,
+    "sweep": lambda _: _command("export", "CELL/recover", "-o", "model.gguf"),
+    "compare": lambda _: _command("export", "MODEL", "-o", "model.gguf"),
+    "report": lambda values: _command(
+        "compare", values["run"], "OTHER_RUN", "-o", _beside(values["run"], "comparison")
+    ),
+    "attention tune": _after_tune,
+    "attention compare": _after_attention,
+    "attention generate": _after_generate,
+    "longrange prepare": lambda values: _command(
+        "longrange",
+        "train",
+        "--task",
+        values["task"],
+        "--data",
+        values["output"],
+        "-o",
+        _beside(values["output"], "runs"),
+    ),
+    "longrange train": lambda values: _command(
+        "longrange", "evaluate", *_of_run(values), "--name", values["config"].name
+    ),
+    "longrange evaluate": lambda values: _command(
+        "longrange", "train", *_of_run(values), "--mode", "dense", "--name", "dense"
+    ),
+}
