@@ -52,7 +52,7 @@ def test_training_helps_and_fills_no_zero(
     masks, before = zero_masks(model), weights_of(model)
     assert len(masks) == 4 * 7 - 1
     result = train(model, method=method, epochs=3, **settings)
-    assert result.history[-1]["eval_loss"] < result.history[0]["eval_loss"] - 0.05
+    assert result.history[-1]["eval_cross_entropy"] < result.history[0]["eval_cross_entropy"] - 0.05
     assert result.sparsity == pytest.approx(0.5, abs=0.01)
     loaded = AutoModelForCausalLM.from_pretrained(result.output)
     assert type(loaded) is type(model)

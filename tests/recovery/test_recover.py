@@ -48,7 +48,7 @@ def test_lora_trains_only_the_adapter(train: Train, tiny_model: TinyModel) -> No
     after = {name.replace(".base_layer", ""): weight for name, weight in weights_of(model).items()}
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert result.history[0]["step"] == 0
-    assert result.history[-1]["eval_loss"] < result.history[0]["eval_loss"] - 0.1
+    assert result.history[-1]["eval_cross_entropy"] < result.history[0]["eval_cross_entropy"] - 0.1
 
 
 def test_the_adapter_directory_is_peft_s(train: Train, tiny_model: TinyModel) -> None:
@@ -68,7 +68,7 @@ def test_every_family_and_uneven_layers(train: Train, tiny_model: TinyModel, fam
     assert type(loaded) is type(model)
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(loaded(tokens).logits, result.model(tokens).logits)
-    assert result.history[-1]["eval_loss"] < result.history[0]["eval_loss"]
+    assert result.history[-1]["eval_cross_entropy"] < result.history[0]["eval_cross_entropy"]
     # The fine-tuned model trains on.
     again = train(loaded, "again", lora_target="q_proj,down_proj")
     assert isinstance(again.model, PeftModel)
@@ -80,7 +80,7 @@ def test_full_trains_everything(train: Train, tiny_model: TinyModel) -> None:
     result = train(model, method="full", epochs=3, lr=1e-3)
     changed = {name for name, weight in weights_of(model).items() if not torch.equal(weight, before[name])}
     assert changed == set(before)
-    assert result.history[-1]["eval_loss"] < result.history[0]["eval_loss"] - 0.3
+    assert result.history[-1]["eval_cross_entropy"] < result.history[0]["eval_cross_entropy"] - 0.3
     loaded = AutoModelForCausalLM.from_pretrained(result.output)
     assert all(torch.equal(weight, weights_of(model)[name]) for name, weight in loaded.state_dict().items())
 
@@ -98,7 +98,7 @@ def test_the_model_itself_stays_usable(train: Train, tiny_model: TinyModel) -> N
 def test_bfloat16_comes_back_as_bfloat16(train: Train, tiny_model: TinyModel, method: str) -> None:
     model = tiny_model().bfloat16()
     result = train(model, method=method, merge=method == "lora", epochs=2, lr=1e-3)
-    assert result.history[-1]["eval_loss"] < result.history[0]["eval_loss"]
+    assert result.history[-1]["eval_cross_entropy"] < result.history[0]["eval_cross_entropy"]
     assert AutoModelForCausalLM.from_pretrained(result.output).dtype == torch.bfloat16
 
 
@@ -171,6 +171,12 @@ def test_a_teacher_brings_the_student_nearer(
 
     plain = train(damaged(), "plain", epochs=4)
     taught = train(damaged(), "taught", epochs=4, teacher=teacher, distill_weight=1.0)
+    before, first, *_, last = taught.history
+    assert before["eval_kl_divergence"] > 0 and last["eval_kl_divergence"] > 0
+    assert last["loss"] == pytest.approx(last["kl_divergence"], rel=1e-4)
+    assert last["kl_divergence"] < first["kl_divergence"] < last["cross_entropy"]
+    assert plain.history[-1]["cross_entropy"] == pytest.approx(plain.history[-1]["loss"], rel=1e-5)
+    assert not {"kl_divergence", "eval_kl_divergence"} & plain.history[-1].keys()
     assert divergence(taught.model) < divergence(damaged())
     assert divergence(taught.model) < divergence(plain.model)
 
@@ -184,10 +190,10 @@ def test_remembering_the_teacher_changes_nothing(
     forward = teacher.model.forward
     monkeypatch.setattr(teacher.model, "forward", lambda **inputs: calls.append(1) or forward(**inputs))
     remembered = train(tiny_model(), "a", teacher=teacher, epochs=3, micro_batch_size=4)
-    assert len(calls) == 8
+    assert len(calls) == 8 + 2  # and of the windows to validate on
     monkeypatch.setattr("secateur.recovery.distillation.CACHE_BYTES", 0)
     repeated = train(tiny_model(), "b", teacher=teacher, epochs=3, micro_batch_size=4)
-    assert len(calls) == 8 + 24
+    assert len(calls) == 10 + 24 + 7 * 2
     losses = [[entry["loss"] for entry in run.history[1:]] for run in (remembered, repeated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -201,11 +207,13 @@ def test_gradient_checkpointing_gives_the_same_numbers(train: Train, tiny_model:
 @pytest.mark.slow
 def test_early_stopping_brings_the_best_weights_back(train: Train, tiny_model: TinyModel) -> None:
     result = train(tiny_model(), epochs=50, lr=0.5, early_stopping_patience=2, eval_steps=1, merge=True)
-    evaluated = {entry["step"]: entry["eval_loss"] for entry in result.history if "eval_loss" in entry}
+    evaluated = {
+        entry["step"]: entry["eval_cross_entropy"] for entry in result.history if "eval_cross_entropy" in entry
+    }
     assert result.steps < 400
     assert result.best_step == min(evaluated, key=lambda step: evaluated[step])
     assert result.steps == result.best_step + 2
-    best = train(result.model, "check", epochs=0.1).history[0]["eval_loss"]
+    best = train(result.model, "check", epochs=0.1).history[0]["eval_cross_entropy"]
     assert best == pytest.approx(evaluated[result.best_step], rel=1e-4)
 
 
@@ -223,7 +231,7 @@ def test_the_time_limit_stops(train: Train, tiny_model: TinyModel) -> None:
     result = train(tiny_model(), epochs=10_000, max_minutes=0.02)
     assert result.steps < 5_000
     assert result.history[-1]["learning_rate"] < 1e-4
-    assert "eval_loss" in result.history[-1]
+    assert "eval_cross_entropy" in result.history[-1]
 
 
 def test_the_record_beside_the_weights(train: Train, tiny_model: TinyModel, story: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from secateur.recovery.losses import Teaching, vocabulary_loss
+from secateur.recovery.losses import Teaching, losses_apart, vocabulary_loss
 
 TOKENS, VOCAB, HIDDEN, TEACHER_HIDDEN = 23, 37, 8, 12
 
@@ -41,7 +41,12 @@ def test_equals_autograd(parts: dict[str, Tensor], chunk_tokens: int, weight: fl
     expected = reference(parts, weight, temperature)
     expected_grads = torch.autograd.grad(3.0 * expected, (parts["states"], parts["head"]))
     teaching = Teaching(parts["teacher_states"], parts["teacher_head"], weight, temperature) if weight else None
-    loss = vocabulary_loss(parts["states"], parts["head"], parts["targets"], teaching, chunk_tokens)
+    apart = torch.zeros(2)
+    loss = vocabulary_loss(parts["states"], parts["head"], parts["targets"], teaching, chunk_tokens, parts=apart)
+    torch.testing.assert_close((1 - weight) * apart[0] + weight * temperature**2 * apart[1], loss.detach())
+    if teaching is not None:
+        measured = losses_apart(parts["states"], parts["head"], parts["targets"], teaching, None)
+        torch.testing.assert_close(measured, apart, rtol=1e-5, atol=1e-5)
     grads = torch.autograd.grad(3.0 * loss, (parts["states"], parts["head"]))
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):

@@ -122,7 +122,7 @@ def metrics() -> dict[str, Any]:
             text("training", "pydocs", "pydocs, train split", figure="training"),
         ],
         "training": {
-            "history": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "eval_loss": 2.5}],
+            "history": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "eval_cross_entropy": 2.5}],
             "corpus": "pydocs, train split",
             "settings": {"teacher": "m"},
         },
@@ -144,12 +144,19 @@ def test_the_summary_has_the_figures(metrics: dict[str, Any]) -> None:
     assert "Reading a prompt went from 100 to 125 tokens per second" in summary
 
 
+def test_a_training_that_made_it_worse_is_called_that(metrics: dict[str, Any]) -> None:
+    metrics["models"][2] |= {"perplexity": 50.0, "perplexities": {"pydocs": 50.0}}
+    summary = " ".join(run_page(metrics).summary)
+    assert "to 40.00 by the cut, and to 50.00 by training: training made it worse by 25.0%." in summary
+    assert run_page(metrics).table.rows[2][2] == "25.0% worse than cut"
+
+
 def test_the_page_of_a_run(metrics: dict[str, Any]) -> None:
     page = run_page(metrics, settings="model: m")
     assert page.table.rows[2][:3] == ["recovered", "20.00", "−50% of the rise"]
     assert page.samples == [Sample("Once", {name: f" by {name}" for name in ("original", "pruned", "recovered")})]
     assert [picture.title for picture in page.pictures] == ["Perplexity by stage", "Loss while training"]
-    assert "teacher's part" in page.pictures[1].caption
+    assert "from the teacher's" in page.pictures[1].caption
     assert page.texts[1] == ("training", "4 windows of pydocs, train split")
     assert ("all stages", "1 min 1 s") in page.facts
     Tags(render(page))

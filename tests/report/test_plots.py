@@ -140,11 +140,24 @@ def test_stages_are_in_order_with_their_parameters(figures):
 
 
 def test_the_loss_curve_has_both_losses(figures):
-    history = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.5}, {"step": 2, "eval_loss": 3.6}, {"step": 3}]
+    history = [
+        {"step": 1, "loss": 2.5, "cross_entropy": 4.0, "kl_divergence": 1.0},
+        {"step": 2, "loss": 2.1, "cross_entropy": 3.5, "kl_divergence": 0.7, "eval_cross_entropy": 3.6},
+        {"step": 3, "eval_kl_divergence": 0.8},
+    ]
     loss_curve(history)
-    axes = figures[0].axes[0]
-    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimiser step", "loss (nats per token)")
+    above, below = figures[0].axes
+    assert [line.get_xydata().tolist() for line in above.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
+    assert [line.get_xydata().tolist() for line in below.lines] == [[[1, 1.0], [2, 0.7]], [[3, 0.8]]]
+    assert (below.get_xlabel(), above.get_ylabel()) == ("optimiser step", "cross entropy (nats per token)")
+    assert below.get_ylabel() == "KL from the teacher (nats per token)"
+
+
+def test_the_loss_curve_without_a_teacher_and_of_an_earlier_version(figures):
+    loss_curve([{"step": 1, "loss": 4.0, "cross_entropy": 4.0, "eval_cross_entropy": 3.9}])
+    loss_curve([{"step": 1, "loss": 4.0, "eval_cross_entropy": 3.9}])
+    labels = [[axes.get_ylabel() for axes in figure.axes] for figure in figures]
+    assert labels == [["cross entropy (nats per token)"], ["loss (nats per token)"]]
 
 
 def test_an_empty_history_gives_an_empty_plot():

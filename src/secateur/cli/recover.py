@@ -1,6 +1,7 @@
 """`secateur recover`: train a cut model."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
@@ -56,10 +57,24 @@ def recover(
         f"{result.steps:,} {steps}, {result.tokens:,} tokens in {result.seconds:,.1f} s "
         f"({result.tokens_per_second:,.0f} tokens/s)"
     )
-    losses = [entry["eval_loss"] for entry in result.history if entry.get("eval_loss") is not None]
-    if losses:
-        say(f"Validation loss {losses[0]:.3f} before, {min(losses):.3f} after")
+    for line in _before_and_after(result.history, result.best_step):
+        say(line)
     if result.sparsity is not None:
         say(f"{result.sparsity:.2%} of the weights in its sparse matrices are zero, as before")
     say(f"Trained on {result.corpus}")
     say(str(output))
+
+
+def _before_and_after(history: Sequence[Mapping[str, Any]], best_step: int | None) -> Iterator[str]:
+    """What training did to the losses on the windows set apart, and to the perplexity on other texts."""
+    measured = [entry for entry in history if "eval_cross_entropy" in entry or "perplexity" in entry]
+    if len(measured) < 2:
+        return
+    first, last = measured[0], next((entry for entry in measured if entry["step"] == best_step), measured[-1])
+    for name, loss in (("cross entropy", "eval_cross_entropy"), ("KL from the teacher", "eval_kl_divergence")):
+        if loss in first and loss in last:
+            yield f"Validation {name} {first[loss]:.3f} before, {last[loss]:.3f} after (nats per token)"
+    for text, before in first.get("perplexity", {}).items():
+        after = last["perplexity"][text]
+        worse = f": training made it worse by {after / before - 1:.1%}" if after > before else ""
+        yield f"Perplexity on {text} {before:.2f} before, {after:.2f} after{worse}"

@@ -1,5 +1,7 @@
 """The uncut model as a teacher."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,10 +20,12 @@ class Teacher:
         model: any supported causal language model with the student's vocabulary.
         weight: share of the distillation in the loss.
         temperature: softens both distributions.
-        remember: keep the hidden states of windows seen before, for a later epoch.
+        remember: the numbers of the windows whose hidden states are kept, since they will be seen again.
     """
 
-    def __init__(self, model: PreTrainedModel, weight: float, temperature: float, remember: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, weight: float, temperature: float, remember: Collection[int] = ()
+    ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.weight = weight
         self.temperature = temperature
@@ -35,10 +39,10 @@ class Teacher:
         Args:
             input_ids: tokens, (batch, seq).
             attention_mask: 1 for tokens and 0 for padding, (batch, seq), or None without padding.
-            index: the number of each window in the training data, (batch,).
+            index: the number of each window, (batch,): those to validate on follow on those to train on.
         """
-        keep = self.remember and attention_mask is None
         numbers = index.tolist()
+        keep = attention_mask is None and all(number in self.remember for number in numbers)
         if keep and all(number in self._seen for number in numbers):
             return torch.stack([self._seen[number] for number in numbers])
         body = adapter_of(self.model).body(self.model)

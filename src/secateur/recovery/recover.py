@@ -5,6 +5,7 @@ import logging
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -46,8 +47,10 @@ class RecoverResult:
     Attributes:
         model: the trained model, in evaluation mode; with the adapter unmerged beside its weights unless merged.
         output: the directory written: an adapter (method lora, not merged) or a model.
-        history: by step: `step`, `loss` (the training loss, with the teacher's part), `learning_rate`, `grad_norm`,
-            `eval_loss`, `perplexity` by text; step 0 is before training.
+        history: by step: `step`; `loss`, what is trained on, and what it is made of, `cross_entropy` and, with a
+            teacher, `kl_divergence` from it, all as means over the steps since the entry before, in nats per token;
+            `learning_rate`, `grad_norm`; of the validation windows `eval_cross_entropy` and, with a teacher,
+            `eval_kl_divergence`; `perplexity` by text. Step 0 is before training.
         steps: optimizer steps done.
         tokens: tokens trained on, each epoch counted.
         seconds: training and evaluation, all runs of a resumed training together.
@@ -132,7 +135,7 @@ def recover(
     _check_settings(model, config, masks)
     corpus = load_corpus(config.data, "train")
     train, validation = training_sequences(tokenizer, corpus, config)
-    guide = _teacher(model, tokenizer, teacher, config, len(train))
+    guide = _teacher(model, tokenizer, teacher, config, len(train), len(validation or ()))
     padding = Padding(_pad_token(tokenizer, model.config.vocab_size))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), padding)
     workplace = Workplace(target)
@@ -157,7 +160,7 @@ def recover(
             sharding.shard(student, adapter_of(model).layers(model))
         trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
         try:
-            with training_bar(progress) as bar, reports_below(workplace.path):
+            with training_bar(progress, trainer.losses) as bar, reports_below(workplace.path):
                 trainer.add_callback(bar)
                 trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         except KeyboardInterrupt:
@@ -221,7 +224,8 @@ def _teacher(
     tokenizer: PreTrainedTokenizerBase,
     loaded: PreTrainedModel | None,
     config: RecoverConfig,
-    windows: int,
+    train: int,
+    validation: int,
 ) -> Teacher | None:
     teacher_tokenizer = None
     if loaded is None and config.teacher is not None:
@@ -237,7 +241,9 @@ def _teacher(
     require_in_memory(loaded)
     require_finite(loaded, "the teacher")
     check_vocabulary(model, loaded, tokenizer, teacher_tokenizer)
-    remember = config.epochs > 1 and fits_memory(loaded, windows, config.seqlen)
+    fits = partial(fits_memory, loaded, seqlen=config.seqlen)
+    first = 0 if config.epochs > 1 and fits(train + validation) else train  # the windows to validate on come behind
+    remember = range(first, train + validation) if fits(train + validation - first) else range(0)
     return Teacher(loaded, config.distill_weight, config.distill_temperature, remember)
 
 

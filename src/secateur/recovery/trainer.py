@@ -36,17 +36,19 @@ from secateur.models import adapter_of
 from secateur.models.adapters import head_of
 from secateur.models.masks import Masks
 from secateur.recovery import checkpoints
-from secateur.recovery.callbacks import Rhythm, learning_rate_factor
+from secateur.recovery.callbacks import Rhythm, StepLosses, learning_rate_factor
 from secateur.recovery.config import RecoverConfig
 from secateur.recovery.datasets import Batch, Padding, Sequences, own_parts, scored_tokens, unscored
 from secateur.recovery.distillation import Teacher
-from secateur.recovery.losses import vocabulary_loss
+from secateur.recovery.losses import losses_apart, vocabulary_loss
 from secateur.recovery.masked import require_zeros
 from secateur.recovery.sharding import average_unsharded_gradients, reduce_gradients, reshard, take_as_it_is, whole
+from secateur.recovery.timing import TimeLimit
 from secateur.recovery.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
+CROSS_ENTROPY, DIVERGENCE = "eval_cross_entropy", "eval_kl_divergence"
 # A copy of the last good weights is cheap for an adapter and half a second for a whole model.
 KEEP_GOOD_EVERY = {"lora": 1, "masked-lora": 1, "masked": 10, "full": 10}
 
@@ -64,6 +66,8 @@ class Student(nn.Module):
         if hasattr(model, "hf_device_map"):
             self.hf_device_map = model.hf_device_map
         self._teacher = (teacher,)  # in a tuple, so that it is no submodule
+        self.parts = torch.zeros(2)  # summed cross entropy and divergence of the last batch
+        self.hears_teacher = False  # while it is evaluated
 
     @property
     def base(self) -> PreTrainedModel:
@@ -77,7 +81,8 @@ class Student(nn.Module):
     def forward(self, input_ids: Tensor, labels: Tensor, index: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The training loss summed over tokens, with the teacher's part where there is a teacher.
 
-        In evaluation mode it is the cross entropy alone.
+        In evaluation mode it is the cross entropy alone. Cross entropy and divergence stand in `parts` afterwards, the
+        latter in evaluation mode only with `hears_teacher`.
 
         Args:
             input_ids: tokens, (batch, seq).
@@ -86,17 +91,27 @@ class Student(nn.Module):
             attention_mask: (batch, seq), or None without padding.
         """
         hidden = self.hidden_states(input_ids, attention_mask)
-        if not self.training:
+        (teacher,) = self._teacher
+        if not self.training and (teacher is None or not self.hears_teacher):
             return token_losses(self.base, hidden, labels).sum()
         head = head_of(self.base)
         scored, targets = _scored(labels.to(hidden.device))
         place = head.weight.device
         states = hidden[:, :-1].flatten(0, 1)[scored].to(place)  # (tokens, hidden_size)
-        (teacher,), teaching = self._teacher, None
+        teaching = None
         if teacher is not None:
             seen = teacher.hidden_states(input_ids, attention_mask, index)
             teaching = teacher.teaching(seen.to(hidden.device)[:, :-1].flatten(0, 1)[scored].to(place))
-        return vocabulary_loss(states / head.divisor, head.weight, targets.to(place), teaching, softcap=head.softcap)
+        states, targets = states / head.divisor, targets.to(place)
+        if teaching is not None and not self.training:
+            self.parts = losses_apart(states, head.weight, targets, teaching, head.softcap)
+            return self.parts[0]
+        self.parts = torch.zeros(2, device=place)
+        return vocabulary_loss(states, head.weight, targets, teaching, softcap=head.softcap, parts=self.parts)
+
+    @property
+    def has_teacher(self) -> bool:
+        return self._teacher != (None,)
 
 
 def _scored(labels: Tensor) -> tuple[slice | Tensor, Tensor]:
@@ -158,8 +173,11 @@ class RecoveryTrainer(Trainer):
         self.progress = progress
         self.workplace = workplace
         self.masks = masks
-        self.rhythm = Rhythm(config, progress, evaluates=bool(data.validation or data.extra))
+        self.limit = TimeLimit(config, progress, evaluates=bool(data.validation or data.extra))
+        self.rhythm = Rhythm(config, progress, self.limit)
         self.add_callback(self.rhythm)
+        self.losses = StepLosses(student.has_teacher)
+        self._noticed = time.monotonic()
         self.good_weights: dict[str, Tensor] = {}
         self.good_step: int | None = None
 
@@ -176,12 +194,11 @@ class RecoveryTrainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         if self.lr_scheduler is None:
-            warmup = self.config.warmup_steps
-            warmup = num_training_steps // 20 if warmup is None else warmup
-            budget = math.inf if self.config.max_minutes is None else 60 * self.config.max_minutes
+            given = self.config.warmup_steps
 
             def factor(step: int) -> float:
-                return learning_rate_factor(step, num_training_steps, warmup, self.progress.seconds / budget)
+                warmup = (self.limit.expected or num_training_steps) // 20 if given is None else given
+                return learning_rate_factor(step, num_training_steps, warmup, self.limit.share_used)
 
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self._optimizer, factor)
         return self.lr_scheduler
@@ -201,14 +218,13 @@ class RecoveryTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        started = time.monotonic()
         model.train()
         loss = self._loss_with_gradients(model, inputs)
         self._require_finite(model, loss)
         self._keep_good_weights()
         mask = inputs.get("attention_mask")
         self.progress.tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
-        self._spend(time.monotonic() - started, training=True)
+        self.limit.step_took(self._spend(training=True))
         return loss
 
     def _loss_with_gradients(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -228,7 +244,7 @@ class RecoveryTrainer(Trainer):
         # Processes' gradients are averaged where they should be added up.
         factor = process_count() / max(1, int(scored_tokens(batch["labels"])))
         parts = own_parts(batch, self.progress.micro_batch_size)
-        total = torch.zeros((), device=self.args.device)
+        total = torch.zeros(3, device=self.args.device)  # the loss, and what it is made of
         for part in parts:
             last = part is parts[-1]
             reduce_gradients(model, now=last)
@@ -236,10 +252,13 @@ class RecoveryTrainer(Trainer):
                 with self.accelerator.autocast():
                     loss = model(**self._prepare_inputs(part)) * factor
                 self.accelerator.backward(loss)
-            total += loss.detach().to(total.device)
+            apart = self.student.parts * factor
+            total += torch.cat([loss.detach().view(1), apart.to(loss.device)]).to(total.device)
         if self.config.fsdp:
             average_unsharded_gradients(model)
-        return all_reduce_sum(total) / process_count()
+        mean, cross_entropy, divergence = all_reduce_sum(total) / process_count()
+        self.losses.add(float(cross_entropy), float(divergence))
+        return mean
 
     def _halve_micro_batch(self, reason: str, remedy: str) -> None:
         size = self.progress.micro_batch_size
@@ -271,49 +290,74 @@ class RecoveryTrainer(Trainer):
         checkpoints.keep_own_weights(self.student, self.good_weights)
         self.good_step = self.state.global_step
 
-    def _spend(self, seconds: float, training: bool) -> None:
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self.losses.means())
+        super().log(logs, start_time)
+
+    def _spend(self, training: bool) -> float:
+        """Put the seconds since the last call down to training, or to something else."""
+        now = time.monotonic()
         # One clock, the first process's: the learning rate and the end depend on it.
-        seconds = float(broadcast(torch.tensor(seconds, dtype=torch.float64)))
+        seconds = float(broadcast(torch.tensor(now - self._noticed, dtype=torch.float64)))
+        self._noticed = now
         self.progress.seconds += seconds
         if training:
             self.progress.training_seconds += seconds
+        return seconds
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Validation loss per token and the perplexity of the extra texts; keeps the best weights.
+        """Validation losses in nats per token and the perplexity of the extra texts; keeps the best weights.
 
         Raises `TrainingError` where a zero of the model was lost.
         """
-        started = time.monotonic()
+        self._spend(training=self.state.global_step > 0)
         if not self.config.fsdp:
             require_zeros(self.student.base, self.masks)
         metrics: dict[str, float] = {}
         if self.data.validation is not None:
-            metrics["eval_loss"] = self.mean_loss(self.data.validation)
+            metrics.update(self._validated(self.data.validation))
         for name, sequences in self.data.extra.items():
             metrics[f"eval_perplexity {name}"] = math.exp(min(self.mean_loss(sequences), 700.0))
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if "eval_loss" in metrics:
-            self._judge(metrics["eval_loss"])
-        self._spend(time.monotonic() - started, training=False)
+        if CROSS_ENTROPY in metrics:
+            self._judge(metrics[CROSS_ENTROPY])
+        self.limit.evaluation_took(self._spend(training=False))
         return metrics
 
-    @torch.no_grad()
+    def _validated(self, sequences: Sequences) -> dict[str, float]:
+        """Cross entropy, and divergence from the teacher where there is one, of the validation windows."""
+        self.student.hears_teacher = self.student.has_teacher
+        try:
+            cross_entropy, divergence = self._means(sequences)
+        finally:
+            self.student.hears_teacher = False
+        return {CROSS_ENTROPY: cross_entropy, **({DIVERGENCE: divergence} if self.student.has_teacher else {})}
+
     def mean_loss(self, sequences: Sequences) -> float:
         """Cross entropy per scored token, of the sequences of all processes together."""
+        return self._means(sequences)[0]
+
+    @torch.no_grad()
+    def _means(self, sequences: Sequences) -> tuple[float, float]:
+        """Cross entropy and, while the student hears its teacher, divergence per scored token."""
         self.student.eval()
-        total, tokens, start = 0.0, 0, 0
+        total, apart, tokens, start = 0.0, 0.0, 0, 0
         own = range(process_number(), len(sequences), process_count())
         most = math.ceil(len(sequences) / process_count())
         while start < most:
             end = start + self.progress.micro_batch_size
             chosen = self.data.padding([sequences[number] for number in own[start:end] or own[:1] or range(1)])
             batch: Batch = self._prepare_inputs(chosen if own[start:end] else unscored(chosen))
+            batch["index"] = batch["index"] + len(self.data.train)
             try:
                 with self.accelerator.autocast():
                     total += float(self.student(**batch))
+                if self.student.hears_teacher:
+                    apart += float(self.student.parts[1])
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
                     raise
@@ -325,8 +369,8 @@ class RecoveryTrainer(Trainer):
             self._halve_micro_batch(reason, "--seqlen")
         if self.config.fsdp:
             reshard(self.student)
-        total, scored = all_reduce_numbers(total, tokens)
-        return total / max(1, scored)
+        total, apart, scored = all_reduce_numbers(total, apart, tokens)
+        return total / max(1, scored), apart / max(1, scored)
 
     def _judge(self, loss: float) -> None:
         if not math.isfinite(loss):
@@ -346,7 +390,7 @@ class RecoveryTrainer(Trainer):
             self.control.should_training_stop = True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        started = time.monotonic()
+        self._spend(training=True)
         weights = checkpoints.gathered_weights(self.student)
         optimizer = checkpoints.gathered_optimizer(self._optimizer)
         if is_first():
@@ -355,8 +399,7 @@ class RecoveryTrainer(Trainer):
                 checkpoints.write_training_state(directory, optimizer, self.lr_scheduler, self._scaler, self.progress)
                 self.state.save_to_json(str(directory / TRAINER_STATE_NAME))
         barrier()
-        self._spend(time.monotonic() - started, training=False)
-        self.rhythm.saved(time.monotonic() - started)
+        self.rhythm.saved(self._spend(training=False))
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:

@@ -101,6 +101,7 @@ def _perplexity_sentence(text: str, first: float | None, pruned: Row | None, rec
         share = share_of_rise(first, cut, end)
         gone = "" if share is None else f": {share:.0%} of the rise of log-perplexity is gone"
         gone = ", below where it began" if share is not None and share > 1 else gone
+        gone = f": training made it worse by {end / cut - 1:.1%}" if end > cut else gone
         yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut, and to {end:.2f} by training{gone}."
     elif cut is not None:
         yield f"Perplexity on {text} went from {first:.2f} to {cut:.2f} by the cut."
@@ -154,7 +155,7 @@ def _pictures(
     if training and training["history"]:
         caption = f"Trained on {training['corpus']}; evaluated on windows of it that were set apart."
         if training["settings"]["teacher"] is not None:
-            caption += " The training loss holds the teacher's part, the evaluation loss is cross entropy alone."
+            caption += " KL is the divergence of the model's next-token distributions from the teacher's."
         yield Picture("Loss while training", loss_curve(training["history"]), caption)
 
 

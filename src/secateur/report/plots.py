@@ -102,29 +102,43 @@ def stage_plot(rows: Sequence[Row]) -> bytes:
     return png(figure)
 
 
+# The parts of a training's loss, each drawn on axes of its own: its name, the entry of training, and of validation.
+LOSSES = (
+    ("cross entropy", "cross_entropy", "eval_cross_entropy"),
+    ("KL from the teacher", "kl_divergence", "eval_kl_divergence"),
+)
+
+
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
-    """Training loss by step as a line, evaluation loss as points on a line.
+    """Cross entropy by step and, with a teacher, the divergence from it below: a line, and points for validation.
 
     Args:
-        history: mappings with `step` and `loss` or `eval_loss` or both, as in the Trainer's log history.
+        history: mappings with `step` and any of the entries that `LOSSES` names, as in a training's history. Of an
+            earlier version they have `loss` alone, which is drawn instead.
 
     Returns:
         A PNG image.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    curves = (("loss", "training", ATTENTION, "-", 1.2), ("eval_loss", "evaluation", MLP, "o-", 1.8))
-    for key, label, colour, style, width in curves:
-        points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
-        if points:
-            steps, losses = zip(*points, strict=True)
-            axes.plot(steps, losses, style, color=colour, linewidth=width, markersize=4, label=label)
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(frameon=False)
+    named = any(entry.get(training) is not None for entry in history for _, training, _ in LOSSES)
+    losses = LOSSES if named else (("loss", "loss", "eval_cross_entropy"),)
+    shown = [each for each in losses if any(row.get(key) is not None for row in history for key in each[1:])]
+    panels = shown or list(losses[:1])
+    figure = Figure(figsize=(7, 4 if len(panels) == 1 else 6), layout="constrained")
+    for axes, (name, training, validation) in zip(
+        figure.subplots(len(panels), 1, sharex=True, squeeze=False).flat, panels, strict=True
+    ):
+        curves = ((training, "training", ATTENTION, "-", 1.2), (validation, "validation", MLP, "o-", 1.8))
+        for key, label, colour, style, width in curves:
+            points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, style, color=colour, linewidth=width, markersize=4, label=label)
+        axes.set_ylabel(f"{name} (nats per token)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(frameon=False)
+    figure.axes[-1].set_xlabel("optimiser step")
     return png(figure)
 
 

@@ -40,7 +40,8 @@ def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
         rows: one mapping per model: `name`, `parameters`, `perplexity` (by the text's name, or one number),
             where measured `prefill_tokens_per_second` and `decode_tokens_per_second`. A model fine-tuned
             after a cut says in `recovers` the name of the cut model's row: its change is then the share of
-            the rise of log-perplexity, from the baseline to the cut model, that is gone.
+            the rise of log-perplexity, from the baseline to the cut model, that is gone; or by how much it is worse
+            than the cut model.
         baseline: which row the others are compared with.
 
             `values` are those of the recipe's keys that a sweep gave the row. `tasks` are scores by the task's name.
@@ -190,7 +191,9 @@ def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: s
         cut = by_name.get((name, _values(row)), by_name.get((name, _values({}))))
         if index != baseline and first and cut and value:
             share = share_of_rise(first, cut, value)
-            if share is not None and share <= 1:
+            if share is not None and share < 0:
+                changes[index] = f"{value / cut - 1:.1%} worse than cut"
+            elif share is not None and share <= 1:
                 changes[index] = f"{_signed(-share, 0)} of the rise"
     return [
         Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),

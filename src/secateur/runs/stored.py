@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import OutputError
 from secateur.files.input_text import shortened
@@ -162,7 +162,11 @@ class LossFigures(RunFile):
 
     step: Count
     loss: float | None = None
-    eval_loss: float | None = None
+    cross_entropy: float | None = None
+    kl_divergence: float | None = None
+    # An earlier version's name is the second.
+    eval_cross_entropy: float | None = Field(None, validation_alias=AliasChoices("eval_cross_entropy", "eval_loss"))
+    eval_kl_divergence: float | None = None
 
 
 class TrainingSettings(RunFile):

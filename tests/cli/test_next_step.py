@@ -1,0 +1,54 @@
+"""The line that says what to do after each command."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from secateur.cli.group import Group
+from secateur.cli.main import COMMANDS
+from secateur.cli.next_step import ROAD, next_command
+
+WORDS = {
+    words
+    for name, command in COMMANDS.items()
+    for words in ([f"{name} {each}" for each in command.commands] if isinstance(command, Group) else [name])
+}
+
+
+def following(command: str, adapter: Any = None, **values: Any) -> str | None:
+    settings = {name: values.pop(name) for name in ("calibration", "teacher", "ratio", "profile") if name in values}
+    return next_command(command, {"config": SimpleNamespace(adapter=adapter, **settings), **values})
+
+
+def test_no_command_is_forgotten() -> None:
+    assert ROAD.keys() == WORDS
+
+
+def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cut, trained = Path("out/pruned"), Path("out/recovered")
+    assert following("diagnose", model="m") == "secateur evaluate m"
+    assert following("evaluate", models=["m"]) == "secateur prune m -o out/pruned"
+    text = "secateur recover out/pruned -o out/recovered --data a.txt --teacher m"
+    assert following("prune", model="m", output=cut, calibration="a.txt") == text
+    cut.mkdir(parents=True)
+    (cut / "pruning_plan.json").touch()
+    assert following("evaluate", models=["m", str(cut)]) == text.replace(" --data a.txt", "")
+    trained.mkdir()
+    assert following("recover", model="out/pruned", output=trained, teacher="m") == "secateur evaluate m out/recovered"
+    (trained / "recovery.json").touch()
+    assert following("evaluate", models=["m", str(trained)]) == "secateur export out/recovered -o out/recovered.gguf"
+    assert str(following("export", output=Path("out/a b.gguf"))).startswith("llama-cli -m 'out/a b.gguf'")
+
+
+def test_an_adapter_is_measured_beside_its_model_and_merged(tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").touch()
+    (tmp_path / "merged").mkdir()
+    measured = following("recover", model="cut", output=adapter, teacher=None)
+    assert measured == f"secateur evaluate cut --adapter {adapter}"
+    merged = following("evaluate", adapter=str(adapter), models=["cut"])
+    assert merged == f"secateur merge cut --adapter {adapter} -o {tmp_path}/merged-2"
