@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from secateur.errors import OutputError
@@ -52,7 +51,7 @@ def configure_logging(verbose: bool = False, quiet: bool = False) -> None:
     """Send secateur's own log to standard error; only warnings of other libraries are shown."""
     logger = logging.getLogger("secateur")
     logger.setLevel(logging.DEBUG)
-    handler = RichHandler(console=stderr, show_path=False, show_time=False, show_level=False)
+    handler = _Lines()
     handler.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     handler.addFilter(_unless_a_bar_says_it)
     logger.handlers = [handler]
@@ -75,7 +74,14 @@ def is_quiet() -> bool:
 
 def _shown_levels() -> list[int]:
     handlers = logging.getLogger("secateur").handlers
-    return [handler.level for handler in handlers if isinstance(handler, RichHandler)]
+    return [handler.level for handler in handlers if isinstance(handler, _Lines)]
+
+
+class _Lines(logging.Handler):
+    """A line on standard error for each record, above a bar where one is shown, and never broken in two."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 class _LogFile(logging.FileHandler):

@@ -23,6 +23,7 @@ from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
 from secateur.files.input_text import shortened
+from secateur.progress import phase
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -108,7 +109,8 @@ class Command:
                             require_writable(values[name], _names_in(values), _output_of(values))
                             values[name] = values[name] if first else None
                     quiet_libraries(verbose)
-                    self.function(**values)
+                    with phase(self.name, said=False):
+                        self.function(**values)
                     if first and not quiet:
                         tell_next(" ".join(context.command_path.split()[1:]), values)
             except SecateurError as error:

@@ -57,7 +57,7 @@ def require_readable(path: Path) -> None:
         pass
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or its type's name where it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 

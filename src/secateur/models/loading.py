@@ -198,9 +198,15 @@ def _from_hub(name: str) -> Path:
     if not HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist; give a hub id, a model directory, a .gguf file or {embedded.NAME}")
     reachable = hub_answers()
-    wanted = {"allow_patterns": HUB_FILES, "ignore_patterns": NOT_OF_THE_HUB}
     try:
-        return Path(snapshot_download(name, **wanted, etag_timeout=10, local_files_only=not reachable))
+        found = snapshot_download(
+            name,
+            allow_patterns=HUB_FILES,
+            ignore_patterns=NOT_OF_THE_HUB,
+            etag_timeout=10,
+            local_files_only=not reachable,
+        )
+        return Path(found)
     except LocalEntryNotFoundError as error:
         refused = f"does not give it ({first_line(error.__cause__ or error)})" if reachable else "cannot be reached"
         raise ModelError(

@@ -18,6 +18,7 @@ from secateur.models.rope_keys import add_older_rope_keys
 from secateur.models.streamed import release, streamed
 from secateur.models.widths import heads_make_up_hidden_size, is_uneven
 from secateur.models.zeros_record import zeros_file
+from secateur.progress import phase
 
 MLX_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose uneven layers the file makes
 MLX_FILE = Path(__file__).with_name("mlx_secateur.py")
@@ -55,7 +56,7 @@ def save(
     """
     if not is_first():
         return Path(directory)
-    with files.new_directory(directory, overwrite) as staging:
+    with phase(f"writing {directory}"), files.new_directory(directory, overwrite) as staging:
         with quiet():
             _save_weights(model, staging)
             add_older_rope_keys(staging)
