@@ -41,10 +41,10 @@ def now(model: nn.Module) -> float:
 
 
 @contextmanager
-def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Note in `seconds` how long the block takes; the log says when it begins for the first time."""
+def timed(seconds: dict[str, float], phase: str, *, said: bool = True) -> Iterator[None]:
+    """Note in `seconds` how long the block takes; the log says when it begins for the first time, where `said`."""
     start = time.perf_counter()
-    with progress.phase(phase, said=phase not in seconds):
+    with progress.phase(phase, said=said and phase not in seconds):
         yield
     seconds[phase] = time.perf_counter() - start
 

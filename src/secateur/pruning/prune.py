@@ -118,7 +118,7 @@ def prune(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
             windows = calibration.windows
-        with timed(seconds, "layer importance"):
+        with timed(seconds, "layer importance", said=layer_importance is None and _needs_importance(config)):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
@@ -229,8 +229,10 @@ def _decide(
 def _importance_if_needed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
 ) -> LayerImportance | None:
+    return score_layers(model, tokenizer, config) if _needs_importance(config) else None
+
+
+def _needs_importance(config: PruneConfig) -> bool:
     ranked = config.allocation in ("inverse", "proportional") and not config.even
     asked = {"layer_importance", "layer_importance_samples", "layer_importance_file"} & config.model_fields_set
-    if ranked or asked:
-        return score_layers(model, tokenizer, config)
-    return None
+    return ranked or bool(asked)

@@ -76,7 +76,10 @@ class RecoverConfig(LoadOptions):
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     max_minutes: float | None = Field(
-        None, gt=0, description="Stop after so many minutes; the learning rate falls to zero by then."
+        None,
+        gt=0,
+        description="Stop by so many minutes of steps, validation and checkpoints; the learning rate falls to zero by "
+        "then. How many steps fit is said after a few.",
     )
     lora_r: int = Field(8, ge=1, description="Rank of the adapter.")
     lora_alpha: float = Field(16, gt=0, description="The adapter's output is scaled by alpha / r.")
