@@ -1,15 +1,20 @@
 """The line that says what to do after each command."""
 
+import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from secateur.cli.group import Group
-from secateur.cli.main import COMMANDS
+from secateur.cli.main import COMMANDS, app
 from secateur.cli.next_step import ROAD, next_command
+from secateur.cli.output import announce
 
+LOADING = "secateur prune: loading …\n"
 WORDS = {
     words
     for name, command in COMMANDS.items()
@@ -52,3 +57,36 @@ def test_an_adapter_is_measured_beside_its_model_and_merged(tmp_path: Path) -> N
     assert measured == f"secateur evaluate cut --adapter {adapter}"
     merged = following("evaluate", adapter=str(adapter), models=["cut"])
     assert merged == f"secateur merge cut --adapter {adapter} -o {tmp_path}/merged-2"
+
+
+def test_it_is_on_standard_error_and_not_with_quiet(tmp_path: Path) -> None:
+    model = tmp_path / "m"
+    model.mkdir()
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = {"model_type": "llama", "vocab_size": 260, "num_key_value_heads": 2, **sizes}
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    arguments = ["plan", str(model), "--devices", "1xH100", "--ratio", "0.3"]
+    loud, quiet = (CliRunner().invoke(app, [*arguments, *more]) for more in ([], ["--quiet"]))
+    assert loud.exit_code == quiet.exit_code == 0, loud.output
+    assert loud.stderr == f"next: secateur prune {model} -o out/pruned --ratio 0.3\n"
+    assert quiet.stderr == "" and quiet.stdout == loud.stdout
+
+
+@pytest.mark.parametrize(
+    ("imported", "rank", "line"),
+    [
+        (False, None, "secateur prune: loading …\n"),
+        (True, None, ""),
+        (False, "0", "secateur prune: loading …\n"),
+        (False, "1", ""),
+    ],
+)
+def test_a_line_before_the_imports(
+    imported: bool, rank: str | None, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "modules", {"torch": sys} if imported else {})
+    if rank is not None:
+        for name, value in (("RANK", rank), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
+            monkeypatch.setenv(name, value)
+    announce("secateur prune")
+    assert capsys.readouterr().err == line

@@ -46,8 +46,10 @@ class StepLosses:
         self._steps += 1
 
     def means(self) -> dict[str, float]:
-        """The means over the steps since this was asked last."""
-        means = {name: total / max(1, self._steps) for name, total in zip(self._names, self._sums, strict=False)}
+        """The means over the steps since this was asked last; nothing where none was noted."""
+        if not self._steps:
+            return {}
+        means = {name: total / self._steps for name, total in zip(self._names, self._sums, strict=False)}
         self._sums, self._steps = [0.0, 0.0], 0
         return means
 

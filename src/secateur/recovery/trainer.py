@@ -66,7 +66,7 @@ class Student(nn.Module):
         if hasattr(model, "hf_device_map"):
             self.hf_device_map = model.hf_device_map
         self._teacher = (teacher,)  # in a tuple, so that it is no submodule
-        self.parts = torch.zeros(2)  # summed cross entropy and divergence of the last batch
+        self.parts: Tensor | None = None  # summed cross entropy and divergence of the last batch
         self.hears_teacher = False  # while it is evaluated
 
     @property
@@ -250,14 +250,17 @@ class RecoveryTrainer(Trainer):
             reduce_gradients(model, now=last)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
                 with self.accelerator.autocast():
+                    self.student.parts = None
                     loss = model(**self._prepare_inputs(part)) * factor
                 self.accelerator.backward(loss)
-            apart = self.student.parts * factor
-            total += torch.cat([loss.detach().view(1), apart.to(loss.device)]).to(total.device)
+            total[0] += loss.detach().to(total.device)
+            if self.student.parts is not None:
+                total[1:] += self.student.parts.to(total.device) * factor
         if self.config.fsdp:
             average_unsharded_gradients(model)
         mean, cross_entropy, divergence = all_reduce_sum(total) / process_count()
-        self.losses.add(float(cross_entropy), float(divergence))
+        if self.student.parts is not None:
+            self.losses.add(float(cross_entropy), float(divergence))
         return mean
 
     def _halve_micro_batch(self, reason: str, remedy: str) -> None:
@@ -356,7 +359,7 @@ class RecoveryTrainer(Trainer):
             try:
                 with self.accelerator.autocast():
                     total += float(self.student(**batch))
-                if self.student.hears_teacher:
+                if self.student.hears_teacher and self.student.parts is not None:
                     apart += float(self.student.parts[1])
             except (RuntimeError, MemoryError) as error:
                 if not lacks_memory(error):
