@@ -55,14 +55,22 @@ def test_a_hub_that_takes_the_call_and_says_nothing(at: Any, monkeypatch: pytest
             load("someone/some-model")
 
 
-def test_a_mirror_that_refuses_has_answered(at: Any) -> None:
+@pytest.mark.parametrize("by_proxy", [False, True])
+def test_a_mirror_or_a_proxy_that_refuses_has_answered(
+    at: Any, by_proxy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as mirror:
         threading.Thread(target=mirror.serve_forever, daemon=True).start()
-        at(f"http://127.0.0.1:{mirror.server_port}")
+        url = f"http://127.0.0.1:{mirror.server_port}"
+        if by_proxy:
+            monkeypatch.setenv("http_proxy", url)
+        at("http://hub.invalid" if by_proxy else url)
+        huggingface_hub.close_session()  # the next one reads the environment
         assert hub.hub_answers()
         with pytest.raises(ModelError, match="the hub does not give it"):
             load("someone/some-model")
         mirror.shutdown()
+    huggingface_hub.close_session()
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
