@@ -6,6 +6,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from secateur.console import track
 from secateur.evaluation.modes import input_device, measuring
 from secateur.models.lora import underlying
 from secateur.models.modes import own_settings_aside
@@ -37,7 +38,7 @@ def generate_samples(
     generator: Any = underlying(model)
     texts = []
     with measuring(model), own_settings_aside(generator):
-        for prompt in prompts:
+        for prompt in track(prompts, "Samples of text"):
             encoded = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
             encoded = encoded.to(input_device(model))
             tokens = generator.generate(**encoded, generation_config=settings)  # (1, prompt + new)
