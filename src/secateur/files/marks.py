@@ -137,6 +137,12 @@ def replace_own(directory: Path, contents: Mapping[str, str]) -> None:
     _write_mark(directory, {**(_marked(directory) or {}), **{name: _digest(directory / name) for name in own}})
 
 
+def is_as_written(directory: Path, name: str) -> bool:
+    """Whether a file is secateur's, and not changed since."""
+    file = directory / name
+    return file.is_file() and not file.is_symlink() and _is_as_written(file, name, _marked(directory) or {})
+
+
 def accept_changes(directory: Path) -> None:
     """Take the files that a directory's mark lists for secateur's as they are now, damaged or not."""
     names = _marked(directory)

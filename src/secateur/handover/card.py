@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from secateur.exporting.engines import Opening
-from secateur.files import OfDirectory
+from secateur.files import OfDirectory, expanded
 from secateur.files.result_files import CARD, LINEAGE
 from secateur.handover.base import lineage_of
 from secateur.handover.lineage import Figure, Kind, Lineage, Step
@@ -58,7 +58,7 @@ def card_files(
     Raises:
         InputError: a lineage beside the model is damaged.
     """
-    path = Path(name) if Path(name).exists() else Path(model.name_or_path)
+    path = expanded(name) if expanded(name).exists() else Path(str(model.name_or_path))
     lineage = lineage_of(name, path)
     if adapter is not None:
         lineage = with_adapter(lineage, lineage_of(adapter, Path(adapter)))

@@ -25,10 +25,11 @@ def shared_command(command: str) -> str:
 
 def _shared_word(word: str) -> str:
     parts = re.split(r"([=,])", word)  # of --data=A,B
-    return "".join(_name_of(part) for part in parts)
+    return "".join(name_of(part) for part in parts)
 
 
-def _name_of(part: str) -> str:
+def name_of(part: str) -> str:
+    """What a path leads to, without the way; what is no path from the root, the home or the parent is left as it is."""
     if re.match(r"[/~]|[A-Za-z]:[\\/]|\.\./", part) and not part.startswith("//"):
         return re.split(r"[/\\]", part.rstrip("/\\"))[-1] or "DIR"
     return part
