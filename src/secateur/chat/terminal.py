@@ -1,8 +1,10 @@
 """Conversations in a terminal or a pipe: what is read, and how answers are shown."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -99,24 +101,29 @@ class Writer:
     """Writes text as it comes; in a terminal, lines break between words."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.column = console, 0
+        self.console, self.column, self.gap = console, 0, ""
 
     def write(self, piece: str) -> None:
         """Write some more."""
-        for line in printable(piece).splitlines(keepends=True):
-            for word in _words(line):
-                wide = self.column + len(word.rstrip()) > self.console.width
-                if self.console.is_terminal and wide and self.column:
-                    self._out("\n")
-                    self.column = 0
-                self._out(word)
-                self.column = 0 if word.endswith("\n") else self.column + len(word)
+        for part in re.findall(r"\n| +|[^\n ]+", printable(piece)):
+            if part == "\n":
+                self._out(part)
+                self.column, self.gap = 0, ""
+            elif part[0] == " ":
+                self.gap += part  # written with the word that follows, or not at all where the line breaks
+            else:
+                wide = self.column + len(self.gap) + cell_len(part) > self.console.width
+                if self.console.is_terminal and wide and self.column and self.gap:
+                    self.column, self.gap = 0, "\n"
+                self._out(self.gap + part)
+                self.column += len(self.gap.strip("\n")) + cell_len(part)
+                self.gap = ""
 
     def end(self) -> None:
         """End the last line."""
         if self.column:
             self._out("\n")
-            self.column = 0
+        self.column, self.gap = 0, ""
 
     def _out(self, text: str) -> None:
         self.console.file.write(text)
@@ -126,17 +133,6 @@ class Writer:
 def printable(text: str) -> str:
     """A model's text without what would steer the terminal."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
-
-
-def _words(line: str) -> Iterator[str]:
-    word = ""
-    for sign in line:
-        word += sign
-        if sign in " \n":
-            yield word
-            word = ""
-    if word:
-        yield word
 
 
 def _lines() -> Iterator[str]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from huggingface_hub.utils import validate_repo_id
 
 from secateur.errors import ModelError, SecateurError
 from secateur.files import expanded
@@ -48,7 +50,7 @@ def _base_of(name: str, path: Path) -> Base:
     if path.suffix == ".gguf" and path.is_file():
         stated = _file_metadata(path)
         return _base(path.name, stated.get("hub_id"), stated)
-    hub_id = name if not expanded(name).exists() and HUB_ID.fullmatch(name) else _cached_id(path)
+    hub_id = name if not expanded(name).exists() and _is_hub_id(name) else _cached_id(path)
     return _base(hub_id or model_label(path.resolve()), hub_id, _card_metadata(path))
 
 
@@ -60,7 +62,7 @@ def _base(name: str, hub_id: str | None, stated: Mapping[str, Any]) -> Base:
         license_name=_text(stated.get("license_name")),
         license_link=_link(stated.get("license_link")),
         language=_texts(stated.get("language"), LANGUAGE),
-        made_from=_texts(stated.get("base_model"), HUB_ID),
+        made_from=[text for text in _texts(stated.get("base_model"), HUB_ID) if _is_hub_id(text)],
     )
 
 
@@ -108,7 +110,15 @@ def _id_in(link: object) -> str | None:
     if not isinstance(link, str):
         return None
     found = ON_THE_HUB.fullmatch(link)
-    return found[1] if found else link if HUB_ID.fullmatch(link) and "/" in link else None
+    return found[1] if found else link if "/" in link and _is_hub_id(link) else None
+
+
+def _is_hub_id(text: str) -> bool:
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _package() -> Path | None:

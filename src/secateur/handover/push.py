@@ -119,7 +119,7 @@ def push(upload: Upload, *, private: bool = False, revision: str | None = None, 
         hub.create_repo(repository, private=True if private else None, exist_ok=True)
         if revision is not None:
             hub.create_branch(repository, branch=revision, exist_ok=True)
-        with _staged(upload) as folder:
+        with staged(upload) as folder:
             done = hub.upload_folder(
                 repo_id=repository,
                 folder_path=folder,
@@ -173,7 +173,7 @@ def _is_beside(name: str) -> bool:
 
 
 @contextmanager
-def _staged(upload: Upload) -> Iterator[Path]:
+def staged(upload: Upload) -> Iterator[Path]:
     """A directory that holds what goes to the hub: the files themselves, and anew what names this machine's places."""
     with tempfile.TemporaryDirectory(prefix="secateur-push-") as temporary:
         folder = Path(temporary)
