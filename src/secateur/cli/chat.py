@@ -35,12 +35,12 @@ def chat(
     from secateur.models import attach_adapter, load, model_label
 
     conversations = []
-    for name in (model, compare):
-        if name is None:
-            continue
+    names = [name for name in (model, compare) if name is not None]
+    labels = [model_label(name) for name in names]
+    for name, label in zip(names, labels if len(set(labels)) == len(names) else names, strict=True):
         loaded, tokenizer = load(name, **config.load_arguments())
         adapted = attach_adapter(loaded, config.adapter) if config.adapter and name == model else loaded
-        conversations.append(Conversation(model_label(name), adapted, tokenizer, config))
+        conversations.append(Conversation(label, adapted, tokenizer, config))
     terminal = Terminal(conversations, stdout, stderr)
     if prompt is None:
         terminal.run()
