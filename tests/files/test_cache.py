@@ -191,7 +191,7 @@ def converting(
 
     monkeypatch.setattr(embedded, "read_gguf", read)
     monkeypatch.setattr(embedded, "snapshot_download", offline)
-    monkeypatch.setattr(embedded, "_package_file", lambda: Path("model.gguf"))
+    monkeypatch.setattr(embedded, "package_file", lambda: Path("model.gguf"))
     return conversions
 
 

@@ -32,7 +32,7 @@ from secateur.models.zeros_record import load_zeros
 logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"]
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "README.md"]
 # The same weights under other programs' names, and adapters, which are named apart.
 NOT_OF_THE_HUB = ["consolidated*", "*/*.safetensors", "adapter_model*"]
 

@@ -18,6 +18,7 @@ from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
+from secateur.runs.cards import add_figures
 from secateur.runs.directory import Run, Stage
 from secateur.runs.figures import (
     CUT,
@@ -102,6 +103,7 @@ def run_recipe(
         metrics = {**pipeline.figures(), "commands": pipeline.commands(command_line), "seconds": run.seconds()}
         write_json(run.path / METRICS, metrics)
         write_report(run.path)
+        add_figures(run.path, metrics)
     return metrics
 
 
