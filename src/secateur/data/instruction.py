@@ -97,7 +97,9 @@ def pack_examples(
         raise InputError(f"seqlen is {seqlen}; it must be at least 1")
     if limit is not None:
         require_some(limit, "examples")
-    tokens, chosen = _chosen(_Tokenizing(tokenizer, template_of(tokenizer, chat_template)), examples, seqlen, limit, seed)
+    tokens, chosen = _chosen(
+        _Tokenizing(tokenizer, template_of(tokenizer, chat_template)), examples, seqlen, limit, seed
+    )
     starts = (tokens["lengths"].cumsum(0) - tokens["lengths"])[chosen]
     lengths = tokens["lengths"].clamp(max=seqlen)[chosen]
     ids = tokens["input_ids"]
@@ -182,9 +184,7 @@ def _some(
     return cached_tokens(tokenizing.tokenizer, kind, examples.fingerprint, make, _are_examples)
 
 
-def _drawn(
-    tokenizing: _Tokenizing, examples: Rows[Answered], seqlen: int, limit: int, seed: int
-) -> list[Answered]:
+def _drawn(tokenizing: _Tokenizing, examples: Rows[Answered], seqlen: int, limit: int, seed: int) -> list[Answered]:
     """Examples at random, in the file's order, of which `limit` have an answer if so many of twice as many have."""
     calls = (partial(examples.content, row) for row in examples.raw())
     drawn, _ = draw(calls, 2 * limit + _AT_ONCE, seed)
@@ -275,9 +275,7 @@ def _alpaca_sequences(
         yield ids, [0] * before + [1] * (len(ids) - before)
 
 
-def _chat_sequences(
-    tokenizing: _Tokenizing, examples: list[Answered]
-) -> Iterator[tuple[list[int], Sequence[int]]]:
+def _chat_sequences(tokenizing: _Tokenizing, examples: list[Answered]) -> Iterator[tuple[list[int], Sequence[int]]]:
     tokenizer, template = tokenizing.tokenizer, tokenizing.template
     written = [template.text_and_spans(example) for example in examples]
     special = template.source is None  # a template writes the special tokens itself

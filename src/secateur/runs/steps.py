@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import check_texts, load_corpus, token_windows
+from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
 from secateur.errors import InputError
 from secateur.evaluation import perplexity
@@ -65,8 +65,9 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     free = may_replace(output, PLAN, overwrite)
-    output = require_free(output, free, [name, config.calibration, config.layer_importance_file, config.plan])
-    check_texts(config.calibration)
+    texts = inputs_of(config.calibration, options=config)
+    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
+    check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         inputs = [config.plan, config.layer_importance_file]
@@ -90,9 +91,9 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     free = may_replace(output, ZEROS, overwrite)
-    output = require_free(output, free, [name, config.calibration])
+    output = require_free(output, free, [name, *inputs_of(config.calibration, options=config)])
     if config.needs_text:
-        check_texts(config.calibration)
+        check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         with going_on(model, output, ZEROS, config, overwrite, []) as work:
@@ -127,8 +128,9 @@ def recover_model(
     workplace = Workplace(expanded(output))
     free = overwrite or workplace.is_finished
     overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
-    output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
-    check_texts(config.data, *config.extra_eval)
+    texts = inputs_of(config.data, *config.extra_eval, options=config)
+    output = require_free(output, free, [name, *texts, config.teacher])
+    check_texts(config.data, *config.extra_eval, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         if base_name is not None:
@@ -144,12 +146,13 @@ def merge_model(
     Returns:
         Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
     """
-    output = require_free(output, overwrite, [name, config.adapter, config.data])
+    output = require_free(output, overwrite, [name, config.adapter, *inputs_of(config.data, options=config)])
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
         if config.said_zeros == "keep" and masks_of_all_zeros(model):
-            windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
+            corpus = load_corpus(config.data, "test", config)
+            windows = token_windows(tokenizer, corpus, MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
             merged = merge_adapter(model, config.adapter, zeros="keep")
             cost = beside, perplexity(merged, windows)
