@@ -1,7 +1,6 @@
 """Conversations as text, by a chat template, and which characters of it the assistant has written."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -240,4 +239,5 @@ def _bounded(source: str, name: str) -> str:
 
 def _common(one: str, other: str) -> int:
     """How many characters two texts begin with in common."""
-    return len(os.path.commonprefix([one, other]))
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))

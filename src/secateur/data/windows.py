@@ -66,11 +66,10 @@ def token_windows(
         if limit is None:
             raise InputError(f"{corpus.name} has no end that is known; say how many windows of it to take")
         seed = None  # its beginning is all that is read
-    if limit is not None:
-        if corpus.large and seed is not None:
-            drawn = drawn_windows(tokenizer, corpus, seqlen, limit, seed)
-            if drawn is not None:
-                return drawn.long()
+    if limit is not None and corpus.large and seed is not None:
+        drawn = drawn_windows(tokenizer, corpus, seqlen, limit, seed)
+        if drawn is not None:
+            return drawn.long()
     first = None if limit is None or seed is not None else (limit - 1) * step + seqlen
     tokens = corpus_tokens(tokenizer, corpus, first)
     if tokens.dim() == 2:

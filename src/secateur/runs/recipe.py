@@ -49,7 +49,8 @@ class SampleConfig(BaseModel, extra="forbid"):
 class Recipe(DataOptions, LoadOptions):
     """A run: which model, what is cut, how it recovers, what is measured.
 
-    `seed` and the options of `LoadOptions` and `DataOptions` are given once, here; a section takes them over unless it says otherwise.
+    `seed` and the options of `LoadOptions` and `DataOptions` are given once, here; a section takes them over unless it
+    says otherwise.
     A stage is left out by leaving out its section; in YAML a section without content has the defaults.
     `recover.teacher: original` is the model of the recipe.
     """
