@@ -136,7 +136,9 @@ def test_which_template(
     example = Example("2+2?", "", "4")
     own = tmp_path / "own.jinja"
     own.write_text("{% for m in messages %}{{ m.role }}: {{ m.content }};{% endfor %}")
-    assert template_of(chatting, None).text(example).endswith("user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n")
+    assert (
+        template_of(chatting, None).text(example).endswith("user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n")
+    )
     assert template_of(chatting, str(own)).text(example) == "user: 2+2?;assistant: 4;"
     for tokenizer, wanted in ((chatting, "alpaca"), (tiny_tokenizer, None)):
         assert template_of(tokenizer, wanted).text(example).endswith("### Instruction:\n2+2?\n\n### Response:\n4")
@@ -162,9 +164,7 @@ def test_a_conversation_in_the_alpaca_form(tiny_tokenizer: PreTrainedTokenizerFa
         template.text(conversation_of([USER, trl_masks.CALL], None, "a row"))
 
 
-def test_a_tokenizer_that_tells_no_places(
-    chatting: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_that_tells_no_places(chatting: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     conversations = [conversation_of([USER, REPLY, USER, REPLY], None, "a row")]
     by_places = tokenize_examples(chatting, conversations, 500, chat_template=None)
     monkeypatch.setattr(type(chatting), "is_fast", property(lambda self: False))

@@ -4,8 +4,8 @@
     PYTHONPATH=tests ENV/bin/python tests/data/trl_masks.py
 
 TRL has training templates of its own for some families, with the assistant's turns marked (`assistant_only_loss`); for
-the others the last turn is a completion behind its prompt. `chat_templates` holds the templates: those of Llama 3, Gemma
-and Qwen3 with TRL's training templates as TRL 1.16.0 ships them (Apache 2.0), SmolLM2's own, and Mistral's of
+the others the last turn is a completion behind its prompt. `chat_templates` holds the templates: those of Llama 3,
+Gemma and Qwen3 with TRL's training templates as TRL 1.16.0 ships them (Apache 2.0), SmolLM2's own, and Mistral's of
 Mistral-7B-Instruct-v0.1.
 """
 
@@ -51,6 +51,7 @@ def template(name: str) -> str:
 def main() -> None:
     import trl
     from datasets import Dataset
+
     from tiny import make_tiny_model, make_tiny_tokenizer
 
     found = []

@@ -8,11 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from secateur.data.chat import rendered
 from secateur.data.corpus import Corpus
-from secateur.data.drawing import drawn_windows
-from secateur.data.pieces import token_pieces
+from secateur.data.drawing import BLOCK, drawn_windows
+from secateur.data.pieces import PIECE, token_pieces
 from secateur.data.sources import mixed
 from secateur.data.tokens import cached_tokens, choose, require_some
 from secateur.errors import DataError, InputError
+
+_LEAST_READ = 1 << 14  # characters of a stream
 
 
 def token_windows(
@@ -118,7 +120,9 @@ def corpus_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, most: int 
 
     def make() -> dict[str, Tensor]:
         found = array("i")
-        for some in token_pieces(tokenizer, corpus):
+        # Of a stream little more is read than is used.
+        size = min(PIECE, max(_LEAST_READ, BLOCK * (most or 0))) if corpus.is_stream else PIECE
+        for some in token_pieces(tokenizer, corpus, size):
             found.frombytes(some.tobytes())
             if wanted is not None and len(found) >= wanted:
                 break
