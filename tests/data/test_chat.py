@@ -1,6 +1,7 @@
 """Conversations through chat templates, and which tokens have a loss."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from secateur.data.conversations import conversation_of
 from secateur.data.options import DataOptions
 from secateur.errors import DataError, InputError
 
+pytestmark = pytest.mark.usefixtures("private_cache")
 REFERENCE = json.loads((Path(__file__).parent / "trl_masks.json").read_text(encoding="utf-8"))
 USER, REPLY = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
 THINKING = [
@@ -45,16 +47,22 @@ def trained_texts(tokenizer: PreTrainedTokenizerFast, messages: list[Any], **mor
     return [text[start:end] for start, end in spans]
 
 
-@pytest.mark.parametrize(("case", "expected"), zip(trl_masks.CASES, REFERENCE["masks"], strict=True))
-@pytest.mark.parametrize("marked", [False, True])
+def _with_and_without_marks() -> Iterator[tuple[Any, ...]]:
+    """TRL's cases by the family's own template, and by one with marks, where both render the same text."""
+    for case, expected in zip(trl_masks.CASES, REFERENCE["masks"], strict=True):
+        name, *_, kind = case
+        if kind != "marked":
+            yield name, case, expected
+        if (Path(trl_masks.HERE) / "chat_templates" / f"{name}_training.jinja").is_file():
+            yield f"{name}_training", case, expected
+
+
+@pytest.mark.parametrize(("template", "case", "expected"), [*_with_and_without_marks()])
 def test_the_same_tokens_have_a_loss_as_in_trl(
-    tiny_tokenizer: PreTrainedTokenizerFast, case: tuple[Any, ...], expected: dict[str, Any], marked: bool
+    tiny_tokenizer: PreTrainedTokenizerFast, template: str, case: tuple[Any, ...], expected: dict[str, Any]
 ) -> None:
-    name, messages, tools, kind = case
-    has_marks = (Path(trl_masks.HERE) / "chat_templates" / f"{name}_training.jinja").is_file()
-    if (marked and not has_marks) or (not marked and kind == "marked"):
-        pytest.skip("there is no such template, or it renders other text")
-    tokenizer = with_template(tiny_tokenizer, trl_masks.template(f"{name}_training" if marked else name))
+    _, messages, tools, kind = case
+    tokenizer = with_template(tiny_tokenizer, trl_masks.template(template))
     prompt = messages[:-1] if kind == "last" else messages
     answers = messages[-1:] if kind == "last" else None
     conversation = conversation_of(prompt, tools, "a row", answers=answers)
@@ -164,11 +172,13 @@ def test_a_conversation_in_the_alpaca_form(tiny_tokenizer: PreTrainedTokenizerFa
         template.text(conversation_of([USER, trl_masks.CALL], None, "a row"))
 
 
-def test_a_tokenizer_that_tells_no_places(chatting: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_tells_no_places(
+    chatting: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     conversations = [conversation_of([USER, REPLY, USER, REPLY], None, "a row")]
     by_places = tokenize_examples(chatting, conversations, 500, chat_template=None)
     monkeypatch.setattr(type(chatting), "is_fast", property(lambda self: False))
-    monkeypatch.setenv("SECATEUR_CACHE", str(Path("/nowhere")))
+    monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "other"))
     assert tokenize_examples(chatting, conversations, 500, chat_template=None) == by_places
 
 

@@ -19,6 +19,7 @@ from secateur.models import configured
 from secateur.recovery import RecoverConfig
 from secateur.recovery.datasets import Amount, training_sequences
 
+pytestmark = pytest.mark.usefixtures("private_cache")
 TEXTS = ["a text about one thing", "another about something else"]
 ROWS = [
     {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}!"}]} for n in range(5)

@@ -130,7 +130,8 @@ class Template:
             marks: whether characters are wanted.
         """
         try:
-            texts, spans = render_jinja_template(
+            # Annotated as one text; it gives the texts, and the marked characters of each.
+            found: Any = render_jinja_template(
                 conversations=[list(messages)],
                 tools=None if conversation.tools is None else list(conversation.tools),
                 chat_template=self.source,
@@ -141,7 +142,8 @@ class Template:
         # The template is a program from outside, in Jinja's sandbox, and may raise anything.
         except Exception as error:
             raise DataError(f"{conversation.place}: {self.name} refuses it ({first_line(error)})") from error
-        return texts[0], [tuple(span) for span in spans[0]] if marks else []
+        texts, spans = found
+        return texts[0], [(start, end) for start, end in spans[0]] if marks else []
 
     def _alpaca(self, conversation: Conversation) -> tuple[str, Spans]:
         """Turns under Alpaca's headings, each answer followed by the end of text."""

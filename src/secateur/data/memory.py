@@ -45,8 +45,8 @@ class InMemory(str):
         named_object.content = content
         return named_object
 
-    def __getnewargs__(self) -> tuple[str, Any]:
-        return str(self), self.content
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InMemory, (str(self), self.content)
 
 
 def named(data: Any) -> str:

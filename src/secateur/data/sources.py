@@ -1,5 +1,6 @@
 """Several sources in one, each with its share: `a.jsonl:0.7,b.txt:0.3`."""
 
+import logging
 import re
 from collections.abc import Callable, Sequence, Sized
 from math import floor
@@ -14,6 +15,7 @@ from secateur.files import expanded
 _SHARED = re.compile(r"(?P<name>.+):(?P<share>\d+(?:\.\d*)?|\.\d+)(?P<percent>%?)", re.DOTALL | re.ASCII)
 
 Taken = TypeVar("Taken", bound=Sized)
+logger = logging.getLogger(__name__)
 
 
 def shares_of(name: str) -> list[tuple[str, float]]:
@@ -78,26 +80,28 @@ def mixed(
         name: what messages call all of them.
 
     Returns:
-        What is taken of each source. Where one has less than its share, there is less of all.
-
-    Raises:
-        DataError: a source has too little for its share of a single one.
+        What is taken of the sources, in their order. Where one has less than its share, there is less of all.
     """
     shares = [share for _, share in parts]
-    counts = [None] * len(parts) if limit is None else _counts(limit, shares)
-    taken = [take(corpus, count) if count != 0 else [] for (corpus, _), count in zip(parts, counts, strict=True)]
-    short = [count is None or len(some) < count for some, count in zip(taken, counts, strict=True)]
-    if any(short):
-        total = floor(min(len(some) / share for some, share in zip(taken, shares, strict=True) if share) + 1e-9)
-        total = total if limit is None else min(total, limit)
-        counts = _counts(max(total, 1), shares)
+    sources = [corpus for corpus, _ in parts]
+    taken: list[Taken | None]
+    if limit is None:
+        taken = [take(corpus, None) for corpus in sources]
+        counts = None
+    else:
+        counts = _counts(limit, shares)
+        taken = [take(corpus, count) if count else None for corpus, count in zip(sources, counts, strict=True)]
+    lengths = [0 if some is None else len(some) for some in taken]
+    if counts != lengths:
+        total = floor(min(length / share for length, share in zip(lengths, shares, strict=True)) + 1e-9)
+        counts = _counts(max(1, total if limit is None else min(total, limit)), shares)
         taken = [
-            some if len(some) == count else take(corpus, count) if count else []  # type: ignore[misc]
-            for some, (corpus, _), count in zip(taken, parts, counts, strict=True)
+            some if length == count else take(corpus, count) if count else None
+            for some, length, corpus, count in zip(taken, lengths, sources, counts, strict=True)
         ]
-    if not any(map(len, taken)):
-        raise DataError(f"{name} gives nothing with these shares; give longer texts")
-    return taken  # type: ignore[return-value]
+    found = [some for some in taken if some is not None]
+    logger.info("%s: %s of the sources", name, " and ".join(f"{len(some):,}" for some in found))
+    return found
 
 
 def _counts(total: int, shares: Sequence[float]) -> list[int]:

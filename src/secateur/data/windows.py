@@ -62,7 +62,7 @@ def token_windows(
         def take(part: Corpus, count: int | None) -> Tensor:
             return token_windows(tokenizer, part, seqlen, limit=count, stride=stride, seed=seed)
 
-        return torch.cat([some for some in mixed(corpus.parts, limit, take, corpus.name) if len(some)])
+        return torch.cat(mixed(corpus.parts, limit, take, corpus.name))
     corpus = rendered(corpus, tokenizer)
     if corpus.is_stream:
         if limit is None:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -145,8 +146,11 @@ def training_sequences(
 
 def _joined(parts: Sequence[Sequences]) -> Sequences:
     """The sequences of several sources, one after the other."""
-    some = [part for part in parts if len(part)]
-    return Sequences(ConcatDataset([part.input_ids for part in some]), ConcatDataset([part.labels for part in some]))
+    ids, labels = (
+        ConcatDataset(cast(list[Any], columns))
+        for columns in ([part.input_ids for part in parts], [part.labels for part in parts])
+    )
+    return Sequences(cast(Sequence[Tensor], ids), cast(Sequence[Tensor], labels))
 
 
 @dataclass(frozen=True)
