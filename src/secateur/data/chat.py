@@ -229,7 +229,7 @@ def as_conversation(item: Answered) -> Conversation:
         return item
     asked = f"{item.instruction}\n\n{item.input}" if item.input else item.instruction
     messages = ({"role": "user", "content": asked}, {"role": ASSISTANT, "content": item.output})
-    return Conversation(messages, place="an example")
+    return Conversation(messages, place=item.place or "an example")
 
 
 def _bounded(source: str, name: str) -> str:

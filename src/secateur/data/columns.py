@@ -75,7 +75,7 @@ class Columns:
             return conversation_of(columns[prompt], tools, where, column=prompt, answers=answers)
         wanted, output = (_column(columns, column, name, place) for column in (prompt, answer))
         has_input = bool(given) and columns.get(given) is not None
-        return Example(wanted, _column(columns, given, name, place) if has_input else "", output)
+        return Example(wanted, _column(columns, given, name, place) if has_input else "", output, f"{name}, {place}")
 
 
 def columns_of(found: Sequence[str], name: str, options: DataOptions) -> Columns:

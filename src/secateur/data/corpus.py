@@ -25,11 +25,19 @@ _WITHOUT_INPUT = (
 
 @dataclass(frozen=True)
 class Example:
-    """One instruction, the input it works on (empty where there is none), and the answer."""
+    """One instruction, the input it works on (empty where there is none), and the answer.
+
+    Attributes:
+        instruction: what is asked.
+        input: what it is asked about.
+        output: the answer.
+        place: where it stands, `rows.jsonl, line 3`, for messages.
+    """
 
     instruction: str
     input: str
     output: str
+    place: str = field(default="", compare=False)
 
     @property
     def strings(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
+import torch
 from pydantic import PlainValidator
 from torch import Tensor
 
@@ -197,7 +198,8 @@ def _is(data: Any, kind: str) -> bool:
 
 
 def _named_tokens(tokens: Tensor) -> str:
-    if tokens.is_floating_point() or tokens.is_complex() or tokens.dim() not in (1, 2) or tokens.numel() == 0:
+    integers = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+    if not integers or tokens.dim() not in (1, 2) or tokens.numel() == 0:
         raise ValueError(
             f"a tensor of {str(tokens.dtype).removeprefix('torch.')}, {tuple(tokens.shape)}, is no text; tokens are "
             "integers, (tokens,) or (windows, length)"
