@@ -9,7 +9,7 @@ import pytest
 import trl_masks
 from transformers import PreTrainedTokenizerFast
 
-from secateur.data import IGNORED, Conversation, Example, load_corpus, token_windows, tokenize_examples
+from secateur.data import IGNORED, Conversation, Example, check_texts, load_corpus, token_windows, tokenize_examples
 from secateur.data.chat import template_of
 from secateur.data.conversations import conversation_of
 from secateur.data.options import DataOptions
@@ -152,8 +152,12 @@ def test_which_template(
         assert template_of(tokenizer, wanted).text(example).endswith("### Instruction:\n2+2?\n\n### Response:\n4")
     with pytest.raises(InputError, match="the model has no chat template"):
         template_of(tiny_tokenizer, "model")
-    with pytest.raises(InputError, match="neither model nor alpaca"):
-        template_of(tiny_tokenizer, "nowhere.jinja")
+    for look in (
+        lambda: template_of(tiny_tokenizer, "nowhere.jinja"),
+        lambda: check_texts("pydocs", options=DataOptions(chat_template="nowhere.jinja")),
+    ):
+        with pytest.raises(InputError, match="neither model nor alpaca"):
+            look()
 
 
 def test_a_conversation_in_the_alpaca_form(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -182,17 +182,22 @@ def template_of(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> Templ
     special = dict(tokenizer.special_tokens_map)
     if wanted == ALPACA:
         return Template("the alpaca form", None, special)
-    if wanted not in (None, MODEL):
-        path = expanded(wanted)
-        if not path.is_file():
-            raise InputError(f"--chat-template is {wanted!r}: neither model nor alpaca, and there is no such file")
-        return Template(f"the chat template {path.name}", _bounded(read_input_text(path), wanted), special)
+    if wanted is not None and wanted != MODEL:
+        return Template(f"the chat template {expanded(wanted).name}", template_file(wanted), special)
     source = own_template(tokenizer)
     if source is None and wanted == MODEL:
         raise InputError("the model has no chat template; pass --chat-template alpaca, or a file with one")
     if source is None:
         return Template("the alpaca form", None, special)
     return Template("the model's chat template", _bounded(source, "the model's chat template"), special)
+
+
+def template_file(wanted: str) -> str:
+    """The template in a file. Raises `InputError` where there is none, or it has numbers that would fill the memory."""
+    path = expanded(wanted)
+    if not path.is_file():
+        raise InputError(f"--chat-template is {wanted!r}: neither model nor alpaca, and there is no such file")
+    return _bounded(read_input_text(path), wanted)
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:

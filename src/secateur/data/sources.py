@@ -100,7 +100,7 @@ def mixed(
             for some, length, corpus, count in zip(taken, lengths, sources, counts, strict=True)
         ]
     found = [some for some in taken if some is not None]
-    logger.info("%s: %s of the sources", name, " and ".join(f"{len(some):,}" for some in found))
+    logger.info("%s gives %s windows or examples", name, " + ".join(f"{len(some):,}" for some in found))
     return found
 
 

@@ -146,11 +146,9 @@ def training_sequences(
 
 def _joined(parts: Sequence[Sequences]) -> Sequences:
     """The sequences of several sources, one after the other."""
-    ids, labels = (
-        ConcatDataset(cast(list[Any], columns))
-        for columns in ([part.input_ids for part in parts], [part.labels for part in parts])
-    )
-    return Sequences(cast(Sequence[Tensor], ids), cast(Sequence[Tensor], labels))
+    ids: Any = ConcatDataset(cast(list[Any], [part.input_ids for part in parts]))
+    labels: Any = ConcatDataset(cast(list[Any], [part.labels for part in parts]))
+    return Sequences(ids, labels)
 
 
 @dataclass(frozen=True)
