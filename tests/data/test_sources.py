@@ -163,6 +163,7 @@ def test_of_a_stream_only_the_beginning_is_read(tiny_tokenizer: PreTrainedTokeni
     windows = token_windows(tiny_tokenizer, corpus, 12, limit=3, seed=7)
     assert tiny_tokenizer.decode(windows.flatten().tolist()) == "0123456789\n\n" * 3
     chat = load_corpus(stream(ROWS, endless=True))
+    assert token_windows(tiny_tokenizer, chat, 12, limit=3).shape == (3, 12)
     assert len(pack_examples(tiny_tokenizer, chat.examples, 400, 7)[0]) == 7
     with pytest.raises(InputError, match="say how many windows of it to take"):
         token_windows(tiny_tokenizer, corpus, 12)

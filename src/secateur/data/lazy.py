@@ -93,6 +93,9 @@ class Rows(Collection[Item], Generic[Item]):
         rows = self.count()
         return max(0, min(rows, rows if self.stop is None else self.stop) - self.start)
 
+    def __bool__(self) -> bool:
+        return next(self.raw(), None) is not None  # not by their number: a stream does not tell, a file is long
+
     def __contains__(self, item: object) -> bool:
         return any(item == own for own in self)
 
