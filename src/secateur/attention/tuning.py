@@ -79,7 +79,7 @@ def tune(
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     windows = token_windows(
-        tokenizer, load_corpus(config.data, "train"), config.seqlen, limit=config.samples, seed=config.seed
+        tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.samples, seed=config.seed
     )
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -100,7 +100,7 @@ def tune(
         fingerprint=sampled_weights(model),
         tuning={
             "model": model.name_or_path,
-            "data": config.data,
+            "data": str(config.data),
             "samples": len(windows),
             "seqlen": config.seqlen,
             "seed": config.seed,

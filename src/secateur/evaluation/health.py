@@ -240,7 +240,7 @@ def _tying_problems(model: PreTrainedModel) -> Iterator[Problem]:
 def _windows(text: PreTrainedTokenizerBase | Tensor | None, config: DiagnoseConfig) -> Tensor | None:
     if text is None or isinstance(text, Tensor):
         return text
-    corpus = load_corpus(config.data, "test")
+    corpus = load_corpus(config.data, "test", config)
     return token_windows(text, corpus, config.seqlen, limit=config.windows)
 
 

@@ -167,7 +167,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     count = len(adapter_of(model).layers(model))
     if config.layer_importance_file is not None:
         return LayerImportance.read(config.layer_importance_file, count)
-    corpus = load_corpus(config.calibration, "train")
+    corpus = load_corpus(config.calibration, "train", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
