@@ -14,13 +14,14 @@ from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for, is_uneven_type
 from secateur.models.config_schema import WIDTHS, DeclaredConfig, complaint
 from secateur.models.generation_schema import GenerationSettings
-from secateur.models.json_file import one_line, read_object, shown
+from secateur.models.json_file import CONFIG, one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
 from secateur.models.quiet import quiet
+from secateur.models.text_half import text_settings
 
 logger = logging.getLogger(__name__)
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+GENERATION = "generation_config.json"
 # How a model is run is no property of its checkpoint; some of these would make Transformers load other code.
 OF_THE_MACHINE = (
     "attn_implementation",
@@ -65,13 +66,14 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     """What a `config.json` says, once it is sure that it can be.
 
     Args:
-        content: the parsed file.
+        content: the parsed file. Of a multimodal family its text model counts.
         source: what messages call it.
 
     Raises:
         ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
             other.
     """
+    content = text_settings(content, source)
     if not isinstance(content.get("model_type"), str):
         raise ModelError(f"{source} is wrong: it names no model_type")
     adapter = adapter_for(shown(content["model_type"]), content)
@@ -122,9 +124,10 @@ def _unread_by_the_family(adapter: Adapter, declared: DeclaredConfig) -> Iterato
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], DeclaredConfig]:
-    """The content of a directory's `config.json`, and what it says. Errors as `check_config`."""
-    content = read_object(directory / CONFIG)
-    return content, check_config(content, str(directory / CONFIG))
+    """The content of a directory's `config.json`, and what it says: of its text model. Errors as `check_config`."""
+    source = str(directory / CONFIG)
+    content = text_settings(read_object(directory / CONFIG), source)
+    return content, check_config(content, source)
 
 
 def load_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -153,6 +156,7 @@ def build_config(content: Mapping[str, Any]) -> PreTrainedConfig:
     Raises:
         Exception: what Transformers' own checks raise.
     """
+    content = text_settings(content, CONFIG)
     kind = family_config(adapter_for(content["model_type"]), content["model_type"])
     passed_over = (*OF_THE_MACHINE, *METHODS)
     settings = _without_nothings(with_plain_weights(content))
