@@ -36,25 +36,26 @@ OF_FAMILY: dict[str, dict[str, object]] = {
     },
 }
 
+SETTINGS: dict[str, object] = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+
 
 def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random model: 4 layers, 8 query heads over 4 key/value heads of 16, MLP 96, 259 tokens."""
-    settings = {
-        "vocab_size": 259,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-        "pad_token_id": 258,
-    }
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**settings, **OF_FAMILY.get(family, {}), **overrides})
+    config = AutoConfig.for_model(family, **{**SETTINGS, **OF_FAMILY.get(family, {}), **overrides})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
