@@ -11,6 +11,24 @@ LAYERS = ["sliding_attention", "full_attention"]
 OF_FAMILY: dict[str, dict[str, object]] = {
     "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
     "gemma3_text": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
+    # Layer 3 uses the keys and values of layer 1 and has a wider MLP; heads of full attention are twice as wide.
+    "gemma4_text": {
+        "sliding_window": 12,
+        "layer_types": LAYERS * 2,
+        "global_head_dim": 32,
+        "num_kv_shared_layers": 1,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 259,
+        "final_logit_softcapping": 2.0,
+    },
+    "gemma4_unified_text": {
+        "sliding_window": 12,
+        "layer_types": LAYERS * 2,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+    },
     "phi3": {"partial_rotary_factor": 0.75},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
     "olmo3": {"sliding_window": 12, "layer_types": LAYERS * 2},
@@ -63,6 +81,9 @@ def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.mul_(4.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.fill_(0.8)
     return model.eval()
 
 

@@ -26,16 +26,26 @@ VISION: dict[str, dict[str, Any]] = {
     "gemma3": {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
     # More layers than the text has, under names that end as its do.
     "mistral3": {"num_hidden_layers": 5, "num_attention_heads": 2, "head_dim": 16, "image_size": 28, "patch_size": 14},
+    "gemma4": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
+    "gemma4_unified": {"mm_embed_dim": 32, "mm_posemb_size": 16, "output_proj_dims": 64, "patch_size": 4},
     "qwen3_5": {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
 }
-TEXT = {"gemma3": "gemma3_text", "mistral3": "ministral3", "qwen3_5": "qwen3_5_text"}
+TEXT = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "mistral3": "ministral3",
+    "qwen3_5": "qwen3_5_text",
+}
 LAYOUTS = ("language_model.model.", "model.language_model.")
 
 
 def make(family: str, directory: Path, tied: bool = True) -> PreTrainedModel:
     """A random multimodal model, saved with a tokenizer."""
     text = {**SETTINGS, "model_type": TEXT[family], **OF_FAMILY.get(TEXT[family], {}), "tie_word_embeddings": tied}
-    vision = {"hidden_size": 32, "intermediate_size": 32, **VISION[family]}
+    vision = (
+        VISION[family] if family == "gemma4_unified" else {"hidden_size": 32, "intermediate_size": 32, **VISION[family]}
+    )
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, text_config=text, vision_config=vision, tie_word_embeddings=tied)
     model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
@@ -78,7 +88,10 @@ def test_its_text_model_is_loaded_and_saved(
         assert torch.equal(logits(model), expected)
         save(model, tokenizer, tmp_path / "text", overwrite=True)
         names = load_file(tmp_path / "text" / WEIGHTS)
-        assert all(name.startswith(("model.layers.", "model.embed", "model.norm", "lm_head.")) for name in names)
+        assert all(
+            name.startswith(("model.layers.", "model.embed", "model.norm", "model.per_layer", "lm_head."))
+            for name in names
+        )
         assert ("lm_head.weight" in names) != tied
     again, _ = load(tmp_path / "text", dtype="float32")
     assert torch.equal(logits(again), expected)

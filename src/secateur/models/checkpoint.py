@@ -65,7 +65,7 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
         raise ModelError(f"{directory} holds an adapter that could not be left out; move it to a directory of its own")
     _settle_tying(directory, model)
     if multimodal or any(text_name(name) != name for name in tensors):
-        model._weight_conversions = None  # type: ignore[assignment]  # or it would be saved under the names it had
+        model._weight_conversions = None  # or it would be saved under the names it had
     if getattr(config, "quantization_config", None) is not None:
         _settle_dequantised(model, arguments.get("dtype"))
     return model

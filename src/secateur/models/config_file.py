@@ -90,15 +90,25 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
             raise ModelError(
                 f"{source} is wrong: it has {', '.join(declared.lists)} without {', '.join(sorted(absent))}"
             )
-    elif declared.per_layer_config:
+    elif not _read_by_layer(adapter, declared):
         raise ModelError(
             f"{source} gives layers settings of their own (per_layer_config), which the code of {declared.model_type} "
             f"does not read; a model of secateur with such layers is of type {adapter.uneven_config.model_type}"
         )
+    for name, what in (adapter.refused or {}).items():
+        if content.get(name):
+            raise ModelError(f"{source} is of a {adapter.model_type} with {name}, which is not supported: {what}")
     for complaint_of_family in _unread_by_the_family(adapter, declared):
         raise ModelError(f"{source} is wrong: {complaint_of_family}")
     _check_names(content, family_config(adapter, declared.model_type), source)
     return declared
+
+
+def _read_by_layer(adapter: Adapter, declared: DeclaredConfig) -> bool:
+    """Whether a family's own code reads all that its config says of single layers."""
+    layers = (declared.per_layer_config or {}).values()
+    said = {name for overrides in layers for name in overrides.model_dump(exclude_none=True)}
+    return said <= ({*adapter.by_layer, "num_key_value_heads"} if adapter.by_layer else set())
 
 
 def _rope_by_layer_type_apart(adapter: Adapter, settings: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +129,9 @@ def _unread_by_the_family(adapter: Adapter, declared: DeclaredConfig) -> Iterato
             if factor not in (None, 1):
                 field = f"{name}.partial_rotary_factor".removeprefix(".")
                 yield f"{field} is {factor:g}, and the code of {adapter.model_type} rotates whole heads"
+    for layer, overrides in (declared.per_layer_config or {}).items():
+        if overrides.head_dim is not None and "head_dim" not in adapter.by_layer:
+            yield f"per_layer_config: layer {layer} has head_dim, and layers may differ in {', '.join(WIDTHS)}"
     if "linear_attention" in (declared.layer_types or ()) and not adapter.has_linear_attention:
         yield f"layer_types has linear_attention, which the code of {adapter.model_type} does not have"
 

@@ -18,14 +18,22 @@ from secateur.models.json_file import CONFIG, read_object
 from secateur.models.weight_files import BYTES, FORMATS, StoredTensor, stored_tensors, weight_files
 
 # Multimodal families, with the text family that they have where `text_config` names none.
-TEXT_MODELS = {"gemma3": "gemma3_text", "mistral3": "mistral", "qwen3_5": "qwen3_5_text"}
+TEXT_MODELS = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "gemma4_unified": "gemma4_unified_text",
+    "mistral3": "mistral",
+    "qwen3_5": "qwen3_5_text",
+}
 # The beginning of a stored name, and what the text model calls it: the layouts of Transformers before 4.52 and since.
 NAMES = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^language_model\.(model\.)?": "model.",
     r"^model\.language_model\.": "model.",
 }
-OTHER_PARTS = re.compile(r"(?:model\.)?(vision_tower|multi_modal_projector|visual|mtp)\.")
+OTHER_PARTS = re.compile(
+    r"(?:model\.)?(vision_tower|audio_tower|vision_embedder|embed_vision|embed_audio|multi_modal_projector|visual|mtp)\."
+)
 # What stands beside `text_config` and holds for the text too.
 SHARED = (
     "tie_word_embeddings",
@@ -133,7 +141,7 @@ def left_out(directory: Path) -> dict[str, int]:
 
 
 def stored_bytes(directory: Path) -> int:
-    """Bytes of the files that hold a directory's model, without the parts that are left out. Errors as `weight_files`."""
+    """Bytes of the files that hold a directory's model, less the parts that are left out. Errors as `weight_files`."""
     files = sum(file.stat().st_size for file in weight_files(directory))
     if not holds_text_half(directory):
         return files
