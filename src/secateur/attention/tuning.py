@@ -90,6 +90,7 @@ def tune(
             inputs = attended(model, stream, index) if index in chosen else None
             for half in stream.halves(index)[0 if inputs is None else 1 :]:
                 stream.run(index, half)
+            stream.end_layer(index)
         if inputs is not None:
             with timed(seconds, "thresholds"):
                 profiles[index] = tune_layer(inputs, config)
@@ -114,7 +115,7 @@ def tune(
 def _is_dense(model: PreTrainedModel, index: int, seqlen: int) -> bool:
     adapter = adapter_of(model)
     half = adapter.half(adapter.layers(model)[index], "attention")
-    if half.is_absent or not half.names.divisible:
+    if half.is_absent or not half.names.softmax:
         return True
     of_all = getattr(model.config, "sliding_window", None)
     window = getattr(half.mixer, "sliding_window", of_all)
