@@ -9,8 +9,8 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 CUTS = ("pruning", "sparsity", "attention", "longrange")
 ORDER = (
-    *("cli", "runs", "planning", *CUTS, "recovery", "evaluation", "exporting", "comparison", "report"),
-    *("calibration", "kernels", "models", "data"),
+    *("cli", "runs", "planning", *CUTS, "chat", "recovery", "evaluation", "handover", "exporting"),
+    *("comparison", "report", "calibration", "kernels", "models", "data"),
 )
 BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress")
 

@@ -103,6 +103,13 @@ KINDS = (
         ("model", "text.txt"),
     ),
     Kind(
+        "lineage.json",
+        "pruned/lineage.json",
+        mutated_json,
+        (("sparsify", "pruned", "-o", "out", "--method", "magnitude", *ON_CPU),),
+        ("pruned",),
+    ),
+    Kind(
         "pruning plan",
         "pruned/pruning_plan.json",
         mutated_json,

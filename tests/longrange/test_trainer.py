@@ -52,6 +52,7 @@ def test_a_run_switches_and_leaves_everything_behind(train: Train, prepared: Pat
     assert {entry["step"] for entry in results["evaluations"]} == {4, 8, 12}
     files = {
         ".secateur.json",
+        "README.md",
         "best.safetensors",
         "command.txt",
         "last.safetensors",
@@ -60,6 +61,8 @@ def test_a_run_switches_and_leaves_everything_behind(train: Train, prepared: Pat
         "run.log",
     }
     assert files | {"settings.json", "switch.png"} == {file.name for file in (tmp_path / "sat").iterdir()}
+    card = (tmp_path / "sat/README.md").read_text()
+    assert f"| accuracy | {results['accuracy']:.2%} |" in card and "library_name: secateur" in card
     model, _ = load_model(tmp_path / "sat", "listops")
     assert model.patterns is not None
     found = evaluate(EvaluateConfig(task="listops", data=prepared, device="cpu"), tmp_path)

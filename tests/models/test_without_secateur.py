@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from secateur.models import is_uneven, save
 from secateur.models.saving import MLX_FAMILIES, MLX_FILE
@@ -107,6 +107,26 @@ def run_without_secateur(script: str, *arguments: object, cwd: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokenizer_loads_without_code_and_without_a_question(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = save(cut_unevenly(make_tiny_model(family)), make_tiny_tokenizer(), tmp_path / family)
+    monkeypatch.delitem(CONFIG_MAPPING._extra_content, f"secateur_{family}")  # as where secateur is not installed
+
+    def ask(question: str) -> str:
+        asked.append(question)
+        raise EOFError  # as where there is no terminal
+
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", ask)
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    assert not asked, "Transformers asks only where trust_remote_code is not given"
+    unsaid = AutoTokenizer.from_pretrained(directory)
+    expected = make_tiny_tokenizer()("Two words, 3 numbers.").input_ids
+    assert tokenizer("Two words, 3 numbers.").input_ids == unsaid("Two words, 3 numbers.").input_ids == expected
 
 
 @pytest.mark.slow

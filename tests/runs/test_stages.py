@@ -9,6 +9,7 @@ import pytest
 
 from secateur.data import load_corpus
 from secateur.errors import DataError, InputError, OutputError
+from secateur.files import is_as_written
 from secateur.runs import stages as pipeline
 from secateur.runs.recipe import Recipe
 from secateur.runs.stages import run_recipe, write_report
@@ -83,6 +84,13 @@ def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path:
     assert (tmp_path / "run/recipe.yaml").read_text() == "the recipe"
     log = (tmp_path / "run/run.log").read_text()
     assert all(stage in log for stage in stages)
+    for name, figures in (("prune", pruned), ("recover", recovered)):
+        card = (tmp_path / "run" / name / "README.md").read_text()
+        assert f"| perplexity | {original['perplexity']:,.4g} | {figures['perplexity']:,.4g} |" in card
+        assert "text.txt" in card and str(tmp_path) not in card
+        assert is_as_written(tmp_path / "run" / name, "README.md")
+    assert "it was trained on text of the same source" in card
+    assert card.index("1. **prune.**") < card.index("2. **recover.**")
 
 
 @pytest.mark.slow

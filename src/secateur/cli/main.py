@@ -14,6 +14,7 @@ import typer
 from typer.main import get_command
 
 from secateur.cli.attention import attention
+from secateur.cli.chat import chat
 from secateur.cli.command import INTERRUPTED, Command
 from secateur.cli.compare import compare
 from secateur.cli.diagnose import diagnose
@@ -25,6 +26,7 @@ from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
 from secateur.cli.plan import plan
 from secateur.cli.prune import prune
+from secateur.cli.push import push
 from secateur.cli.recover import recover
 from secateur.cli.report import report
 from secateur.cli.run import run
@@ -36,7 +38,7 @@ COMMANDS: dict[str, Command | Group] = {
     command.name: command
     for command in (
         *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
-        *(evaluate, compare, diagnose, plan, export, report),
+        *(evaluate, compare, diagnose, plan, export, report, chat, push),
     )
 }
 

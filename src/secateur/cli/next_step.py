@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.console import command_text, stderr
+from secateur.console import command_text, flag, stderr
 
 CUT_RECORDS = ("pruning_plan.json", "sparsity.json")
 TRAINING_RECORD = "recovery.json"
 ADAPTER = "adapter_config.json"
+ROWS = ("text_column", "prompt_column", "input_column", "answer_column", "chat_template")  # how rows are read
 
 Values = Mapping[str, Any]  # what the command was given, by parameter: `model`, `output`, `config` …
 
@@ -49,6 +50,9 @@ def _after_evaluate(values: Values) -> str:
 def _after_cut(values: Values) -> str:
     output, config = values["output"], values["config"]
     data = [] if config.calibration == "pydocs" else ["--data", config.calibration]
+    for name in ROWS:
+        if getattr(config, name, None) is not None:
+            data += [flag(name), getattr(config, name)]
     return _command("recover", output, "-o", _beside(output, "recovered"), *data, "--teacher", values["model"])
 
 
@@ -161,6 +165,8 @@ ROAD: dict[str, Callable[[Values], str | None]] = {
     "run": _after_run,
     "sweep": lambda _: _command("export", "CELL/recover", "-o", "model.gguf"),
     "compare": lambda _: _command("export", "MODEL", "-o", "model.gguf"),
+    "chat": lambda values: _command("push", values["model"], "USER/NAME") if Path(values["model"]).is_dir() else None,
+    "push": lambda values: _command("chat", values["repository"]),
     "report": lambda values: _command(
         "compare", values["run"], "OTHER_RUN", "-o", _beside(values["run"], "comparison")
     ),

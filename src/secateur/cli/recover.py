@@ -61,7 +61,7 @@ def recover(
         say(line)
     if result.sparsity is not None:
         say(f"{result.sparsity:.2%} of the weights in its sparse matrices are zero, as before")
-    say(f"Trained on {result.corpus}")
+    say(f"Trained on {result.tokens:,} tokens of {result.corpus}")
     say(str(output))
 
 

@@ -11,8 +11,9 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import get_session
 
-from secateur.data.corpus import Example
-from secateur.data.reading import file_kinds, first_line, rows_to_content
+from secateur.data.columns import rows_to_content
+from secateur.data.corpus import Answered
+from secateur.data.reading import file_kinds, first_line
 from secateur.errors import DataError
 
 TIMEOUT_SECONDS = 5.0  # to connect to one address, and to wait for a part of the answer
@@ -67,7 +68,7 @@ HUB_CORPORA = {
 }
 
 
-def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
+def load_from_hub(name: str, split: str) -> tuple[list[str], list[Answered]]:
     """Fetch a corpus of `HUB_CORPORA`, or take it from the cache of `datasets`.
 
     Args:
@@ -83,7 +84,7 @@ def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
     corpus = HUB_CORPORA[name]
     with hub_errors(name, f"give a {file_kinds()} file instead"):
         require_reachable(corpus.repository)
-        return rows_to_content(_numbered(_rows(corpus, split)), name)
+        return rows_to_content(_rows(corpus, split), name)
 
 
 def require_reachable(repository: str) -> None:
@@ -174,7 +175,3 @@ def _rows(corpus: HubCorpus, split: str) -> Iterable[Any]:
     files = {split: corpus.splits[split]}
     stream = datasets.load_dataset(corpus.repository, data_files=files, split=split, streaming=True)
     return islice(stream, corpus.streamed_rows[split])
-
-
-def _numbered(rows: Iterable[Any]) -> Iterable[tuple[str, Any]]:
-    return ((f"row {number:,}", row) for number, row in enumerate(rows, start=1))

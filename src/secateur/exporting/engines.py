@@ -1,6 +1,7 @@
 """Where a model directory opens as it stands."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
 
@@ -21,26 +22,60 @@ OTHER_EVEN = "Opens wherever the family does: it is the family's own class"
 OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
 
 
+@dataclass(frozen=True)
+class Opening:
+    """Where a model opens.
+
+    Attributes:
+        line: the same in a line.
+        engines: that open the directory as it stands.
+        remote_code: whether they run the code beside the weights.
+        by_option: engines that need another option.
+        exports: what an export of it is read by.
+    """
+
+    line: str
+    engines: tuple[str, ...]
+    remote_code: bool = False
+    by_option: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+
+
 def opens_in(config: PreTrainedConfig) -> str:
     """One line that says which engines open a model's directory, and which an export of it.
 
     Args:
         config: the model's.
     """
+    return opening_of(config).line
+
+
+def opening_of(config: PreTrainedConfig) -> Opening:
+    """Which engines open a model's directory, and which an export of it.
+
+    Args:
+        config: the model's.
+    """
     tried = adapter_for(config.model_type).model_type in MLX_FAMILIES
     if is_uneven_type(config.model_type):
-        return _with_exports(UNEVEN if tried else OTHER_UNEVEN, config)
+        engines = ("Transformers", "vLLM", "mlx-lm") if tried else ("Transformers",)
+        return _with_exports(Opening(UNEVEN if tried else OTHER_UNEVEN, engines, remote_code=True), config)
     if not tried:
-        return _with_exports(OTHER_EVEN, config)
+        return _with_exports(Opening(OTHER_EVEN, ("Transformers",)), config)
     if config.model_type == "qwen2" and not heads_make_up_hidden_size(config):
-        return _with_exports(OWN_HEAD_SIZE, config)
-    return EVERYWHERE
+        return _with_exports(Opening(OWN_HEAD_SIZE, ("Transformers",), by_option=("vLLM", "mlx-lm")), config)
+    return Opening(EVERYWHERE, ("Transformers", "vLLM", "SGLang", "mlx-lm"), exports=_exports(config))
 
 
-def _with_exports(line: str, config: PreTrainedConfig) -> str:
+def _with_exports(opening: Opening, config: PreTrainedConfig) -> Opening:
+    exports = _exports(config)
+    line = f"{opening.line}; by export: {', '.join(exports)}" if exports else opening.line
+    return replace(opening, line=line, exports=exports)
+
+
+def _exports(config: PreTrainedConfig) -> tuple[str, ...]:
     checks = {"llama.cpp": (require_carried,), "SGLang": (require_held, require_held_widths)}
-    exports = [name for name, required in checks.items() if _passes(config, required)]
-    return f"{line}; by export: {', '.join(exports)}" if exports else line
+    return tuple(name for name, required in checks.items() if _passes(config, required))
 
 
 def _passes(config: PreTrainedConfig, required: Iterable[Callable[[PreTrainedConfig], None]]) -> bool:

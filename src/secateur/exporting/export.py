@@ -4,7 +4,7 @@ import importlib.metadata
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ def export(
     config: ExportConfig | None = None,
     *,
     overwrite: bool = False,
+    extras: Mapping[str, object] | None = None,
     **options: Any,
 ) -> ExportResult:
     """Write a model as GGUF, for llama.cpp, or as a `nemotron-nas` directory, for vLLM, SGLang and mlx-lm.
@@ -52,6 +53,7 @@ def export(
         path: the file, `….gguf`, or the directory. It appears whole or not at all.
         config: how it is written.
         overwrite: replace what is there.
+        extras: more files for a directory, as in `secateur.save`.
         options: fields of `ExportConfig`, instead of `config` or over it: `dtype="q8_0"`, `format="nemotron-nas"`.
 
     Raises:
@@ -63,7 +65,7 @@ def export(
     if config.adapter is not None:
         raise InputError("adapter is for the command; in Python merge first: model = secateur.merge(model, directory)")
     if config.format == "nemotron-nas":
-        return nemotron_nas.export(model, tokenizer, path, config.dtype, overwrite=overwrite)
+        return nemotron_nas.export(model, tokenizer, path, config.dtype, overwrite=overwrite, extras=extras)
     layout, dtype = layout_of(model), config.gguf_dtype
     require_in_memory(model)
     require_finite(model, "the model")

@@ -6,7 +6,7 @@ size of a head is the hidden size by the number of heads in mlx-lm.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +47,7 @@ def export(
     dtype: NumberFormat | None = None,
     *,
     overwrite: bool = False,
+    extras: Mapping[str, object] | None = None,
 ) -> ExportResult:
     """Write a model as a `nemotron-nas` directory. Arguments and errors as `secateur.export`.
 
@@ -71,6 +72,8 @@ def export(
         files.write_json(staging / "config.json", settings_of(model, widths, stored))
         files.write_bytes(staging / CONFIG_CODE.name, CONFIG_CODE.read_bytes())
         size = sum(file.stat().st_size for file in staging.glob("*.safetensors"))
+        for name, content in (extras or {}).items():
+            files.write_extra(staging / name, content)
     return ExportResult(
         format="nemotron-nas",
         architecture=ARCHITECTURE,

@@ -20,16 +20,27 @@ from secateur.files.marks import (
     accept_changes,
     add_to_mark,
     clear_own,
+    is_as_written,
     is_empty,
     is_marked,
     is_own,
     remove_own,
+    replace_own,
     require_only_own,
 )
 from secateur.files.names import dropped, expanded, partial_of
-from secateur.files.writing import new_file, write_bytes, write_extra, write_figures, write_json, write_text
+from secateur.files.writing import (
+    OfDirectory,
+    new_file,
+    write_bytes,
+    write_extra,
+    write_figures,
+    write_json,
+    write_text,
+)
 
 __all__ = [
+    "OfDirectory",
     "accept_changes",
     "add_to_mark",
     "cache_directory",
@@ -38,6 +49,7 @@ __all__ = [
     "dropped",
     "expanded",
     "input_path",
+    "is_as_written",
     "is_empty",
     "is_marked",
     "is_own",
@@ -45,6 +57,7 @@ __all__ = [
     "new_file",
     "partial_of",
     "remove_own",
+    "replace_own",
     "reported",
     "require_apart",
     "require_directory",

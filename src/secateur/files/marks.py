@@ -113,6 +113,36 @@ def mark_all(directory: Path) -> None:
     )
 
 
+def replace_own(directory: Path, contents: Mapping[str, str]) -> None:
+    """Write text files anew in a directory that was finished before, or add them; what is not secateur's stays.
+
+    Args:
+        directory: with a mark.
+        contents: text by file name.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    names = _marked(directory) or {}
+    own = {
+        name: text
+        for name, text in contents.items()
+        if not os.path.lexists(directory / name) or _is_as_written(directory / name, name, names)
+    }
+    # Killed from here on, the files are still known for secateur's.
+    add_to_mark(directory, own)
+    with reported(directory):
+        for name, text in own.items():
+            replace_bytes(directory / name, text.encode("utf-8"))
+    _write_mark(directory, {**(_marked(directory) or {}), **{name: _digest(directory / name) for name in own}})
+
+
+def is_as_written(directory: Path, name: str) -> bool:
+    """Whether a file is secateur's, and not changed since."""
+    file = directory / name
+    return file.is_file() and not file.is_symlink() and _is_as_written(file, name, _marked(directory) or {})
+
+
 def accept_changes(directory: Path) -> None:
     """Take the files that a directory's mark lists for secateur's as they are now, damaged or not."""
     names = _marked(directory)

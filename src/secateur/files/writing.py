@@ -2,8 +2,9 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,18 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+@dataclass(frozen=True)
+class OfDirectory:
+    """The content of a file that tells what else is in its directory, which is filled but for it."""
+
+    make: Callable[[Path], object]
+
+
 def write_extra(path: Path, content: object) -> None:
     """Write text and bytes as they are, what a function returns, everything else as JSON. Raises `OutputError`."""
-    if callable(content):
+    if isinstance(content, OfDirectory):
+        write_extra(path, content.make(path.parent))
+    elif callable(content):
         write_extra(path, content())
     elif isinstance(content, bytes):
         write_bytes(path, content)

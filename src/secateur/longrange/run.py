@@ -18,6 +18,7 @@ from secateur.errors import InputError, OutputError
 from secateur.files import clear_own, write_bytes, write_json, write_text
 from secateur.files.json_text import read_json
 from secateur.files.result_files import COMMAND, LOG, SETTINGS
+from secateur.longrange.card import write_card
 from secateur.longrange.checkpoint import BEST, LAST, RunSettings, TrainState
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.data import LongRangeData
@@ -114,6 +115,7 @@ def _train(
         training, dataset = settings.config.training, settings.config.dataset
         tested = accuracy_of(model, data.test, training.batch_size, examples=dataset.test)
         results = _results(config, settings, state, model, tested)
+        write_card(place, results, command_line)
         _publish(place, results, model)
     return results
 

@@ -47,7 +47,7 @@ def embedded_directory() -> Path:
     if problem is None:
         return converted
     try:
-        files = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
+        files = ["*.safetensors", "*.json", "*.jinja", "*.txt", "README.md"]
         offline = not hub_answers()
         return Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=3, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -60,7 +60,7 @@ def embedded_directory() -> Path:
         elif problem is not None:
             logger.warning("The converted model in %s is not used (%s) and is made anew", converted, problem)
         if problem is not None:
-            _convert(_package_file(), converted)
+            _convert(package_file(), converted)
     return converted
 
 
@@ -125,7 +125,8 @@ def _package_version() -> str:
         return "absent"
 
 
-def _package_file() -> Path:
+def package_file() -> Path:
+    """The GGUF file in the package. Raises `ModelError` where there is none."""
     try:
         files = importlib.metadata.files(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError as error:

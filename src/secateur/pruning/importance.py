@@ -138,6 +138,7 @@ def activation_scores(
             weight = weight if metric is None else metric.diagonal().double()[:, None] * weight
             weighted = error_factor(half, metric) * variance * weight.square().sum(0)
             layer_scores[half.part] = PartScores.from_unit_scores(weighted.view(half.units, -1).sum(1))
+        stream.end_layer(index)
         release(model, layer)
         scores.append(layer_scores)
         walks.keep("scores", index, kept_scores(layer_scores))

@@ -39,7 +39,7 @@ from secateur.pruning.layer_importance import LayerImportance, measure_layer_imp
 from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
-from secateur.pruning.units import check_group_ratios, part_shapes, usual_attention
+from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ def prune(
             "--no-compensate, or --zeros fill"
         )
     warn_of_long_windows(model, config.seqlen)
+    log_what_stays(model)
     shapes = part_shapes(model)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
@@ -145,7 +146,7 @@ def prune(
         parameters_before=before,
         parameters_after=after,
         head_dim=head_dim,
-        query_heads_per_group=usual_attention(shapes).block_size // head_dim,
+        query_heads_per_group=usual_attention(shapes).heads_per_group,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings=config.model_dump(),
         calibration=calibration.description,
@@ -167,7 +168,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     count = len(adapter_of(model).layers(model))
     if config.layer_importance_file is not None:
         return LayerImportance.read(config.layer_importance_file, count)
-    corpus = load_corpus(config.calibration, "train")
+    corpus = load_corpus(config.calibration, "train", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))

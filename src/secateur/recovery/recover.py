@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from secateur import files
 from secateur.data import Corpus, load_corpus
+from secateur.data.chat import template_of
 from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
@@ -28,7 +29,7 @@ from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
 from secateur.recovery.callbacks import training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
-from secateur.recovery.datasets import Padding, extra_windows, training_sequences
+from secateur.recovery.datasets import Amount, Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
@@ -53,13 +54,15 @@ class RecoverResult:
             `eval_kl_divergence`; `perplexity` by text. Step 0 is before training.
         steps: optimizer steps done.
         tokens: tokens trained on, each epoch counted.
+        sequences: different windows or examples that the steps have seen.
+        sequences_given: how many the data has, those for validation included; None where that is not known.
         seconds: training and evaluation, all runs of a resumed training together.
         tokens_per_second: of the optimizer steps, evaluation not counted.
         best_step: the step whose weights these are, where there is a validation loss.
         micro_batch_size: windows that went through the model at once in the end.
         method: how, as it was settled.
         sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
-        corpus: description of what was trained on.
+        corpus: what was trained on, in words: how much of which data.
         source: its identity, `Corpus.source`.
     """
 
@@ -68,6 +71,8 @@ class RecoverResult:
     history: list[dict[str, Any]]
     steps: int
     tokens: int
+    sequences: int
+    sequences_given: int | None
     seconds: float
     tokens_per_second: float
     best_step: int | None
@@ -133,15 +138,18 @@ def recover(
     config = config.settled(sparse=bool(masks))
     warn_of_long_windows(model, config.seqlen)
     _check_settings(model, config, masks)
-    corpus = load_corpus(config.data, "train")
+    corpus = load_corpus(config.data, "train", config)
     train, validation = training_sequences(tokenizer, corpus, config)
+    amount = Amount.of(tokenizer, corpus, config)
     guide = _teacher(model, tokenizer, teacher, config, len(train), len(validation or ()))
     padding = Padding(_pad_token(tokenizer, model.config.vocab_size))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), padding)
     workplace = Workplace(target)
     with files.claimed(target) if is_first() else nullcontext():
         if is_first():
-            workplace.open(_identity(model, corpus, guide, config), overwrite)
+            identity = _identity(model, corpus, guide, config)
+            identity["template"] = template_of(tokenizer, config.chat_template).fingerprint if amount.written else None
+            workplace.open(identity, overwrite)
         barrier()
         set_seed(config.seed)
         number_format = model.dtype
@@ -177,7 +185,7 @@ def recover(
             raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
-        result = _result(trainer, learner, target, corpus.description, corpus.source)
+        result = _result(trainer, learner, target, corpus, amount)
         if skeleton is None or is_first():
             result.model = _finish(learner, number_format, config.merge)
             require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
@@ -308,23 +316,27 @@ def _finish(
 
 
 def _result(
-    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: str, source: str
+    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: Corpus, amount: Amount
 ) -> RecoverResult:
     progress = trainer.progress
+    # An epoch takes each sequence once, so the first steps see as many as they take.
+    seen = min(len(trainer.data.train), trainer.state.global_step * trainer.config.batch_size)
     return RecoverResult(
         model=model,
         output=output,
         history=_history(trainer.state.log_history),
         steps=trainer.state.global_step,
         tokens=progress.tokens,
+        sequences=seen,
+        sequences_given=amount.given,
         seconds=progress.seconds,
         tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
         best_step=progress.best_step,
         micro_batch_size=progress.micro_batch_size,
         method=trainer.config.method,
         sparsity=sparsity_of(trainer.masks) if trainer.masks else None,
-        corpus=corpus,
-        source=source,
+        corpus=f"{amount.told(seen)} of {corpus.title}",
+        source=corpus.source,
     )
 
 

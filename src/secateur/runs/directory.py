@@ -30,10 +30,12 @@ from secateur.files import (
     write_json,
 )
 from secateur.files.json_text import read_json
-from secateur.files.result_files import STAGES
+from secateur.files.marks import MARK
+from secateur.files.result_files import CARD, LINEAGE, STAGES
 
 logger = logging.getLogger(__name__)
 
+TOLD = (CARD, LINEAGE, MARK)
 MODEL_FILES = ("*.safetensors", "config.json", "*.gguf")
 
 
@@ -212,7 +214,9 @@ class Run:
 
 
 def _files_below(directory: Path) -> dict[str, int]:
-    return {str(file.relative_to(directory)): file.stat().st_size for file in directory.rglob("*") if file.is_file()}
+    """Sizes by name. What tells of the figures is written anew at a run's end, and says nothing of the work."""
+    files = (file for file in directory.rglob("*") if file.is_file() and file.name not in TOLD)
+    return {str(file.relative_to(directory)): file.stat().st_size for file in files}
 
 
 def _fingerprint(content: Any) -> str:

@@ -15,13 +15,16 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.data import check_texts, load_corpus, token_windows
+from secateur.console import command_text
+from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
 from secateur.errors import InputError
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY
+from secateur.handover import Figure, card_files
+from secateur.handover.plain import without_places
 from secateur.models import attach_adapter, find_model, load, save
 from secateur.models.config_file import load_config
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
@@ -65,10 +68,12 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     free = may_replace(output, PLAN, overwrite)
-    output = require_free(output, free, [name, config.calibration, config.layer_importance_file, config.plan])
-    check_texts(config.calibration)
+    texts = inputs_of(config.calibration, options=config)
+    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
+    check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
+        records |= card_files("prune", name, model, output, command_line)
         inputs = [config.plan, config.layer_importance_file]
         with going_on(model, output, PLAN, config, overwrite, inputs) as work:
             result = prune(model, tokenizer, config, layer_importance=layer_importance, walks=work.walks)
@@ -90,11 +95,12 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     free = may_replace(output, ZEROS, overwrite)
-    output = require_free(output, free, [name, config.calibration])
+    output = require_free(output, free, [name, *inputs_of(config.calibration, options=config)])
     if config.needs_text:
-        check_texts(config.calibration)
+        check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
+        records |= card_files("sparsify", name, model, output, command_line)
         with going_on(model, output, ZEROS, config, overwrite, []) as work:
             result = sparsify(model, tokenizer, config, walks=work.walks)
             logger.debug(
@@ -127,10 +133,12 @@ def recover_model(
     workplace = Workplace(expanded(output))
     free = overwrite or workplace.is_finished
     overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
-    output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
-    check_texts(config.data, *config.extra_eval)
+    texts = inputs_of(config.data, *config.extra_eval, options=config)
+    output = require_free(output, free, [name, *texts, config.teacher])
+    check_texts(config.data, *config.extra_eval, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
+        records |= card_files("recover", name, model, output, command_line)
         if base_name is not None:
             model.name_or_path = base_name
         return recover(model, tokenizer, output, config, overwrite=overwrite, extras=records)
@@ -144,15 +152,30 @@ def merge_model(
     Returns:
         Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
     """
-    output = require_free(output, overwrite, [name, config.adapter, config.data])
+    output = require_free(output, overwrite, [name, config.adapter, *inputs_of(config.data, options=config)])
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
+        figures: list[Figure] = []
+        records |= card_files("merge", name, model, output, command_line, adapter=config.adapter, figures=figures)
         if config.said_zeros == "keep" and masks_of_all_zeros(model):
-            windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
+            corpus = load_corpus(config.data, "test", config)
+            windows = token_windows(tokenizer, corpus, MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
             merged = merge_adapter(model, config.adapter, zeros="keep")
             cost = beside, perplexity(merged, windows)
+            amount = f"{config.data}, {len(windows):,} windows of {MEASURED_SEQLEN:,} tokens"
+            figures.append(
+                Figure(
+                    name="perplexity",
+                    value=cost[1],
+                    before=cost[0],
+                    measured_on=without_places(amount),
+                    metric="perplexity",
+                    text=without_places(config.data),
+                    compared="with the adapter beside the weights",
+                )
+            )
             logger.debug("Perplexity on %s: %.2f with the adapter beside the weights, %.2f merged", config.data, *cost)
         else:
             merged = merge_adapter(model, config.adapter, zeros=config.said_zeros)
@@ -188,9 +211,12 @@ def _export(name: str, output: Path, config: ExportConfig, overwrite: bool) -> E
     # In float32 everything that is stored keeps its value.
     model, tokenizer = load(name, dtype="float32", device="cpu", trust_remote_code=config.trust_remote_code)
     remember_checkpoint_dtype(model, find_model(name))
+    command_line = command_text("secateur", "export", name, "-o", str(output), config=config)
+    extras = card_files("export", name, model, output, command_line, adapter=config.adapter)
     if config.adapter is not None:
         model = merge_adapter(model, config.adapter, zeros=config.zeros)
-    return export(model, tokenizer, output, config.model_copy(update={"adapter": None}), overwrite=overwrite)
+    config = config.model_copy(update={"adapter": None})
+    return export(model, tokenizer, output, config, overwrite=overwrite, extras=extras)
 
 
 def check_export(name: str, config: ExportConfig, *, as_it_is: bool) -> None:

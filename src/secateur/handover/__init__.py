@@ -1,0 +1,6 @@
+"""What is handed over with a model: its lineage, its model card, and the way to the hub."""
+
+from secateur.handover.card import card_files, card_text
+from secateur.handover.lineage import Figure, Lineage, read_lineage
+
+__all__ = ["Figure", "Lineage", "card_files", "card_text", "read_lineage"]
