@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from secateur.data.hub import TIMEOUT_SECONDS, in_time
 from secateur.errors import InputError, ModelError, OutputError
 from secateur.files import expanded, is_as_written
 from secateur.files.input_text import shortened
@@ -30,7 +31,6 @@ from secateur.models.zeros_record import RECORD
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 5.0
 CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_model.safetensors"
 LONGRANGE_WEIGHTS, LONGRANGE_FIGURES = "best.safetensors", "results.json"
 # Of what lies beside the weights: what programs read, and what tells of the model.
@@ -226,7 +226,7 @@ def _without_places(value: Any) -> Any:
 def _require_reachable(hub: HfApi, repository: str) -> None:
     """Ask the hub for the repository: what it says does not matter, that it answers within seconds does."""
     try:
-        hub.model_info(repository, timeout=TIMEOUT_SECONDS, expand=["sha"])
+        in_time(lambda: hub.model_info(repository, timeout=TIMEOUT_SECONDS, expand=["sha"]))
     except RepositoryNotFoundError:
         return
 
