@@ -5,10 +5,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from rich.table import Table
 
+from secateur.report.layout import Column, TextTable
 from secateur.report.plots import ATTENTION, NEUTRAL, TEXT_COLOURS, plain_label, plain_numbers, png
-from secateur.report.tables import MISSING, Column, plain_table
+from secateur.report.tables import MISSING
 
 WIDEST = 4
 REASONS = {
@@ -17,7 +17,7 @@ REASONS = {
 }
 
 
-def longrange_table(results: Sequence[Mapping[str, Any]]) -> Table:
+def longrange_table(results: Sequence[Mapping[str, Any]]) -> TextTable:
     """Accuracy, step times and memory of runs.
 
     Args:
@@ -33,7 +33,7 @@ def longrange_table(results: Sequence[Mapping[str, Any]]) -> Table:
         *_by_kind(results, "step_ms", "ms", ".0f", 1.0),
         *_by_kind(results, "memory_bytes", "MB", ".0f", 1e-6),
     ]
-    return plain_table(columns)
+    return TextTable(columns)
 
 
 def _by_kind(results: Sequence[Mapping[str, Any]], key: str, unit: str, form: str, factor: float) -> list[Column]:
@@ -41,11 +41,11 @@ def _by_kind(results: Sequence[Mapping[str, Any]], key: str, unit: str, form: st
     for kind in ("dense", "sparse"):
         values = [row[key].get(kind) for row in results]
         cells = [MISSING if value is None else format(factor * value, form) for value in values]
-        columns.append(Column(f"{kind}\n{unit}", cells))
+        columns.append(Column(f"{kind} {unit}", cells))
     return columns
 
 
-def prepared_table(meta: Mapping[str, Any]) -> Table:
+def prepared_table(meta: Mapping[str, Any]) -> TextTable:
     """What a prepared task holds.
 
     Args:
@@ -53,7 +53,7 @@ def prepared_table(meta: Mapping[str, Any]) -> Table:
     """
     splits = list(meta["statistics"])
     rows = [meta["statistics"][split] for split in splits]
-    return plain_table(
+    return TextTable(
         [
             Column("split", splits, "left"),
             Column("examples", [f"{row['rows']:,}" for row in rows]),

@@ -6,8 +6,9 @@ from typing import Any
 
 from secateur.console import counted
 from secateur.report.html import Page, Picture, Sample, Table
+from secateur.report.layout import Column
 from secateur.report.plots import loss_curve, pruning_strategy, sparsity_map, stage_plot
-from secateur.report.tables import Column, Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
+from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
 from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"

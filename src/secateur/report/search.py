@@ -5,13 +5,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from rich.table import Table
 
 from secateur.report.plots import ATTENTION, NEUTRAL, png
-from secateur.report.tables import Column, plain_table
+from secateur.report.layout import Column, TextTable
 
 
-def search_table(found: Mapping[str, Any]) -> Table:
+def search_table(found: Mapping[str, Any]) -> TextTable:
     """Each round's cut: divergence, what attention bears, and what stays whole.
 
     Args:
@@ -19,7 +18,7 @@ def search_table(found: Mapping[str, Any]) -> Table:
     """
     rounds = found["rounds"]
     first = rounds[0]["divergence"]
-    return plain_table(
+    return TextTable(
         [
             Column("round", [_name(number, found["best"]) for number in range(len(rounds))], "left"),
             Column("KL divergence", [f"{row['divergence']:.4f}" for row in rounds]),
