@@ -74,6 +74,7 @@ class MatrixFigures(RunFile):
     layer: Layer
     name: str
     sparsity: Annotated[float, Field(ge=0, le=1)]
+    norm_lost: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class ZerosFile(RunFile):
