@@ -9,7 +9,7 @@ from secateur.cli.command import command
 from secateur.cli.group import Group
 from secateur.cli.options import Json, Model
 from secateur.cli.output import say, show
-from secateur.console import counted, stdout
+from secateur.console import counted
 from secateur.errors import InputError
 from secateur.files import expanded, write_bytes, write_figures
 

@@ -1,7 +1,7 @@
 """What all plots share: colours, sizes, labels and scales, and figures as PNG and SVG images.
 
-Nothing here opens a window or needs a display. A plot is a function that returns a figure of a given width: a page shows
-it in two widths, each with text of the same size.
+Nothing here opens a window or needs a display. A plot is a function that returns a figure of a given width: a page
+shows it in two widths, each with text of the same size.
 """
 
 import functools
@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, which people who are colour-blind can tell apart.
 ATTENTION, MLP, NEUTRAL = "#0072B2", "#E69F00", "#555555"
@@ -30,7 +30,8 @@ LABEL_BOX = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
 WIDE, NARROW = 9.0, 3.73
 DOTS_PER_INCH = 120
 FONT_SIZE = 9.5  # points: 12.7 pixels of a page, and 11.3 where a wide picture is shown on 768
-CHARACTER = 7.6 / 96  # inches
+CHARACTER = 7.2 / 96  # inches
+AXIS = 0.65  # inches of an axis with its labels
 
 LOG_FROM_RANGE = 20
 LONGEST_LABEL = 48
@@ -45,6 +46,7 @@ STYLE = {
     "figure.titlesize": FONT_SIZE + 0.5,
     "legend.fontsize": FONT_SIZE,
     "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.08,
     "svg.fonttype": "none",
     "svg.hashsalt": "secateur",
     # A `$` in a text is a dollar sign, and no formula.
@@ -99,12 +101,12 @@ def heading(axes: Axes, text: str) -> None:
     """Say above a panel, on its left, what it shows and in which unit, in lines that fit it."""
     figure = axes.get_figure()
     assert figure is not None
-    axes.set_title(fitted(text, figure.get_figwidth()))
+    axes.set_title(fitted(text, figure.get_figwidth() - AXIS))
 
 
 def fitted(text: str, width: float) -> str:
-    """A text in lines that fit beside an axis in a figure of so many inches."""
-    return textwrap.fill(text, int((width - 0.7) / CHARACTER))
+    """A text in lines that fit so many inches."""
+    return textwrap.fill(text, int((width - 0.1) / CHARACTER))
 
 
 def is_drawable(value: float) -> bool:
@@ -114,11 +116,16 @@ def is_drawable(value: float) -> bool:
 
 def needs_log(values: Sequence[float]) -> bool:
     """Whether one value is over 20 times another."""
-    return bool(values) and 0 < min(values) and max(values) > LOG_FROM_RANGE * min(values)
+    return bool(values) and min(values) > 0 and max(values) > LOG_FROM_RANGE * min(values)
 
 
-def honest_scale(axes: Axes, values: Sequence[float], which: str = "y") -> str:
+def honest_scale(axes: Axes, values: Sequence[float], which: str = "y", form: str = ",.4g") -> str:
     """Let an axis end at ticks, or make it logarithmic where one value is over 20 times another.
+
+    Args:
+        axes: of which one axis is scaled, x or y as in `which`.
+        values: that are drawn.
+        form: how numbers are written.
 
     Returns:
         What a label must say of it: where it begins and ends, but for one that begins at 0.
@@ -128,22 +135,24 @@ def honest_scale(axes: Axes, values: Sequence[float], which: str = "y") -> str:
         return ""
     low, high = min(values), max(values)
     if needs_log(values):
-        (axes.set_yscale if which == "y" else axes.set_xscale)("log")
-        axis.set_major_formatter(FuncFormatter(_plain))
-        axis.set_minor_formatter(NullFormatter())
-        return f"log scale, {short_number(low)} to {short_number(high)}"
+        log_scale(axes, low, high, which)
+        return f"log scale, {low:{form}} to {high:{form}}"
     spread = (high - low) or abs(high) or 1.0
     start = 0.0 if 0 <= low < high / 2 else low - 0.1 * spread
     ticks = MaxNLocator(nbins=6).tick_values(start, high + 0.1 * spread)
     axis.set_major_locator(MaxNLocator(nbins=6))
     limits(ticks[0], ticks[-1])
-    return "" if ticks[0] == 0 else f"the axis goes from {short_number(ticks[0])} to {short_number(ticks[-1])}"
+    return "" if ticks[0] == 0 else f"the axis goes from {ticks[0]:{form}} to {ticks[-1]:{form}}"
 
 
-def plain_numbers(axes: Axes) -> None:
-    """Label a logarithmic axis with plain numbers. Matplotlib's own labels are formulas, and none is drawn here."""
-    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def log_scale(axes: Axes, low: float, high: float, which: str = "y") -> None:
+    """Make an axis logarithmic, with plain numbers: Matplotlib's own labels are formulas, and none is drawn here."""
+    (axes.set_yscale if which == "y" else axes.set_xscale)("log")
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    steps = (1, 2, 5) if high < 50 * low else (1, 3) if high < 1000 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(_plain))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plain_label(text: object, longest: int = LONGEST_LABEL) -> str:

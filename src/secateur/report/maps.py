@@ -124,4 +124,6 @@ def _draw_map(axes: Axes, shares: Sequence[Sequence[float]], first: int, scale: 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=20 if figure.get_figwidth() > NARROW else 8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{place + first:.0f}"))
     bar = figure.colorbar(mesh, ax=axes, format=PercentFormatter(1.0), orientation="horizontal", aspect=40, pad=0.02)
+    bar.locator = MaxNLocator(nbins=5)
+    bar.update_ticks()
     bar.outline.set_visible(False)

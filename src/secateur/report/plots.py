@@ -26,6 +26,7 @@ from secateur.report.drawing import (
 from secateur.report.tables import Row, perplexities, short_text_name, text_names
 
 NOT_FINITE = "not finite"
+LONGEST_FIRST = 20
 ROW_HEIGHT = 0.42  # inches of a model's name and its bar
 
 
@@ -108,9 +109,12 @@ def _panels(rows: Sequence[Row], count: int, width: float) -> tuple[Figure, list
 def _draw_perplexities(panels: Sequence[Axes], rows: Sequence[Row]) -> None:
     for index, text in enumerate(text_names(rows)):
         on = f" on {plain_label(short_text_name(text))}" if text else ""
+        on += f"; dotted: {plain_label(rows[0]['name'], LONGEST_FIRST)}"
         values = [perplexities(row).get(text) for row in rows]
         finite = [value if value is not None and is_drawable(value) else None for value in values]
         _draw_bars(panels[index], rows, finite, TEXT_COLOURS[index % len(TEXT_COLOURS)], f"perplexity{on}")
+        if finite[0] is not None:
+            panels[index].axvline(finite[0], color=INK, linewidth=1, linestyle=":")
 
 
 def _draw_bars(axes: Axes, rows: Sequence[Row], values: Sequence[float | None], colour: str, what: str) -> None:
@@ -119,9 +123,10 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], values: Sequence[float | None], 
     is_log = needs_log(list(drawn.values()))
     for place, row in enumerate(rows):
         name = plain_label(row["name"])
-        axes.text(0, place - 0.4, name, transform=axes.get_yaxis_transform(), va="center")
+        beside = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
+        axes.annotate(name, (0, place - 0.42), (4, 0), **beside)
         if place not in drawn:
-            axes.text(0, place, NOT_FINITE, transform=axes.get_yaxis_transform(), va="center", color=NEUTRAL)
+            axes.annotate(NOT_FINITE, (0, place), (4, 0), color=NEUTRAL, **beside)
     if is_log:
         axes.plot(list(drawn.values()), list(drawn), "o", color=colour, markersize=8)
         what += f" ({honest_scale(axes, list(drawn.values()), 'x')})"
@@ -134,8 +139,6 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], values: Sequence[float | None], 
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     for place, value in drawn.items():
         axes.annotate(short_number(value), (value, place), (6, 0), textcoords="offset points", va="center")
-    if 0 in drawn:
-        axes.axvline(drawn[0], color=INK, linewidth=1, linestyle=":")
     axes.set_ylim(len(rows) - 0.6, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(not is_log)

@@ -15,8 +15,8 @@ from secateur.report.drawing import (
     FROZEN,
     INK,
     MLP,
-    NEUTRAL,
     NARROW,
+    NEUTRAL,
     WIDE,
     fitted,
     heading,
@@ -143,9 +143,7 @@ def _shade_frozen(axes: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
             axes.axvspan(layer["layer"] - 0.5, layer["layer"] + 0.5, color=FROZEN, zorder=0, linewidth=0)
 
 
-def _legend(
-    figure: Figure, layers: Sequence[Mapping[str, Any]], limits: Mapping[str, float], columns: int
-) -> None:
+def _legend(figure: Figure, layers: Sequence[Mapping[str, Any]], limits: Mapping[str, float], columns: int) -> None:
     handles: list[Artist] = [
         Patch(color=ATTENTION, label="attention"),
         Patch(color=MLP, label="MLP"),

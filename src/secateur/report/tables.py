@@ -193,9 +193,7 @@ def _text_columns(rows: Sequence[Row], baseline: int | None) -> list[Column]:
     return [
         column
         for text in texts
-        for column in _perplexity_columns(
-            rows, compared, text, f" ({short_text_name(text)})" if len(texts) > 1 else ""
-        )
+        for column in _perplexity_columns(rows, compared, text, f" ({short_text_name(text)})" if len(texts) > 1 else "")
     ]
 
 
@@ -205,9 +203,7 @@ def _rest(rows: Sequence[Row], baseline: int | None, last: bool = False) -> list
     return [*others, *zeros] if last else [*zeros, *others]
 
 
-def _perplexity_columns(
-    rows: Sequence[Row], compared: Sequence[int | None], text: str, suffix: str
-) -> list[Column]:
+def _perplexity_columns(rows: Sequence[Row], compared: Sequence[int | None], text: str, suffix: str) -> list[Column]:
     values = [perplexities(row).get(text) for row in rows]
     changes = _changes(values, compared)
     by_name = {(row["name"], _values(row)): value for row, value in zip(rows, values, strict=True)}

@@ -188,9 +188,7 @@ def _sparsegpt_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
     return lambda linear, quota: sparsegpt(linear.weight, damped, quota)
 
 
-def _cut_range(
-    streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks, lost: Lost
-) -> Iterator[int]:
+def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks, lost: Lost) -> Iterator[int]:
     """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted.
 
     Those that an earlier try has done take the weights that it has written, and `lost` what it has noted.
