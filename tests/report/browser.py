@@ -42,14 +42,10 @@ class Browser:
         self.devtools("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("url", url=page.as_uri())
 
-    def run(self, script: str) -> Any:
-        """What a script returns."""
-        return self.call("execute/sync", script=script, args=[])
-
-    def screenshot(self, place: Path) -> None:
-        """Write the whole page as a PNG."""
+    def shot(self) -> bytes:
+        """A picture of the whole page, a PNG."""
         shot = self.devtools("Page.captureScreenshot", format="png", captureBeyondViewport=True)
-        place.write_bytes(base64.b64decode(shot["data"]))
+        return base64.b64decode(shot["data"])
 
 
 @contextmanager

@@ -113,7 +113,9 @@ def metrics() -> dict[str, Any]:
             "corpus": "pydocs, train split",
             "settings": {"teacher": "smollm2-135m"},
         },
-        "commands": [{"purpose": "The whole run", "command": "secateur run examples/smollm2-prune.yaml -o " + "x" * 90}],
+        "commands": [
+            {"purpose": "The whole run", "command": "secateur run examples/smollm2-prune.yaml -o " + "x" * 90}
+        ],
         "seconds": {"prune": 61.0, "recover": 366.0},
         "versions": {"torch": "2.13.0"},
         "machine": {"cores": 2, "processor": "x86_64"},
@@ -127,7 +129,5 @@ def sweep_rows(count: int = 4) -> list[dict[str, Any]]:
         values = {"prune.ratio": (1 + number) / 10}
         size = round(134_515_008 * (1 - 0.1 * (1 + number)))
         rows.append(model("smollm2-prune/pruned", 20.0 * (1.3 + number), size, values=values))
-        rows.append(
-            model("recovered", 18.0 * (1.1 + number / 3), size, values=values, recovers="smollm2-prune/pruned")
-        )
+        rows.append(model("recovered", 18.0 * (1.1 + number / 3), size, values=values, recovers="smollm2-prune/pruned"))
     return rows

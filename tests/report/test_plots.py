@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from run_figures import importance, metrics, plan, sweep_rows, zeros
 
-from secateur.report import attention_map, loss_curve, perplexity_plot, pruning_strategy
+from secateur.report import attention_map, loss_curve, pruning_strategy
 from secateur.report.comparison import size_figure, sweep_figure
 from secateur.report.drawing import DOTS_PER_INCH, NARROW, STYLE, WIDE, plain_label, svg
 from secateur.report.longrange import pattern_figure, switch_figure
@@ -19,10 +19,7 @@ from secateur.report.search import search_figure
 from secateur.report.strategy import strategy_figure
 
 PROFILE = {
-    "layers": [
-        {"layer": layer, "sparsity": [0.1 * layer] * (4 if layer == 3 else 6)}
-        for layer in (2, 3, 5)
-    ],
+    "layers": [{"layer": layer, "sparsity": [0.1 * layer] * (4 if layer == 3 else 6)} for layer in (2, 3, 5)],
     "mean_sparsity": 0.3,
 }
 ROUNDS = [{"divergence": 0.6 - 0.01 * index, "attention_share": 0.2 + 0.1 * index} for index in range(4)]
@@ -251,6 +248,7 @@ def test_an_axis_that_does_not_begin_at_nothing_says_so():
 STRANGE = ["cost_$5", "$x^$", r"\frac{a}", "_hidden", "a\nb\tc", "x" * 300, "半\ud800", "$", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_names_are_drawn_as_they_are():
     """`$` is no formula, `_` hides nothing from a legend, and a long name leaves room for the plot."""

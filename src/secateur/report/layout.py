@@ -82,9 +82,11 @@ def split(columns: Sequence[Column], width: int | None, labels: int = 1) -> list
     """
     names, figures = list(columns[:labels]), list(columns[labels:])
     atoms: list[list[Column]] = []
-    for column in figures:
+    for before, column in zip([None, *figures], figures, strict=False):
         if column.joined and atoms and _widths([*names, *atoms[-1], column], width):
             atoms[-1].append(column)
+        elif column.joined and before is not None:
+            atoms.append([replace(column, header=f"{column.header} of {before.header}")])
         else:
             atoms.append([column])
     parts: list[list[Column]] = [names]
@@ -199,7 +201,10 @@ def _records(columns: Sequence[Column], width: int, labels: int) -> Iterator[Tex
                 yield _text([(line, column.styles.get(column.cells[row], HEADER_STYLE))])
         for column in columns[labels:]:
             cell = replace(column, cells=[column.cells[row]])
-            said = f"{_flat(cell.header)}{NO_BREAK if cell.justify == 'right' else ' '}{_flat(cell.cells[0])}"
+            shown = _flat(cell.cells[0])
+            if cell.justify == "right":
+                shown = NO_BREAK + shown.replace(" ", NO_BREAK)
+            said = f"{_flat(cell.header)}{'' if cell.justify == 'right' else ' '}{shown}"
             for line in wrapped(said.strip(), width - GAP):
                 yield _text([(" " * GAP + line, "")])
 
