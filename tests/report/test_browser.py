@@ -41,6 +41,7 @@ for (const element of document.querySelectorAll("body *")) {
 const hidden = [...document.querySelectorAll(".figures td")].map(cell => cell.textContent).filter(Boolean);
 return {
   scroll: document.documentElement.scrollWidth, wide, small, pictures,
+  tables: [...document.querySelectorAll(".figures")].filter(table => table.getBoundingClientRect().width).length,
   shown: document.body.innerText, cells: [...new Set(hidden)],
 };
 """
@@ -85,6 +86,7 @@ def _check(seen: dict[str, Any], name: str, width: int) -> None:
     assert seen["wide"] == [] and seen["small"] == [], (name, width)
     shown = seen["shown"].split()
     assert all(word in shown for cell in seen["cells"] for word in cell.split()), (name, width)
+    assert width > 699 or seen["tables"] == 2
     assert len(seen["pictures"]) == (4 if name == "run" else 2)
     assert len({picture["width"] for picture in seen["pictures"]}) == 1
     for picture in seen["pictures"]:

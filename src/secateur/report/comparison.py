@@ -6,9 +6,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation
 
+from secateur.console import counted
 from secateur.report.drawing import (
     CHARACTER,
     INK,
@@ -157,8 +159,8 @@ def _panels(rows: Sequence[Row], width: float, lines_below: int) -> tuple[Figure
     drawn = [(points, label) for points, label in measured if points] or measured[:1]
     below = 0.19 * lines_below + (0.1 if lines_below else 0)
     height = 0.3 + (3.9 if width > NARROW else 3.4) * len(drawn) + below
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height))
+    layout = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
+    figure = Figure(figsize=(width, height), layout=layout)
     panels = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]
     return figure, [(axes, points, label) for axes, (points, label) in zip(panels, drawn, strict=True)]
 
@@ -210,7 +212,7 @@ def comparison_page(
     notes = text_notes(rows)
     return Page(
         title=title,
-        summary=[f"{len(rows)} models out of {len(sources)} results."],
+        summary=[f"{counted(len(rows), 'model')} out of {counted(len(sources), 'result')}."],
         table=page_table(comparison_columns(rows), notes),
         warnings=list(warnings),
         tables=[("Tasks", task_page_table(rows))] if task_names(rows) else [],

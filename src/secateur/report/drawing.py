@@ -10,14 +10,13 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's colours, which people who are colour-blind can tell apart.
@@ -37,7 +36,7 @@ LOG_FROM_RANGE = 20
 LONGEST_LABEL = 48
 LARGEST_DRAWN = 1e100
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": FONT_SIZE,
     "axes.titlesize": FONT_SIZE,
     "axes.titlelocation": "left",
@@ -99,7 +98,7 @@ def svg(figure: Figure) -> str:
 
 def heading(axes: Axes, text: str) -> None:
     """Say above a panel, on its left, what it shows and in which unit, in lines that fit it."""
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
     assert figure is not None
     axes.set_title(fitted(text, figure.get_figwidth() - AXIS))
 
@@ -173,8 +172,3 @@ def short_number(value: float) -> str:
 
 def _plain(value: float, _position: int | None = None) -> str:
     return f"{value:.0e}" if value >= 1e7 else f"{value:,.10g}"
-
-
-def texts_of(figure: Figure) -> list[str]:
-    """All texts of a figure as they are drawn."""
-    return [text.get_text().strip() for text in figure.findobj(Text)]

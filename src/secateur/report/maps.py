@@ -109,7 +109,6 @@ def _draw_map(axes: Axes, shares: Sequence[Sequence[float]], first: int, scale: 
     rows, columns = len(shares), len(shares[0])
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
-    edges = {"edgecolor": PAPER, "linewidth": 0.4}
     mesh = axes.pcolormesh(
         [column - 0.5 for column in range(columns + 1)],
         [row - 0.5 for row in range(rows + 1)],
@@ -117,7 +116,8 @@ def _draw_map(axes: Axes, shares: Sequence[Sequence[float]], first: int, scale: 
         cmap="cividis",
         vmin=scale[0],
         vmax=scale[1],
-        **edges,
+        edgecolor=PAPER,
+        linewidth=0.4,
     )
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_xlabel("decoder layer")

@@ -123,10 +123,9 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], values: Sequence[float | None], 
     is_log = needs_log(list(drawn.values()))
     for place, row in enumerate(rows):
         name = plain_label(row["name"])
-        beside = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "center"}
-        axes.annotate(name, (0, place - 0.42), (4, 0), **beside)
+        _at_the_left(axes, name, place - 0.42, INK)
         if place not in drawn:
-            axes.annotate(NOT_FINITE, (0, place), (4, 0), color=NEUTRAL, **beside)
+            _at_the_left(axes, NOT_FINITE, place, NEUTRAL)
     if is_log:
         axes.plot(list(drawn.values()), list(drawn), "o", color=colour, markersize=8)
         what += f" ({honest_scale(axes, list(drawn.values()), 'x')})"
@@ -144,3 +143,8 @@ def _draw_bars(axes: Axes, rows: Sequence[Row], values: Sequence[float | None], 
     axes.spines["left"].set_visible(not is_log)
     axes.set_axisbelow(True)
     heading(axes, what)
+
+
+def _at_the_left(axes: Axes, text: str, place: float, colour: str) -> None:
+    beside = axes.get_yaxis_transform()
+    axes.annotate(text, (0, place), (4, 0), xycoords=beside, textcoords="offset points", va="center", color=colour)
