@@ -181,8 +181,8 @@ def test_the_loss_curve_has_both_losses():
     history = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.5}, {"step": 2, "eval_loss": 3.6}, {"step": 3}]
     axes = loss_figure(history).axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("optimiser step", "loss (nats per token)")
-    assert "the axis goes from 3.4 to 4.1" in title(axes)
+    assert axes.get_xlabel() == "optimiser step"
+    assert title(axes) == "loss (nats per token); the axis goes from 3.4 to 4.1"
 
 
 def test_an_empty_history_gives_an_empty_plot():

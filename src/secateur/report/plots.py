@@ -26,6 +26,9 @@ from secateur.report.drawing import (
 from secateur.report.tables import Row, perplexities, short_text_name, text_names
 
 NOT_FINITE = "not finite"
+# The parts of a training's loss, each drawn on axes of its own: its name, the entry of training, and of evaluation.
+LOSSES = (("loss", "loss", "eval_loss"),)
+CURVES = (("training", ATTENTION, "-", 1.2), ("evaluation", MLP, "o-", 1.8))
 LONGEST_FIRST = 20
 ROW_HEIGHT = 0.42  # inches of a model's name and its bar
 
@@ -75,29 +78,31 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> bytes:
 
 @styled
 def loss_figure(history: Sequence[Mapping[str, Any]], width: float = WIDE) -> Figure:
-    """Training loss by step as a line, evaluation loss as points on a line.
+    """The parts of a training's loss by step, a panel for each: a line for training, points on a line for evaluation.
 
     Args:
-        history: mappings with `step` and `loss` or `eval_loss` or both, as in the Trainer's log history.
+        history: mappings with `step` and any of the entries that `LOSSES` names, as in the Trainer's log history.
         width: in inches.
     """
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    curves = (("loss", "training", ATTENTION, "-", 1.2), ("eval_loss", "evaluation", MLP, "o-", 1.8))
-    drawn: list[float] = []
-    for key, label, colour, style, line_width in curves:
-        points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
-        if points:
-            steps, losses = zip(*points, strict=True)
-            drawn += [loss for loss in losses if is_drawable(loss)]
-            axes.plot(steps, losses, style, color=colour, linewidth=line_width, markersize=4, label=label)
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.grid(alpha=0.3)
-    heading(axes, honest_scale(axes, drawn))
-    if axes.lines:
-        axes.legend()
+    shown = [part for part in LOSSES if any(row.get(key) is not None for row in history for key in part[1:])]
+    panels = shown or LOSSES[:1]
+    figure = Figure(figsize=(width, 0.6 + 2.8 * len(panels)), layout="constrained")
+    subplots = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, *keys) in zip(subplots, panels, strict=True):
+        drawn: list[float] = []
+        for key, (label, colour, style, line_width) in zip(keys, CURVES, strict=True):
+            points = [(row["step"], row[key]) for row in history if row.get(key) is not None]
+            if points:
+                steps, losses = zip(*points, strict=True)
+                drawn += [loss for loss in losses if is_drawable(loss)]
+                axes.plot(steps, losses, style, color=colour, linewidth=line_width, markersize=4, label=label)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.grid(alpha=0.3)
+        said = honest_scale(axes, drawn)
+        heading(axes, f"{name} (nats per token)" + (f"; {said}" if said else ""))
+        if axes.lines:
+            axes.legend()
+    subplots[-1].set_xlabel("optimiser step")
     return figure
 
 
