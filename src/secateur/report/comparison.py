@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from secateur.console import counted
@@ -256,10 +256,8 @@ def _quality_axis(axes: Axes, points: Points, label: str) -> None:
     names = list(points)
     on = f" on {plain_label(names[0])}" if len(names) == 1 and names[0] else ""
     values = [value for measured in points.values() for _, value in measured]
-    said = honest_scale(axes, values, form=".1%" if label == "accuracy" else ",.4g")
+    said = honest_scale(axes, values, shares=label == "accuracy")
     heading(axes, f"{label}{on}" + (f"; {said}" if said else ""))
-    if label == "accuracy":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     if len(names) > 1:

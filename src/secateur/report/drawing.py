@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 # Okabe and Ito's colours, which people who are colour-blind can tell apart.
 ATTENTION, MLP, NEUTRAL = "#0072B2", "#E69F00", "#555555"
@@ -118,13 +118,13 @@ def needs_log(values: Sequence[float]) -> bool:
     return bool(values) and min(values) > 0 and max(values) > LOG_FROM_RANGE * min(values)
 
 
-def honest_scale(axes: Axes, values: Sequence[float], which: str = "y", form: str = ",.4g") -> str:
+def honest_scale(axes: Axes, values: Sequence[float], which: str = "y", *, shares: bool = False) -> str:
     """Let an axis end at ticks, or make it logarithmic where one value is over 20 times another.
 
     Args:
         axes: of which one axis is scaled, x or y as in `which`.
         values: that are drawn.
-        form: how numbers are written.
+        shares: whether they are shares, which are written in percent and never on a logarithmic axis.
 
     Returns:
         What a label must say of it: where it begins and ends, but for one that begins at 0.
@@ -133,7 +133,8 @@ def honest_scale(axes: Axes, values: Sequence[float], which: str = "y", form: st
     if not values:
         return ""
     low, high = min(values), max(values)
-    if needs_log(values):
+    form = ".1%" if shares else ",.4g"
+    if needs_log(values) and not shares:
         log_scale(axes, low, high, which)
         return f"log scale, {low:{form}} to {high:{form}}"
     spread = (high - low) or abs(high) or 1.0
@@ -141,6 +142,8 @@ def honest_scale(axes: Axes, values: Sequence[float], which: str = "y", form: st
     ticks = MaxNLocator(nbins=6).tick_values(start, high + 0.1 * spread)
     axis.set_major_locator(MaxNLocator(nbins=6))
     limits(ticks[0], ticks[-1])
+    if shares:
+        axis.set_major_formatter(PercentFormatter(1.0))
     return "" if ticks[0] == 0 else f"the axis goes from {ticks[0]:{form}} to {ticks[-1]:{form}}"
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from secateur.report.drawing import (
     ATTENTION,
@@ -120,9 +120,8 @@ def switch_figure(results: Mapping[str, Any], width: float = WIDE) -> Figure:
     log_scale(change, min(drawn), max(drawn))
     points = [(entry["step"], entry["accuracy"]) for entry in evaluations]
     accuracy.plot(*zip(*points, strict=True) if points else ([], []), "o-", color=ATTENTION, markersize=4)
-    said = honest_scale(accuracy, [value for _, value in points], form=".1%")
+    said = honest_scale(accuracy, [value for _, value in points], shares=True)
     heading(accuracy, "accuracy on dev" + (f"; {said}" if said else ""))
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
     accuracy.set_xlabel("optimiser step")
     accuracy.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     for axes in (skewness, change, accuracy):
