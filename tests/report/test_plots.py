@@ -11,12 +11,12 @@ from run_figures import importance, metrics, plan, sweep_rows, zeros
 
 from secateur.report import attention_map, loss_curve, pruning_strategy
 from secateur.report.comparison import size_figure, sweep_figure
-from secateur.report.drawing import DOTS_PER_INCH, NARROW, STYLE, WIDE, plain_label, svg
 from secateur.report.longrange import pattern_figure, switch_figure
 from secateur.report.maps import attention_figure, sparsity_figure
 from secateur.report.plots import loss_figure, perplexity_figure, stage_figure
 from secateur.report.search import search_figure
 from secateur.report.strategy import strategy_figure
+from secateur.report.style import DOTS_PER_INCH, NARROW, STYLE, WIDE, plain_label, svg
 
 PROFILE = {
     "layers": [{"layer": layer, "sparsity": [0.1 * layer] * (4 if layer == 3 else 6)} for layer in (2, 3, 5)],
@@ -183,6 +183,20 @@ def test_the_loss_curve_has_both_losses():
     assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
     assert axes.get_xlabel() == "optimiser step"
     assert title(axes) == "loss (nats per token); the axis goes from 3.4 to 4.1"
+
+
+def test_each_part_of_a_loss_has_a_panel():
+    history = [
+        {"step": 1, "loss": 2.5, "cross_entropy": 4.0, "kl_divergence": 1.0},
+        {"step": 2, "loss": 2.1, "cross_entropy": 3.5, "kl_divergence": 0.7, "eval_cross_entropy": 3.6},
+        {"step": 3, "eval_kl_divergence": 0.8},
+    ]
+    above, below = loss_figure(history).axes
+    assert [line.get_xydata().tolist() for line in above.lines] == [[[1, 4.0], [2, 3.5]], [[2, 3.6]]]
+    assert [line.get_xydata().tolist() for line in below.lines] == [[[1, 1.0], [2, 0.7]], [[3, 0.8]]]
+    assert title(above).startswith("cross entropy (nats per token)") and title(below).startswith("KL from the teacher")
+    (axes,) = loss_figure([{"step": 1, "loss": 4.0, "eval_cross_entropy": 3.9}]).axes
+    assert len(axes.lines) == 2 and title(axes).startswith("loss (nats per token)")
 
 
 def test_an_empty_history_gives_an_empty_plot():

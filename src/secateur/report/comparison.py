@@ -11,7 +11,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
 from secateur.console import counted
-from secateur.report.drawing import (
+from secateur.report.html import Draw, Page, Picture
+from secateur.report.page import page_table
+from secateur.report.style import (
     CHARACTER,
     INK,
     LABEL_BOX,
@@ -27,8 +29,6 @@ from secateur.report.drawing import (
     short_number,
     styled,
 )
-from secateur.report.html import Draw, Page, Picture
-from secateur.report.page import page_table
 from secateur.report.tables import (
     Row,
     accuracy,
@@ -48,6 +48,7 @@ MOST_NAMED, LONGEST_NAMED = 4, 16  # models whose names stand beside their point
 MOST_FIGURED = 2  # lines with figures at their points
 MOST_TICKS = 6
 LEGEND_BELOW = 0.42  # inches
+LINE = 0.19  # inches
 LEVEL_STYLES = (":", "--", "-.")
 Points = dict[str, list[tuple[Row, float]]]
 
@@ -124,7 +125,7 @@ def sweep_figure(rows: Sequence[Row], key: str, width: float = WIDE) -> Figure:
     def place(value: Any) -> float:
         return float(value) if is_numeric else float(ticks.index(value_text(value)))
 
-    figure, panels = _panels(rows, width, 0)
+    figure, panels = _panels(rows, width, legend=key)
     for axes, points, label in panels:
         lines = _lines(points, key)
         for index, (line, measured) in enumerate(lines.items()):
@@ -153,12 +154,18 @@ def sweep_figure(rows: Sequence[Row], key: str, width: float = WIDE) -> Figure:
     return figure
 
 
-def _panels(rows: Sequence[Row], width: float, lines_below: int) -> tuple[Figure, list[tuple[Axes, Points, str]]]:
-    """A panel for perplexity and one for accuracy, of what was measured, above room for a key."""
+def _panels(
+    rows: Sequence[Row], width: float, lines_below: int = 0, legend: str = ""
+) -> tuple[Figure, list[tuple[Axes, Points, str]]]:
+    """A panel for perplexity and one for accuracy, of what was measured.
+
+    There is room for a key of so many lines below both, or below each for the legend of a sweep over `legend`.
+    """
     measured = [(_perplexity_points(rows), "perplexity"), (_accuracy_points(rows), "accuracy")]
     drawn = [(points, label) for points, label in measured if points] or measured[:1]
-    below = 0.19 * lines_below + (0.1 if lines_below else 0)
-    height = 0.3 + (3.9 if width > NARROW else 3.4) * len(drawn) + below
+    below = LINE * lines_below + (0.1 if lines_below else 0)
+    entries = [len(_lines(points, legend)) + len(_levels(points)) if legend else 0 for points, _ in drawn]
+    height = 0.3 + (3.9 if width > NARROW else 3.4) * len(drawn) + LINE * max(entries) * len(drawn) + below
     layout = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height))
     figure = Figure(figsize=(width, height), layout=layout)
     panels = figure.subplots(len(drawn), 1, squeeze=False)[:, 0]

@@ -8,8 +8,8 @@ from importlib import resources
 import jinja2
 from matplotlib.figure import Figure
 
-from secateur.report.drawing import NARROW, WIDE, svg
 from secateur.report.layout import Column, split
+from secateur.report.style import NARROW, WIDE, svg
 
 Draw = Callable[[float], Figure]
 TEMPLATE = "report.html.j2"

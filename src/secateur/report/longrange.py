@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from secateur.report.drawing import (
+from secateur.report.layout import Column, TextTable
+from secateur.report.style import (
     ATTENTION,
     INK,
     NARROW,
@@ -21,7 +22,6 @@ from secateur.report.drawing import (
     png,
     styled,
 )
-from secateur.report.layout import Column, TextTable
 from secateur.report.tables import MISSING
 
 WIDEST = 4  # panels in a row

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from secateur.report.drawing import NARROW, PAPER, WIDE, fitted, heading, plain_label, png, styled
+from secateur.report.style import NARROW, PAPER, WIDE, fitted, heading, plain_label, png, styled
 
 ALIKE = 0.005  # shares that differ by less look the same
 LONGEST_NAME = 26

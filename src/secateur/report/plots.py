@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from secateur.report.drawing import (
+from secateur.report.style import (
     ATTENTION,
     INK,
     MLP,
@@ -27,7 +27,11 @@ from secateur.report.tables import Row, perplexities, short_text_name, text_name
 
 NOT_FINITE = "not finite"
 # The parts of a training's loss, each drawn on axes of its own: its name, the entry of training, and of evaluation.
-LOSSES = (("loss", "loss", "eval_loss"),)
+LOSSES = (
+    ("cross entropy", "cross_entropy", "eval_cross_entropy"),
+    ("KL from the teacher", "kl_divergence", "eval_kl_divergence"),
+)
+WHOLE_LOSS = (("loss", "loss", "eval_loss"), ("loss", "loss", "eval_cross_entropy"))
 CURVES = (("training", ATTENTION, "-", 1.2), ("evaluation", MLP, "o-", 1.8))
 LONGEST_FIRST = 20
 ROW_HEIGHT = 0.42  # inches of a model's name and its bar
@@ -81,11 +85,15 @@ def loss_figure(history: Sequence[Mapping[str, Any]], width: float = WIDE) -> Fi
     """The parts of a training's loss by step, a panel for each: a line for training, points on a line for evaluation.
 
     Args:
-        history: mappings with `step` and any of the entries that `LOSSES` names, as in the Trainer's log history.
+        history: mappings with `step` and any of the entries that `LOSSES` names, as in the Trainer's log history; where
+            the training's are missing its `loss` is drawn.
         width: in inches.
     """
-    shown = [part for part in LOSSES if any(row.get(key) is not None for row in history for key in part[1:])]
-    panels = shown or LOSSES[:1]
+    found = {key for row in history for key, value in row.items() if value is not None}
+    if found & {training for _, training, _ in LOSSES}:
+        panels = [part for part in LOSSES if found & {*part[1:]}]
+    else:
+        panels = [next((part for part in WHOLE_LOSS if part[2] in found), WHOLE_LOSS[0])]
     figure = Figure(figsize=(width, 0.6 + 2.8 * len(panels)), layout="constrained")
     subplots = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, *keys) in zip(subplots, panels, strict=True):

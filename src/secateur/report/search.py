@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from secateur.report.drawing import ATTENTION, NEUTRAL, WIDE, heading, honest_scale, png, styled
 from secateur.report.layout import Column, TextTable
+from secateur.report.style import ATTENTION, NEUTRAL, WIDE, heading, honest_scale, png, styled
 
 
 def search_table(found: Mapping[str, Any]) -> TextTable:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from secateur.report.drawing import (
+from secateur.report.style import (
     ATTENTION,
     FROZEN,
     INK,
