@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from run_figures import importance, metrics, plan, sweep_rows, zeros
 
-from secateur.report import attention_map, loss_curve, pruning_strategy
+from secateur.report import attention_map, loss_curve, perplexity_plot
 from secateur.report.comparison import size_figure, sweep_figure
 from secateur.report.longrange import pattern_figure, switch_figure
 from secateur.report.maps import attention_figure, sparsity_figure
@@ -204,8 +204,8 @@ def test_an_empty_history_gives_an_empty_plot():
 
 
 def test_the_same_data_give_the_same_image():
-    assert pruning_strategy(plan(3)) == pruning_strategy(plan(3))
-    assert svg(strategy_figure(plan(3))) == svg(strategy_figure(plan(3)))
+    assert perplexity_plot(rows(10.0, 12.0)) == perplexity_plot(rows(10.0, 12.0))
+    assert svg(perplexity_figure(rows(10.0, 12.0))) == svg(perplexity_figure(rows(10.0, 12.0)))
 
 
 def test_the_map_of_zeros_has_layers_across_and_projections_down():
