@@ -120,6 +120,7 @@ def test_scores_that_the_cut_did_not_go_by_are_not_drawn(settings):
     ("settings", "shown"),
     [
         ({"max_rate": 0.6, "min_rate": 0.1}, ["--max-rate 60%, --min-rate 10%"]),
+        ({"max_rate": 0.5}, []),
         ({"max_rate": 1.0}, []),
         ({"plan": "x"}, []),
         ({"target": "depth"}, []),

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from secateur.console import flag
 from secateur.report.style import (
     ATTENTION,
     FROZEN,
@@ -87,12 +88,18 @@ def scores_used(plan: Mapping[str, Any], importance: Mapping[str, Any] | None) -
 
 
 def _rate_limits(plan: Mapping[str, Any]) -> dict[str, float]:
-    """The limits that a cut's rates had, by their option. One that follows a plan has none."""
+    """The limits that a cut kept to, by their option: one that follows a plan has none, what is dropped passes them."""
     settings = plan.get("settings") or {}
-    if settings.get("plan") or settings.get("target") == "depth":
+    rates = [layer["rate"] for layer in plan["layers"] if not layer["frozen"]]
+    if settings.get("plan") or settings.get("target") == "depth" or not rates:
         return {}
-    limits = {option: settings.get(name) for name, option in (("max_rate", "--max-rate"), ("min_rate", "--min-rate"))}
-    return {option: limit for option, limit in limits.items() if isinstance(limit, int | float) and 0 < limit < 1}
+    kept = {"max_rate": lambda limit: max(rates) <= limit, "min_rate": lambda limit: min(rates) >= limit}
+    limits = {name: settings.get(name) for name in kept}
+    return {
+        flag(name): limit
+        for name, limit in limits.items()
+        if isinstance(limit, int | float) and 0 < limit < 1 and kept[name](limit)
+    }
 
 
 def _draw_importance(axes: Axes, layers: Sequence[Mapping[str, Any]], scores: Sequence[float], unit: Any) -> None:
