@@ -21,6 +21,7 @@ from secateur.console import configure_logging
 from secateur.errors import SecateurError
 from secateur.files import require_writable
 from secateur.files.input_text import shortened
+from secateur.wording import asked_by
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -93,7 +94,7 @@ class Command:
             configure_logging(verbose)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
             try:
-                with in_process_group(self.name, self.together) as first:
+                with asked_by("command line"), in_process_group(self.name, self.together) as first:
                     if config:
                         values["config"] = validated(config, given)
                     if "command_line" in wanted:

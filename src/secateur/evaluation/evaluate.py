@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from peft import PeftModel
 from torch import Tensor
@@ -15,6 +15,7 @@ from secateur.distributed import barrier, is_first
 from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device
+from secateur.evaluation.options import EvaluateOptions
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.evaluation.tasks import TaskScore, load_tasks, measure_tasks
@@ -22,6 +23,7 @@ from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
+from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
 
 logger = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Evaluation:
         return {**asdict(self), "perplexity": finite}
 
 
+@takes_options(EvaluateConfig, hidden=LOADING | {"adapter", "semi_structured"})
 def evaluate(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -85,7 +88,7 @@ def evaluate(
     *,
     name: str = "model",
     size_bytes: int | None = None,
-    **options: Any,
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
     """Measure perplexity on each text, tasks, the number of parameters, speed and peak memory of a model in memory.
 

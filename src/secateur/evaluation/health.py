@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,12 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
+from secateur.evaluation.options import DiagnoseOptions
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
 from secateur.models.checks import require_in_memory
 from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
+from secateur.models.options import takes_options
 
 RANDOM_TOKENS = 32
 ROUNDING = 1.001
@@ -84,11 +86,12 @@ def diagnose_model(name: str, config: DiagnoseConfig | None = None) -> HealthRep
     return diagnose(model, tokenizer, config)
 
 
+@takes_options(DiagnoseConfig)
 def diagnose(
     model: PreTrainedModel,
     text: PreTrainedTokenizerBase | Tensor | None = None,
     config: DiagnoseConfig | None = None,
-    **options: Any,
+    **options: Unpack[DiagnoseOptions],
 ) -> HealthReport:
     """Look for what is wrong with a model.
 

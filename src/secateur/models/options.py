@@ -1,11 +1,14 @@
-"""What every command that loads a model lets its user choose."""
+"""What every command that loads a model lets its user choose, and how functions take their options."""
 
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError
+from secateur.wording import argument, know_options, option_lines
 
 LARGEST_SEED = 2**32 - 1  # what every library takes
 
@@ -46,7 +49,52 @@ class StreamOptions(LoadOptions):
         return {**super().load_arguments(), "stream": self.stream}
 
 
+for _options in (LoadOptions, StreamOptions):
+    know_options(_options)
+LOADING = frozenset(StreamOptions.model_fields)  # of which a function that is given a loaded model needs none
+
 Config = TypeVar("Config", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_options(config: type[BaseModel], *, hidden: Collection[str] = LOADING) -> Callable[[Function], Function]:
+    """Show the options of a function, the fields of its config, in its signature and its docstring.
+
+    The function collects them in `**options` and hands those to `configured`. What type checkers see of them is the
+    `TypedDict` of the same names, which `make options` writes.
+
+    Args:
+        config: the pydantic model.
+        hidden: fields that the function has no use for. They are taken all the same, as they are in a config.
+    """
+    know_options(config)
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {each.name for each in own}
+        names = [name for name in config.model_fields if name not in taken and name not in hidden]
+        shown = {name: config.model_fields[name] for name in sorted(names, key=LOADING.__contains__)}
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True),
+                annotation=field.annotation,
+            )
+            for name, field in shown.items()
+        ]
+        described: Any = function
+        described.__signature__ = signature.replace(parameters=[*own, *options])
+        described.__doc__ = "\n".join(
+            [inspect.getdoc(function) or "", "", "Options:", *(f"    {line}" for line in option_lines(shown))]
+        )
+        described.options_config, described.options_shown = config, tuple(shown)
+        return function
+
+    return show
 
 
 def configured(kind: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:
@@ -64,14 +112,26 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
     try:
         return kind.model_validate({**given, **options})
     except ValidationError as error:
-        raise InputError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
+        problems = [_complaint(dict(problem), kind) for problem in error.errors()]
+        raise InputError("; ".join(problems)) from error
 
 
-def _complaint(problem: dict[str, Any]) -> str:
+def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     location, message = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
     if not location:
         return message
-    return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"
+    name = str(location[0])
+    if problem["type"] == "extra_forbidden":
+        return no_option(name, kind.model_fields)
+    if problem["type"] == "missing":
+        return f"{argument(name, '…')} is missing"
+    return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def no_option(name: str, known: Collection[str]) -> str:
+    """What to say about an option that there is not: `no option 'ratoi': did you mean 'ratio'?`"""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no option '{name}'" + (f": did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}")
 
 
 def no_number(value: object, form: str, example: str) -> object:

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from secateur.models import configured
+from secateur.models.options import takes_options
 from secateur.planning.calibration import prune_phases, search, sparsify_phases
 from secateur.planning.config import PlanConfig
 from secateur.planning.devices import GB, NETWORK, Device, named_devices
+from secateur.planning.options import PlanOptions
 from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.running import evaluate, load, recover_phases
 from secateur.planning.shape import BYTES, ModelShape
@@ -79,7 +81,8 @@ class ModelEstimate:
         return asdict(self)
 
 
-def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any) -> ModelEstimate:
+@takes_options(PlanConfig, hidden=())
+def estimate(model: str | Path, config: PlanConfig | None = None, **options: Unpack[PlanOptions]) -> ModelEstimate:
     """What each phase of secateur's commands needs in memory and time.
 
     No weights are read. FLOPs and bytes are counted from the widths in `config.json`; the share of a device's rates

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
@@ -37,6 +37,7 @@ from secateur.pruning.importance import (
 from secateur.pruning.ladders import units_removed
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
 from secateur.pruning.multiples import require_kept_multiples, require_multiples
+from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.units import check_group_ratios, part_shapes, usual_attention
@@ -68,6 +69,7 @@ class PruneResult:
         return files
 
 
+@takes_options(PruneConfig)
 @in_eval_mode
 def prune(
     model: PreTrainedModel,
@@ -76,7 +78,7 @@ def prune(
     *,
     layer_importance: LayerImportance | LayerImportanceMethod | None = None,
     walks: Walks = NOTHING_KEPT,
-    **options: Any,
+    **options: Unpack[PruneOptions],
 ) -> PruneResult:
     """Remove whole GQA groups and MLP channels from a model, in place.
 

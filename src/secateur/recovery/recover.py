@@ -6,7 +6,7 @@ import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from peft import PeftModel
@@ -22,6 +22,7 @@ from secateur.models import adapter_of, configured, load, save, weights_fingerpr
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
+from secateur.models.options import LOADING, takes_options
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
@@ -31,6 +32,7 @@ from secateur.recovery.datasets import Padding, extra_windows, training_sequence
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
+from secateur.recovery.options import RecoverOptions
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import HISTORY_FILE, Workplace
 
@@ -79,6 +81,7 @@ class RecoverResult:
         return {name: value for name, value in vars(self).items() if name not in ("model", "output")}
 
 
+@takes_options(RecoverConfig, hidden=LOADING - {"device_map", "trust_remote_code"})
 def recover(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -88,7 +91,7 @@ def recover(
     teacher: PreTrainedModel | str | None = None,
     overwrite: bool = False,
     extras: dict[str, object] | None = None,
-    **options: Any,
+    **options: Unpack[RecoverOptions],
 ) -> RecoverResult:
     """Train a model on text or instruction data, with an adapter or as a whole, and write the result.
 
@@ -117,9 +120,10 @@ def recover(
         TrainingError: the loss is no longer finite, or one window does not fit into memory. The last good weights are
             then in `OUTPUT.last-good`.
     """
+    given: dict[str, Any] = {**options}
     if isinstance(teacher, str):
-        options, teacher = {**options, "teacher": teacher}, None
-    config = configured(RecoverConfig, config, options)
+        given["teacher"], teacher = teacher, None
+    config = configured(RecoverConfig, config, given)
     free = overwrite or Workplace(files.expanded(output)).is_finished
     target = files.require_free(output, free)
     require_in_memory(model)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,13 +16,14 @@ from secateur.errors import InputError
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import LOADING, configured, takes_options
 from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import remember_zeros
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
 from secateur.sparsity.fisher import fisher_shares
 from secateur.sparsity.matrices import Matrix, cut_matrices, quotas
+from secateur.sparsity.options import SparsifyOptions
 from secateur.sparsity.owl import layer_sparsities, outlier_shares
 from secateur.sparsity.quota import Quota
 
@@ -90,6 +91,7 @@ class SparsifyResult:
         return {**own, "zeros": self.zeros, "reached": self.reached}
 
 
+@takes_options(SparsifyConfig, hidden=LOADING - {"device"})
 @in_eval_mode
 def sparsify(
     model: PreTrainedModel,
@@ -97,7 +99,7 @@ def sparsify(
     config: SparsifyConfig | None = None,
     *,
     walks: Walks = NOTHING_KEPT,
-    **options: Any,
+    **options: Unpack[SparsifyOptions],
 ) -> SparsifyResult:
     """Set single weights of a model's projections to zero, in place.
 

@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from secateur.models.halves import PARTS
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
@@ -41,6 +41,7 @@ from secateur.pruning.search.candidates import (
 )
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
+from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.units import part_shapes, usual_attention
 
@@ -109,6 +110,7 @@ class SearchResult:
         }
 
 
+@takes_options(SearchConfig)
 @in_eval_mode
 def search(
     model: PreTrainedModel,
@@ -117,7 +119,7 @@ def search(
     *,
     done: Sequence[Round] = (),
     keep: Callable[[list[Round]], None] | None = None,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> SearchResult:
     """Find how a cut is best spread: between attention and MLP, over the layers, and which layers stay whole.
 
