@@ -40,6 +40,7 @@ ALSO_TAKEN = {
     ("EvaluateConfig", "data"): "str | list[str]",
     ("EvaluateConfig", "tasks"): "str | list[str]",
     ("PruneConfig", "freeze"): "str | list[int]",
+    ("PruneConfig", "importance"): "UnitImportance | UnitScore",
     ("SearchConfig", "freeze"): "str | list[int]",
     ("SparsifyConfig", "skip"): "str | list[str]",
     ("RecoverConfig", "extra_eval"): "str | list[str]",
@@ -47,6 +48,7 @@ ALSO_TAKEN = {
     ("GenerateConfig", "profile"): "str | Path | None",
     ("GenerateConfig", "prompt_file"): "str | Path | None",
 }
+HOMES = {"UnitScore": "secateur.pruning.importance", "Path": "pathlib"}  # of what no config's module names
 BUILTINS = {"str", "int", "float", "bool", "list", "dict", "tuple", "None"}
 
 
@@ -105,7 +107,8 @@ def annotation_of(config: type[BaseModel], field: str, imports: dict[str, set[st
     written = ALSO_TAKEN.get((config.__name__, field), written).replace("'", '"')
     for node in ast.walk(ast.parse(written)):
         if isinstance(node, ast.Name) and node.id not in BUILTINS:
-            imports.setdefault(origin(node.id, declaring.__module__), set()).add(node.id)
+            home = HOMES.get(node.id) or origin(node.id, declaring.__module__)
+            imports.setdefault(home, set()).add(node.id)
     return written
 
 

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions
 
@@ -53,6 +53,16 @@ class EvaluateConfig(StreamOptions):
         le=LARGEST_SEED,
         description="Seed of the random prompt that speed is measured on, and of the tasks' solved examples.",
     )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _stride_leaves_no_gaps(self) -> Self:

@@ -57,7 +57,9 @@ Config = TypeVar("Config", bound=BaseModel)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def takes_options(config: type[BaseModel], *, hidden: Collection[str] = LOADING) -> Callable[[Function], Function]:
+def takes_options(
+    config: type[BaseModel], *, hidden: Collection[str] = LOADING, also: Mapping[str, Any] | None = None
+) -> Callable[[Function], Function]:
     """Show the options of a function, the fields of its config, in its signature and its docstring.
 
     The function collects them in `**options` and hands those to `configured`. What type checkers see of them is the
@@ -66,6 +68,7 @@ def takes_options(config: type[BaseModel], *, hidden: Collection[str] = LOADING)
     Args:
         config: the pydantic model.
         hidden: fields that the function has no use for. They are taken all the same, as they are in a config.
+        also: types by name, of fields for which the function takes more than the config.
     """
     know_options(config)
 
@@ -82,7 +85,7 @@ def takes_options(config: type[BaseModel], *, hidden: Collection[str] = LOADING)
                 default=inspect.Parameter.empty
                 if field.is_required()
                 else field.get_default(call_default_factory=True),
-                annotation=field.annotation,
+                annotation=(also or {}).get(name, field.annotation),
             )
             for name, field in shown.items()
         ]

@@ -5,6 +5,7 @@ from typing import TypedDict
 from secateur.calibration.streaming import Offload
 from secateur.models.masks import Zeros
 from secateur.pruning.config import Allocation, Share, Target, UnitImportance
+from secateur.pruning.importance import UnitScore
 
 
 class PruneOptions(TypedDict, total=False):
@@ -92,7 +93,7 @@ class PruneOptions(TypedDict, total=False):
     """Make all layers equal: a stock architecture where its config allows it. allocation= is not used. Default: False.
     """
 
-    importance: UnitImportance
+    importance: UnitImportance | UnitScore
     """Score of a unit: obs (error left after the best re-fit), fisher (obs, with errors weighed by how much the loss
     minds their direction), taylor, activation, magnitude. Default: 'obs'.
     """

@@ -1,7 +1,8 @@
 """Structured pruning from a configuration to a smaller model and the plan of what was cut."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -26,12 +27,14 @@ from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
-from secateur.pruning.config import LayerImportanceMethod, PruneConfig
+from secateur.pruning.config import LayerImportanceMethod, PruneConfig, UnitImportance
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
     LayerScores,
+    UnitScore,
     activation_scores,
     magnitude_scores,
+    own_scores,
     taylor_scores,
 )
 from secateur.pruning.ladders import units_removed
@@ -69,14 +72,14 @@ class PruneResult:
         return files
 
 
-@takes_options(PruneConfig)
+@takes_options(PruneConfig, also={"importance": UnitImportance | UnitScore})
 @in_eval_mode
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: PruneConfig | None = None,
     *,
-    layer_importance: LayerImportance | LayerImportanceMethod | None = None,
+    layer_importance: LayerImportance | LayerImportanceMethod | Sequence[float] | None = None,
     walks: Walks = NOTHING_KEPT,
     **options: Unpack[PruneOptions],
 ) -> PruneResult:
@@ -87,8 +90,11 @@ def prune(
         tokenizer: its tokenizer.
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
-        layer_importance: scores of the layers, measured before, or how to measure them; they are measured if the
-            allocation needs them or an option is about them.
+            `importance` may be a function of one's own: it is given a layer's index, "attention" or "mlp", and
+            `UnitStatistics`, and returns a score for each unit, (units,); the lowest leave first.
+        layer_importance: scores of the layers, measured before or one number for each, or how to measure them:
+            removal, activation or similarity. They are measured if the allocation needs them or an option is about
+            them. The allocations `inverse` and `proportional` go by them.
         walks: what an earlier try with the same model and settings has done, of a model that is streamed.
 
     Raises:
@@ -96,9 +102,13 @@ def prune(
         DataError: the calibration text cannot be used.
         ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
+    given: dict[str, Any] = {**options}
+    own_score: UnitScore | None = given.pop("importance") if callable(given.get("importance")) else None
+    if own_score is not None:
+        given["importance"] = "activation"  # which is found on the same way
     if isinstance(layer_importance, str):
-        options["layer_importance"], layer_importance = layer_importance, None
-    config = configured(PruneConfig, config, options)
+        given["layer_importance"], layer_importance = layer_importance, None
+    config = configured(PruneConfig, config, given)
     require_in_memory(model)
     require_finite(model, "the model")
     if zeros_to_keep(model, config.zeros) and config.compensate:
@@ -108,6 +118,8 @@ def prune(
         )
     warn_of_long_windows(model, config.seqlen)
     shapes = part_shapes(model)
+    if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
+        layer_importance = _given_importance(layer_importance, len(shapes), config)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
     if planned is None:
@@ -125,7 +137,7 @@ def prune(
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
             metrics = _metrics(model, windows, config, planned)
-            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks)
+            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks, own_score)
         with timed(seconds, "cut"):
             if config.compensate:
                 order = scores if planned or not config.by_refit else None
@@ -149,7 +161,7 @@ def prune(
         head_dim=head_dim,
         query_heads_per_group=usual_attention(shapes).block_size // head_dim,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
-        settings=config.model_dump(),
+        settings={**config.model_dump(), **({"importance": _name_of(own_score)} if own_score else {})},
         calibration=calibration.description,
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
@@ -182,6 +194,7 @@ def unit_scores(
     config: PruneConfig,
     metrics: Metrics | None = None,
     walks: Walks = NOTHING_KEPT,
+    own_score: UnitScore | None = None,
 ) -> list[LayerScores]:
     """The units of every layer in the order in which they go, with what each costs.
 
@@ -189,7 +202,10 @@ def unit_scores(
         windows: calibration tokens, (windows, seq).
         metrics: for `fisher`, `metrics_of_layers`.
         walks: what an earlier try has done.
+        own_score: a function of the user's own, in the place of `config.importance`.
     """
+    if own_score is not None:
+        return own_scores(model, windows, config.batch_size, config.offload, walks, own_score)
     if config.by_refit:
         return obs_scores(model, windows, config.batch_size, config.damping, metrics, config.offload, walks)
     if config.importance == "taylor":
@@ -216,16 +232,37 @@ def _decide(
     layer_importance: Sequence[float] | None,
     metrics: Metrics | None,
     walks: Walks,
+    own_score: UnitScore | None,
 ) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
     """The order in which units go, and how many of each half of each layer."""
     if planned is None:
-        scores = unit_scores(model, windows, config, metrics, walks)
+        scores = unit_scores(model, windows, config, metrics, walks, own_score)
         return scores, units_removed(allocate(model, config, scores, layer_importance))
     found_by_the_cut = config.compensate and config.by_refit
     if planned.names_all_units or found_by_the_cut:
         return planned.units, planned.counts
-    scored = unit_scores(model, windows, config, metrics, walks)
+    scored = unit_scores(model, windows, config, metrics, walks, own_score)
     return [{**found, **named} for found, named in zip(scored, planned.units, strict=True)], planned.counts
+
+
+def _given_importance(scores: Sequence[float], layers: int, config: PruneConfig) -> LayerImportance:
+    """Scores of layers that a user gives as numbers."""
+    numbers = [float(score) for score in scores]
+    if len(numbers) != layers:
+        raise InputError(f"layer_importance= has {len(numbers)} scores; the model has {layers} layers")
+    if not all(map(math.isfinite, numbers)):
+        raise InputError("layer_importance= holds scores that are not finite")
+    if config.even or config.allocation not in ("inverse", "proportional"):
+        logger.warning(
+            "layer_importance= is recorded but not used: allocation %s goes by the units; pass allocation='inverse' or "
+            "'proportional'",
+            config.allocation,
+        )
+    return LayerImportance("given", numbers, "as given")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _importance_if_needed(

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from secateur.errors import InputError
 from secateur.models.masks import ZEROS_HELP, Zeros
@@ -126,6 +126,11 @@ class RecoverConfig(LoadOptions):
         le=LARGEST_SEED,
         description="Seed of the choice and order of windows, the adapter and dropout.",
     )
+
+    @field_validator("extra_eval", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _whole_number_of_windows(self) -> Self:

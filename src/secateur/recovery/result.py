@@ -1,0 +1,93 @@
+"""What a training gave, and the record of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from secateur.models.masks import sparsity_of
+from secateur.recovery.config import RecoverConfig
+from secateur.recovery.trainer import RecoveryTrainer
+
+
+@dataclass
+class RecoverResult:
+    """What a training gave.
+
+    Attributes:
+        model: the trained model, in evaluation mode; with the adapter unmerged beside its weights unless merged.
+        output: the directory written: an adapter (method lora, not merged) or a model; None where none was.
+        history: by step: `step`, `loss` (the training loss, with the teacher's part), `learning_rate`, `grad_norm`,
+            `eval_loss`, `perplexity` by text; step 0 is before training.
+        steps: optimizer steps done.
+        tokens: tokens trained on, each epoch counted.
+        seconds: training and evaluation, all runs of a resumed training together.
+        tokens_per_second: of the optimizer steps, evaluation not counted.
+        best_step: the step whose weights these are, where there is a validation loss.
+        micro_batch_size: windows that went through the model at once in the end.
+        method: how, as it was settled.
+        sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
+        corpus: description of what was trained on.
+        source: its identity, `Corpus.source`.
+    """
+
+    model: PreTrainedModel | PeftModel
+    output: Path | None
+    history: list[dict[str, Any]]
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    best_step: int | None
+    micro_batch_size: int
+    method: str
+    sparsity: float | None
+    corpus: str
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the model, as `recovery.json` holds it."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "output")}
+
+
+def result_of(
+    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: str, source: str
+) -> RecoverResult:
+    progress = trainer.progress
+    return RecoverResult(
+        model=model,
+        output=output,
+        history=history_of(trainer.state.log_history),
+        steps=trainer.state.global_step,
+        tokens=progress.tokens,
+        seconds=progress.seconds,
+        tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
+        best_step=progress.best_step,
+        micro_batch_size=progress.micro_batch_size,
+        method=trainer.config.method,
+        sparsity=sparsity_of(trainer.masks) if trainer.masks else None,
+        corpus=corpus,
+        source=source,
+    )
+
+
+def history_of(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The Trainer's log, one entry per step."""
+    entries: dict[int, dict[str, Any]] = {}
+    for record in log:
+        if "train_runtime" in record:
+            continue
+        entry = entries.setdefault(record["step"], {"step": record["step"]})
+        for name, value in record.items():
+            if name.startswith("eval_perplexity "):
+                entry.setdefault("perplexity", {})[name.removeprefix("eval_perplexity ")] = value
+            else:
+                entry[name] = value
+    return [entries[step] for step in sorted(entries)]
+
+
+def record_of(result: RecoverResult, config: RecoverConfig) -> dict[str, Any]:
+    settings = {**config.model_dump(), "lr": config.learning_rate}
+    return {**result.to_dict(), "settings": settings}
