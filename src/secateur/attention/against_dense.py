@@ -24,14 +24,15 @@ from secateur.models.checks import require_finite, require_in_memory, warn_of_lo
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.showing import Shown
 
 Apply = Callable[[], Applied]
 
 LARGEST_LOSS = 700.0
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What sparse attention changes.
 
     Attributes:
@@ -59,6 +60,16 @@ class Comparison:
     seqlen: int
     windows: int
     data: str = ""
+
+    def headline(self) -> str:
+        speed = self.seconds / self.sparse_seconds
+        return (
+            f"perplexity {self.perplexity:,.2f} → {self.sparse_perplexity:,.2f}, {self.sparsity:.1%} of the blocks "
+            f"left out, first token {speed:.2f} times as fast"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [self.to_dict()]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for `--json`."""

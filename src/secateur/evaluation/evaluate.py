@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from peft import PeftModel
 from torch import Tensor
@@ -25,12 +25,16 @@ from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
 from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
+from secateur.showing import Drawn, model_row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Evaluation:
+@dataclass(repr=False)
+class Evaluation(Drawn):
     """The figures of one model.
 
     Attributes:
@@ -73,6 +77,20 @@ class Evaluation:
         """Take over the figures of a speed measurement."""
         for name, value in asdict(speed).items():
             setattr(self, name, value)
+
+    def headline(self) -> str:
+        found = [f"perplexity {value:,.2f} on {text}" for text, value in self.perplexity.items()]
+        if self.decode_tokens_per_second:
+            found.append(f"{self.decode_tokens_per_second:,.1f} tokens/s")
+        return ", ".join([self.name, f"{self.parameters:,} parameters", *found])
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [model_row(self.to_dict())]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, perplexity_plot
+
+        return figure_of(perplexity_plot, [self.to_dict()])
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values; a perplexity that is not finite is None."""

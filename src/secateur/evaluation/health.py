@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ from secateur.models.checks import require_in_memory
 from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
 from secateur.models.options import takes_options
+from secateur.showing import Drawn, html_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANDOM_TOKENS = 32
 ROUNDING = 1.001
@@ -48,8 +52,8 @@ class TensorHealth:
     dead_rows: int
 
 
-@dataclass(frozen=True)
-class HealthReport:
+@dataclass(frozen=True, repr=False)
+class HealthReport(Drawn):
     """What `diagnose` found.
 
     Attributes:
@@ -72,6 +76,24 @@ class HealthReport:
     def healthy(self) -> bool:
         """Whether no problem is an error."""
         return all(problem.severity != "error" for problem in self.problems)
+
+    def headline(self) -> str:
+        errors = sum(problem.severity == "error" for problem in self.problems)
+        state = "healthy" if self.healthy else f"{errors} errors"
+        loss = "" if self.loss is None else f", loss of text {self.loss:.2f} of {self.uniform_loss:.2f} by guessing"
+        return f"{state}, {len(self.problems) - errors} warnings, {len(self.tensors)} weights{loss}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(tensor) for tensor in self.tensors]
+
+    def _repr_html_(self) -> str:
+        problems = html_table([asdict(problem) for problem in self.problems]) if self.problems else ""
+        return problems + super()._repr_html_()
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, weights_plot
+
+        return figure_of(weights_plot, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""

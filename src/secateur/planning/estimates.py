@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from secateur.models import configured
 from secateur.models.options import takes_options
@@ -17,6 +17,10 @@ from secateur.planning.running import evaluate, load, recover_phases
 from secateur.planning.shape import BYTES, ModelShape
 from secateur.planning.source import model_shape
 from secateur.planning.work import Work, seconds
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TORCHRUN = "torchrun"
 COPIES, SPREAD, SHARDED, LAYERED = "", "--device-map auto", "--fsdp", "--layer-by-layer --offload cpu"
@@ -46,8 +50,8 @@ class PhaseEstimate:
     processes: int
 
 
-@dataclass(frozen=True)
-class ModelEstimate:
+@dataclass(frozen=True, repr=False)
+class ModelEstimate(Drawn):
     """All phases of a model on devices.
 
     Attributes:
@@ -75,6 +79,21 @@ class ModelEstimate:
     utilisation: str
     phases: list[PhaseEstimate]
     advice: list[str]
+
+    def headline(self) -> str:
+        fitting = sum(phase.fits for phase in self.phases)
+        devices = f"{self.devices} × {self.device} of {self.device_memory_bytes / GB:,.0f} GB"
+        return (
+            f"{self.parameters:,} parameters in {self.dtype} on {devices}: {fitting} of {len(self.phases)} phases fit"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(phase) for phase in self.phases]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, plan_plot
+
+        return figure_of(plan_plot, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values."""

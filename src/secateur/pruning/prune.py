@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,12 +44,16 @@ from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.units import check_group_ratios, part_shapes, usual_attention
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PruneResult:
+@dataclass(repr=False)
+class PruneResult(Drawn):
     """What a cut did.
 
     Attributes:
@@ -63,6 +67,19 @@ class PruneResult:
     layer_importance: LayerImportance | None
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+
+    def headline(self) -> str:
+        return f"{self.plan.headline()}, {sum(self.seconds.values()):.1f} s"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return self.plan.rows_of_figures()
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, pruning_strategy
+
+        return figure_of(
+            pruning_strategy, self.plan.to_dict(), self.layer_importance.to_dict() if self.layer_importance else None
+        )
 
     def files(self) -> dict[str, Any]:
         """The JSON files that go beside the model."""

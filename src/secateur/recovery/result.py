@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -10,10 +10,14 @@ from transformers import PreTrainedModel
 from secateur.models.masks import sparsity_of
 from secateur.recovery.config import RecoverConfig
 from secateur.recovery.trainer import RecoveryTrainer
+from secateur.showing import Drawn, flat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-@dataclass
-class RecoverResult:
+@dataclass(repr=False)
+class RecoverResult(Drawn):
     """What a training gave.
 
     Attributes:
@@ -46,6 +50,20 @@ class RecoverResult:
     sparsity: float | None
     corpus: str
     source: str
+
+    def headline(self) -> str:
+        losses = [step["eval_loss"] for step in self.history if "eval_loss" in step]
+        found = f", validation loss {losses[0]:.3f} → {min(losses):.3f}" if losses else ""
+        where = f", in {self.output}" if self.output else ""
+        return f"{self.method}, {self.steps:,} steps on {self.tokens:,} tokens, {self.seconds:.1f} s{found}{where}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [flat(step) for step in self.history]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, loss_curve
+
+        return figure_of(loss_curve, self.history)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the model, as `recovery.json` holds it."""

@@ -1,11 +1,20 @@
 """Showing results: tables, plots, the HTML page."""
 
 from secateur.report.comparison import comparison_page, size_plot, sweep_plot
+from secateur.report.drawings import plan_plot, weights_plot
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.planning import plan_markdown, plan_summary, plan_table
-from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.plots import (
+    attention_map,
+    figure_of,
+    loss_curve,
+    perplexity_plot,
+    pruning_strategy,
+    sparsity_map,
+    stage_plot,
+)
 from secateur.report.search import search_plot, search_table
 from secateur.report.tables import (
     Column,
@@ -35,6 +44,7 @@ __all__ = [
     "comparison_page",
     "comparison_rows",
     "comparison_table",
+    "figure_of",
     "health_table",
     "longrange_table",
     "loss_curve",
@@ -43,6 +53,7 @@ __all__ = [
     "pattern_plot",
     "perplexity_plot",
     "plan_markdown",
+    "plan_plot",
     "plan_summary",
     "plan_table",
     "prepared_table",
@@ -60,5 +71,6 @@ __all__ = [
     "switch_plot",
     "task_table",
     "text_notes",
+    "weights_plot",
     "weights_table",
 ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,6 +19,7 @@ from secateur.models.modes import in_eval_mode
 from secateur.models.options import LOADING, configured, takes_options
 from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import remember_zeros
+from secateur.showing import Drawn
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
 from secateur.sparsity.fisher import fisher_shares
@@ -26,6 +27,9 @@ from secateur.sparsity.matrices import Matrix, cut_matrices, quotas
 from secateur.sparsity.options import SparsifyOptions
 from secateur.sparsity.owl import layer_sparsities, outlier_shares
 from secateur.sparsity.quota import Quota
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FISHER_WINDOWS = 8
 
@@ -51,8 +55,8 @@ class CutMatrix:
     pattern: str | None
 
 
-@dataclass
-class SparsifyResult:
+@dataclass(repr=False)
+class SparsifyResult(Drawn):
     """What a cut did.
 
     Attributes:
@@ -84,6 +88,20 @@ class SparsifyResult:
     def reached(self) -> float:
         """Their share."""
         return self.zeros / sum(math.prod(matrix.shape) for matrix in self.matrices)
+
+    def headline(self) -> str:
+        return (
+            f"{self.zeros:,} zeros, {self.reached:.1%} of {len(self.matrices)} matrices, "
+            f"{sum(self.seconds.values()):.1f} s"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(matrix) for matrix in self.matrices]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, sparsity_map
+
+        return figure_of(sparsity_map, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `sparsity.json`."""

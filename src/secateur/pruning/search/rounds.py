@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,6 +44,10 @@ from secateur.pruning.search.divergence import Watched, divergence, expected_cha
 from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.units import part_shapes, usual_attention
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]
@@ -80,8 +84,8 @@ class Round:
         return asdict(self)
 
 
-@dataclass
-class SearchResult:
+@dataclass(repr=False)
+class SearchResult(Drawn):
     """What a search found.
 
     Attributes:
@@ -95,6 +99,23 @@ class SearchResult:
     rounds: list[Round]
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+
+    def headline(self) -> str:
+        first, best = self.rounds[0].divergence, self.rounds[self.best].divergence
+        found = f"round {self.best + 1} of {len(self.rounds)}: KL divergence {best:.4f}, prune's own {first:.4f}"
+        return f"{self.plan.headline()}; {found}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        names = ("divergence", "attention_share", "seconds")
+        return [
+            {"round": number, **{name: getattr(done, name) for name in names}, "best": number == self.best + 1}
+            for number, done in enumerate(self.rounds, start=1)
+        ]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, search_plot
+
+        return figure_of(search_plot, self.to_dict())
 
     @property
     def best(self) -> int:
