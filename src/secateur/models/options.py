@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError
-from secateur.wording import argument, know_options, option_lines
+from secateur.wording import argument, know_options, option_lines, worded
 
 LARGEST_SEED = 2**32 - 1  # what every library takes
 
@@ -53,6 +53,8 @@ for _options in (LoadOptions, StreamOptions):
     know_options(_options)
 LOADING = frozenset(StreamOptions.model_fields)  # of which a function that is given a loaded model needs none
 
+_arguments: dict[type[BaseModel], set[str]] = {}  # of the functions that take a config's options: their others
+
 Config = TypeVar("Config", bound=BaseModel)
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -76,6 +78,7 @@ def takes_options(
         signature = inspect.signature(function)
         own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
         taken = {each.name for each in own}
+        _arguments.setdefault(config, set()).update(taken)
         names = [name for name in config.model_fields if name not in taken and name not in hidden]
         shown = {name: config.model_fields[name] for name in sorted(names, key=LOADING.__contains__)}
         options = [
@@ -125,9 +128,9 @@ def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
         return message
     name = str(location[0])
     if problem["type"] == "extra_forbidden":
-        return no_option(name, kind.model_fields)
+        return no_option(name, [*kind.model_fields, *sorted(_arguments.get(kind, set()) - {"model", "tokenizer"})])
     if problem["type"] == "missing":
-        return f"{argument(name, '…')} is missing"
+        return worded(f"--{name.replace('_', '-')} is missing")
     return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}"
 
 

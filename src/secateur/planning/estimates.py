@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from transformers import PreTrainedModel
+
 from secateur.models import configured
 from secateur.models.options import takes_options
 from secateur.planning.calibration import prune_phases, search, sparsify_phases
@@ -14,7 +16,7 @@ from secateur.planning.devices import GB, NETWORK, Device, named_devices
 from secateur.planning.options import PlanOptions
 from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.running import evaluate, load, recover_phases
-from secateur.planning.shape import BYTES, ModelShape
+from secateur.planning.shape import BYTES, ModelShape, shape_of
 from secateur.planning.source import model_shape
 from secateur.planning.work import Work, seconds
 from secateur.showing import Drawn
@@ -101,14 +103,16 @@ class ModelEstimate(Drawn):
 
 
 @takes_options(PlanConfig, hidden=())
-def estimate(model: str | Path, config: PlanConfig | None = None, **options: Unpack[PlanOptions]) -> ModelEstimate:
+def estimate(
+    model: str | Path | PreTrainedModel, config: PlanConfig | None = None, **options: Unpack[PlanOptions]
+) -> ModelEstimate:
     """What each phase of secateur's commands needs in memory and time.
 
     No weights are read. FLOPs and bytes are counted from the widths in `config.json`; the share of a device's rates
     that each kind of work reaches is measured in part on a CPU, and assumed on GPUs.
 
     Args:
-        model: a directory with a `config.json`, that file, a hub id, or `smollm2-135m`.
+        model: a directory with a `config.json`, that file, a hub id, `smollm2-135m`, or a loaded model.
         config: devices and amounts.
         options: fields of `PlanConfig`, instead of `config` or over it: `estimate("out/pruned", devices="8xH100")`.
 
@@ -118,7 +122,8 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Unp
     """
     config = configured(PlanConfig, config, options)
     count, device = named_devices(config.devices, config.memory_gb, config.tflops)
-    shape = model_shape(model)
+    shape = model_shape(model) if isinstance(model, str | Path) else shape_of(model.config.to_dict(), "the model")
+    name = str(model if isinstance(model, str | Path) else model.name_or_path)
     dtype = _number_format(config, shape, device)
     setting = Setting(shape, config, BYTES[dtype], device.is_cpu)
     products = device.float32 if dtype == "float32" else device.products
@@ -126,7 +131,7 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Unp
     phases = [_way(position) for position in range(len(_phases(setting)))]
     found = [(phase, cluster.best(setting, phase)) for phase in phases]
     return ModelEstimate(
-        model=str(model),
+        model=name,
         family=shape.family,
         parameters=shape.parameters,
         dtype=dtype,
