@@ -21,7 +21,9 @@ BOOLEAN = "true or false"
 CALL_ONLY = {"overwrite": {BOOLEAN}, "output": set[str](), "adapter": set[str](), "set": set[str]()}
 # Commands in a message stay what they are.
 COMMANDS = r"(?:secateur [a-z]|pip install|llama-gguf-split|torchrun )[^;,()]*"
-LITERAL = r"'[^']*'|[A-Z]{3,}(?:\.\w+)?\b|-?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?%?(?![\w-])|[\w:.-]*/[^\s,;()]*|cuda:\d+"
+LITERAL = (
+    r"'[^']*'|%[sdg]|[A-Z]{3,}(?:\.\w+)?\b|-?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?%?(?![\w-])|[\w:.-]*/[^\s,;()]*|cuda:\d+"
+)
 VALUE = rf"{LITERAL}|\w[\w-]*"
 OPTION = re.compile(rf"(?P<command>{COMMANDS})|(?<![\w-])--(?P<name>[a-z][a-z0-9-]*)(?:[ =](?P<value>{VALUE}))?")
 WORDS = {"auto", "cpu", "cuda", "none", "null"}

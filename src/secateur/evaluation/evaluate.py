@@ -26,6 +26,7 @@ from secateur.models.masks import share_of_zeros
 from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
 from secateur.showing import Drawn, model_row
+from secateur.wording import worded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,7 +153,7 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
             "of a streamed model only perplexity is measured, one layer at a time; leave out --tasks and --speed"
         )
     if config.speed:
-        logger.info("Speed is not measured: the model's layers are read one at a time (--stream)")
+        logger.info(worded("Speed is not measured: the model's layers are read one at a time (--stream)"))
     return False
 
 

@@ -38,6 +38,7 @@ from secateur.recovery.own_loss import OwnLoss, name_of
 from secateur.recovery.result import RecoverResult, history_of, record_of, result_of
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import HISTORY_FILE, Workplace
+from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
 
@@ -300,7 +301,9 @@ def _restore_best(trainer: RecoveryTrainer) -> None:
         return
     logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
     if best == 0:
-        logger.warning("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+        logger.warning(
+            worded("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+        )
     weights = load_file(trainer.workplace.best / checkpoints.WEIGHTS)
     checkpoints.load_weights(trainer.student, weights)
 

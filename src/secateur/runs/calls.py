@@ -56,7 +56,7 @@ class RunResult(Drawn):
     def _rows(self) -> list[dict[str, Any]]:
         if "models" not in self.metrics:
             raise InputError(f"a run of longrange has no table of models; see metrics and {self.directory}")
-        return comparison_rows(self.metrics)
+        return [dict(row) for row in comparison_rows(self.metrics)]
 
 
 def run(
