@@ -82,7 +82,7 @@ def test_pandas_that_is_missing_is_one_line(results: dict[str, Shown], monkeypat
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match="^to_pandas needs the package pandas; run: pip install pandas$"):
+    with pytest.raises(InputError, match=r"^to_pandas needs the package pandas; run: pip install pandas$"):
         results["prune"].to_pandas()
 
 
