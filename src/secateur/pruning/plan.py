@@ -11,6 +11,7 @@ from secateur.models.widths import LayerWidths
 from secateur.pruning.config import MULTIPLES
 from secateur.pruning.units import PartShape, usual_attention
 from secateur.showing import Drawn
+from secateur.wording import worded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -154,7 +155,7 @@ def plan_layers(
 def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
     """Say where a cut is not as large as was asked, and why."""
     if abs(plan.reached - plan.ratio) > TOLERANCE:
-        reasons = ", or ".join(_reasons_of_miss(plan, even))
+        reasons = worded(", or ".join(_reasons_of_miss(plan, even)))
         logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reasons)
 
 
