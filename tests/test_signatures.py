@@ -60,7 +60,7 @@ def test_functions_without_a_config_take_keywords(name: str) -> None:
 @pytest.mark.parametrize("name", ["prune", "sparsify", "search", "evaluate", "diagnose", "attention.tune"])
 def test_a_model_and_a_tokenizer_come_first(name: str) -> None:
     first, second, *_ = inspect.signature(function(name)).parameters
-    assert (first, second) in {("model", "tokenizer"), ("model", "text")}
+    assert (first, second) == ("model", "tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,12 @@ def test_what_is_wrong_is_said_in_arguments(call: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_options_of_loading_are_told_to_be_without_effect(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InputError):
+        secateur.prune(UNREAD, None, device="cuda", ratio=2)
+    assert caplog.messages == ["device= has no effect here: it is for secateur.load, and the model is loaded"]
 
 
 def test_the_top_level_offers_all() -> None:

@@ -111,7 +111,7 @@ def diagnose_model(name: str, config: DiagnoseConfig | None = None) -> HealthRep
 @takes_options(DiagnoseConfig)
 def diagnose(
     model: PreTrainedModel,
-    text: PreTrainedTokenizerBase | Tensor | None = None,
+    tokenizer: PreTrainedTokenizerBase | Tensor | None = None,
     config: DiagnoseConfig | None = None,
     **options: Unpack[DiagnoseOptions],
 ) -> HealthReport:
@@ -124,8 +124,8 @@ def diagnose(
 
     Args:
         model: a causal language model.
-        text: for the forward pass: the tokenizer, to run the config's text, or windows of real text,
-            (windows, seqlen); without either random tokens are run and their loss is not judged.
+        tokenizer: its tokenizer, to run the text of `data`, or windows of real text, (windows, seqlen); without either
+            random tokens are run and their loss is not judged.
         config: what counts as huge, and the text.
         options: fields of `DiagnoseConfig`, instead of `config` or over it.
 
@@ -145,7 +145,7 @@ def diagnose(
     problems += [*shapes, *_tying_problems(model)]
     loss = None
     if not shapes:
-        windows = _windows(text, config)
+        windows = _windows(tokenizer, config)
         found, loss = _forward_problems(model, windows)
         problems += found
     return HealthReport(

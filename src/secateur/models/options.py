@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError
 from secateur.wording import argument, know_options, option_lines, worded
+
+logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**32 - 1  # what every library takes
 
@@ -53,7 +56,9 @@ for _options in (LoadOptions, StreamOptions):
     know_options(_options)
 LOADING = frozenset(StreamOptions.model_fields)  # of which a function that is given a loaded model needs none
 
-_arguments: dict[type[BaseModel], set[str]] = {}  # of the functions that take a config's options: their others
+# Of the functions that take a config's options: their other arguments, and the fields they have no use for.
+_arguments: dict[type[BaseModel], set[str]] = {}
+_unused: dict[type[BaseModel], Collection[str]] = {}
 
 Config = TypeVar("Config", bound=BaseModel)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -73,6 +78,7 @@ def takes_options(
         also: types by name, of fields for which the function takes more than the config.
     """
     know_options(config)
+    _unused[config] = hidden
 
     def show(function: Function) -> Function:
         signature = inspect.signature(function)
@@ -115,6 +121,8 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         InputError: an option is unknown or its value is refused.
     """
     given = config.model_dump(exclude_unset=True) if config is not None else {}
+    for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
+        logger.warning("%s= has no effect here: it is for secateur.load, and the model is loaded", name)
     try:
         return kind.model_validate({**given, **options})
     except ValidationError as error:
