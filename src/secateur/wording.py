@@ -82,7 +82,7 @@ def _assigned(name: str, value: str | None, asker: Asker) -> str:
         return name if value is None else f"{name}: {value.lower() if value in ('True', 'False') else value}"
     if value is None:
         return f"{name}="
-    bare = re.fullmatch(r"'.*'|[A-Z]{3,}(?:\.\w+)?|True|False|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", value)
+    bare = re.fullmatch(r"'.*'|%[dg]|[A-Z]{3,}(?:\.\w+)?|True|False|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", value)
     return f"{name}={value}" if bare else f'{name}="{value}"'
 
 

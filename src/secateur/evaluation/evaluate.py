@@ -99,7 +99,7 @@ class Evaluation(Drawn):
         return {**asdict(self), "perplexity": finite}
 
 
-@takes_options(EvaluateConfig, hidden=LOADING | {"adapter", "semi_structured"})
+@takes_options(EvaluateConfig, hidden=LOADING - {"trust_remote_code"} | {"adapter", "semi_structured"})
 def evaluate(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,

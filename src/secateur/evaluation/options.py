@@ -54,6 +54,9 @@ class EvaluateOptions(TypedDict, total=False):
     seed: int
     """Seed of the random prompt that speed is measured on, and of the tasks' solved examples. Default: 0."""
 
+    trust_remote_code: bool
+    """Run Python code that comes with the model. Default: False."""
+
 
 class DiagnoseOptions(TypedDict, total=False):
     """Options of `secateur.diagnose`, the fields of `DiagnoseConfig`."""

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from secateur.report.plots import ATTENTION, MLP, NEUTRAL, plain_label, plain_numbers, png
+from secateur.report.plots import ATTENTION, MLP, NEUTRAL, plain_label, png
 
 GB = 1e9
 
@@ -26,7 +27,8 @@ def weights_plot(report: Mapping[str, Any]) -> bytes:
         axes.legend(frameon=False, fontsize=9)
     if any(tensor["largest"] > 0 for tensor in tensors):
         axes.set_yscale("log")
-        plain_numbers(axes)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("weight, in the order of the model")
     axes.set_ylabel("largest absolute value")
     axes.grid(alpha=0.3)

@@ -4,8 +4,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
@@ -18,6 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
+from secateur.report.figures import keep
 from secateur.report.tables import Row, perplexities, short_text_name, text_names
 
 # Okabe and Ito's colours, which people who are colour-blind can tell apart.
@@ -362,28 +362,9 @@ def _plain(value: float, _position: int | None = None) -> str:
     return f"{value:.0e}" if value >= 1e7 else f"{value:,.10g}"
 
 
-_figures: ContextVar[list[Figure] | None] = ContextVar("figures", default=None)
-
-
-def figure_of(plot: Callable[..., bytes], *figures: Any) -> Figure:
-    """What a function of this package draws, before it is an image: for `.plot()` of results."""
-    drawn: list[Figure] = []
-    token = _figures.set(drawn)
-    try:
-        plot(*figures)
-    finally:
-        _figures.reset(token)
-    figure = drawn[-1]
-    # A notebook shows it although pyplot does not know it.
-    figure._repr_png_ = lambda: png(figure)  # type: ignore[attr-defined]
-    return figure
-
-
 def png(figure: Figure) -> bytes:
     """The figure as a PNG image. A `$` in a text is a dollar sign, and no formula."""
-    drawn = _figures.get()
-    if drawn is not None:
-        drawn.append(figure)
+    keep(figure)
     image = io.BytesIO()
     FigureCanvasAgg(figure)
     for text in figure.findobj(Text):
