@@ -185,7 +185,7 @@ def test_runs_with_other_settings_are_kept_apart(train: Train, tmp_path: Path) -
 
 def test_checkpoints_that_do_not_fit(train: Train, prepared: Path, tmp_path: Path) -> None:
     train()
-    with pytest.raises(InputError, match="is a checkpoint of the task listops, not of text; give task=.listops."):
+    with pytest.raises(InputError, match=r"is a checkpoint of the task listops, not of text; give task=.listops."):
         evaluate(EvaluateConfig(task="text", data=prepared), tmp_path)
     with pytest.raises(InputError, match="holds no run; secateur longrange train makes one"):
         evaluate(EvaluateConfig(task="listops", name="other", data=prepared), tmp_path)
