@@ -11,6 +11,24 @@ LAYERS = ["sliding_attention", "full_attention"]
 OF_FAMILY: dict[str, dict[str, object]] = {
     "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
     "gemma3_text": {"query_pre_attn_scalar": 24, "sliding_window": 12, "layer_types": LAYERS * 2},
+    # Layer 3 uses the keys and values of layer 1 and has a wider MLP; heads of full attention are twice as wide.
+    "gemma4_text": {
+        "sliding_window": 12,
+        "layer_types": LAYERS * 2,
+        "global_head_dim": 32,
+        "num_kv_shared_layers": 1,
+        "use_double_wide_mlp": True,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 259,
+        "final_logit_softcapping": 2.0,
+    },
+    "gemma4_unified_text": {
+        "sliding_window": 12,
+        "layer_types": LAYERS * 2,
+        "global_head_dim": 32,
+        "num_global_key_value_heads": 2,
+        "attention_k_eq_v": True,
+    },
     "phi3": {"partial_rotary_factor": 0.75},
     "smollm3": {"no_rope_layers": [1, 0, 1, 0]},
     "olmo3": {"sliding_window": 12, "layer_types": LAYERS * 2},
@@ -36,25 +54,26 @@ OF_FAMILY: dict[str, dict[str, object]] = {
     },
 }
 
+SETTINGS: dict[str, object] = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+
 
 def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -> PreTrainedModel:
     """A random model: 4 layers, 8 query heads over 4 key/value heads of 16, MLP 96, 259 tokens."""
-    settings = {
-        "vocab_size": 259,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 16,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-        "bos_token_id": 256,
-        "eos_token_id": 257,
-        "pad_token_id": 258,
-    }
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **{**settings, **OF_FAMILY.get(family, {}), **overrides})
+    config = AutoConfig.for_model(family, **{**SETTINGS, **OF_FAMILY.get(family, {}), **overrides})
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -62,6 +81,9 @@ def make_tiny_model(family: str = "llama", seed: int = 0, **overrides: object) -
                 parameter.add_(0.1 * torch.randn_like(parameter))
             else:
                 parameter.mul_(4.0)
+        for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.fill_(0.8)
     return model.eval()
 
 

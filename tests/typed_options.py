@@ -37,18 +37,19 @@ FILES: dict[str, dict[str, str]] = {
 }
 # What a validator takes beside what the field holds.
 ALSO_TAKEN = {
-    ("EvaluateConfig", "data"): "str | list[str]",
+    ("EvaluateConfig", "data"): "Data | list[Data]",
     ("EvaluateConfig", "tasks"): "str | list[str]",
     ("PruneConfig", "freeze"): "str | list[int]",
     ("PruneConfig", "importance"): "UnitImportance | UnitScore",
     ("SearchConfig", "freeze"): "str | list[int]",
     ("SparsifyConfig", "skip"): "str | list[str]",
-    ("RecoverConfig", "extra_eval"): "str | list[str]",
+    ("RecoverConfig", "extra_eval"): "Data | list[Data]",
     ("CompareConfig", "profile"): "str | Path | None",
     ("GenerateConfig", "profile"): "str | Path | None",
     ("GenerateConfig", "prompt_file"): "str | Path | None",
 }
-HOMES = {"UnitScore": "secateur.pruning.importance", "Path": "pathlib"}  # of what no config's module names
+# Of what no config's module names.
+HOMES = {"UnitScore": "secateur.pruning.importance", "Path": "pathlib", "Data": "secateur.data"}
 BUILTINS = {"str", "int", "float", "bool", "list", "dict", "tuple", "None"}
 
 
@@ -73,7 +74,8 @@ def source_of(module: str) -> str:
             lines += ["", f"    {field}: {annotation}", *docstring(config_of(function), field)]
         classes.append("\n".join(lines))
     heading = '"""Options by name, for type checkers: `make options` writes this file from the configs."""'
-    return "\n\n\n".join(["\n\n".join([heading, *import_lines(imports)]), *classes]) + "\n"
+    unread = "from __future__ import annotations"  # `Data` is a text, of which no union can be made
+    return "\n\n\n".join(["\n\n".join([heading, unread, *import_lines(imports)]), *classes]) + "\n"
 
 
 def located(place: str) -> Any:
@@ -104,7 +106,8 @@ def annotation_of(config: type[BaseModel], field: str, imports: dict[str, set[st
         for line in tree.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == field
     )
-    written = ALSO_TAKEN.get((config.__name__, field), written).replace("'", '"')
+    # A config holds the name by which data is found again.
+    written = ALSO_TAKEN.get((config.__name__, field), written).replace("'", '"').replace("DataName", "Data")
     for node in ast.walk(ast.parse(written)):
         if isinstance(node, ast.Name) and node.id not in BUILTINS:
             home = HOMES.get(node.id) or origin(node.id, declaring.__module__)

@@ -29,6 +29,8 @@ WINDOWED: dict[str, dict[str, object]] = {
     "starcoder2": {},
     "gemma2": {},
     "gemma3_text": {},
+    "gemma4_text": {},
+    "gemma4_unified_text": {},
     "olmo3": {},
     "cohere2": {},
     "qwen2": {"use_sliding_window": True, "max_window_layers": 2},
@@ -84,6 +86,7 @@ def test_halves_one_after_another_are_the_model(family: str) -> None:
     for index in range(4):
         for half in stream.halves(index):
             stream.run(index, half)
+        stream.end_layer(index)
     with torch.no_grad():
         final = torch.cat([adapter_of(model).final_norm(model)(hidden) for hidden in stream.hidden])
         require_close(head_of(model)(final), logits_of(model, windows))
@@ -119,6 +122,10 @@ def test_windows_shorter_and_longer_than_the_text(family: str, window: int, tmp_
         ("gemma2", "attn_logit_softcapping", 0.5),
         ("gemma2", "query_pre_attn_scalar", 4),
         ("gemma3_text", "query_pre_attn_scalar", 4),
+        ("gemma4_text", "final_logit_softcapping", 0.5),
+        ("gemma4_text", "global_head_dim", 64),
+        ("gemma4_text", "num_kv_shared_layers", 2),
+        ("gemma4_unified_text", "attention_k_eq_v", False),
         ("phi3", "partial_rotary_factor", 0.5),
         ("glm4", "partial_rotary_factor", 0.25),
         ("qwen3_5_text", "partial_rotary_factor", 0.5),

@@ -99,7 +99,7 @@ def test_the_tokens_of_another_text_do_not_pass_under_a_texts_name(
     assert torch.equal(token_windows(tiny_tokenizer, corpus, 8), first)
 
 
-@pytest.mark.parametrize("name", ["lengths", "prompt_lengths"])
+@pytest.mark.parametrize("name", ["lengths", "trained"])
 def test_examples_whose_lengths_were_changed_are_made_anew(
     tiny_tokenizer: PreTrainedTokenizerFast, private_cache: Path, name: str
 ) -> None:

@@ -17,6 +17,7 @@ from secateur.planning import model_shape
 EXPERTS = "its MLP is a mixture of experts"
 LOW_RANK = "its queries, keys and values come from low-rank projections"
 RECURRENT = "some or all of its layers are recurrent"
+NOT_READ = "its GGUF files are not read; take the original model's directory"
 ENCODER, ENCODER_DECODER = "it is an encoder", "it is an encoder-decoder"
 REGISTER = "its layers are of another kind: secateur.models.register(adapter) can teach it"
 
@@ -55,7 +56,6 @@ def refused(content: dict[str, Any]) -> str:
         ("qwen2_5_vl", "it is a multimodal wrapper of the text model 'qwen2_5_vl_text'"),
         ("phi4_multimodal", "it is a multimodal wrapper"),
         ("qwen3_omni_moe", "it is a multimodal wrapper"),
-        ("gemma4_text", "its layers take embeddings of their own"),
         ("vit", "Transformers has no causal language model of it"),
         ("gpt2", REGISTER),
         ("bloom", REGISTER),
@@ -141,7 +141,11 @@ LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ff
         ("bert", {"attention.causal": False}, ENCODER),
         ("t5", {"decoder_start_token_id": 0}, ENCODER_DECODER),
         ("gemma3n", {"attention.shared_kv_layers": 15}, "some of its layers use the keys and values of others"),
-        ("gemma4", {"embedding_length_per_layer_input": 256}, "its layers take embeddings of their own"),
+        (
+            "gemma4",
+            {"embedding_length_per_layer_input": 256},
+            f"its layers take embeddings of their own, and {NOT_READ}",
+        ),
         ("clip", {"has_vision_encoder": True}, "it is the part of a multimodal model that reads images or sound"),
         ("gpt2", {}, "its GGUF files are not read; take the original model's directory"),
     ],

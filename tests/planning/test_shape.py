@@ -68,6 +68,12 @@ def test_parameters_are_those_of_transformers(family: str, changed: dict[str, An
     assert shape_of(config.to_dict()).parameters == count_parameters(model)
 
 
+def widths_of(family: str) -> list[tuple[int, int]]:
+    """What the cut leaves; of one family every other layer has two key/value heads from the beginning."""
+    most = (4, 2, 4, 2) if family == "gemma4_unified_text" else (4,) * 4
+    return [(min(heads, limit), channels) for (heads, channels), limit in zip(WIDTHS, most, strict=True)]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ALL)
 def test_parameters_of_an_uneven_model(family: str, tied: bool, tmp_path: Path) -> None:
@@ -78,7 +84,7 @@ def test_parameters_of_an_uneven_model(family: str, tied: bool, tmp_path: Path) 
     assert shape.embedding_parameters == 259 * 64 * (1 if tied else 2)
     assert [(layer.attention.units, layer.mlp.units) for layer in shape.layers] == [
         (heads if layer.attention.divisible else 1, channels)
-        for layer, (heads, channels) in zip(shape.layers, WIDTHS, strict=True)
+        for layer, (heads, channels) in zip(shape.layers, widths_of(family), strict=True)
     ]
 
 

@@ -94,7 +94,7 @@ def test_what_stands_where_is_the_models(tiny_model: Models, family: str) -> Non
     declare_widths(model)
     expected = [stream_after(model, layer) for layer in range(3)]
     with only_gradients_of(model, []):
-        found = residual_streams(model, WINDOWS)
+        found, _ = residual_streams(model, WINDOWS)
     for layer in range(3):
         torch.testing.assert_close(found[2 * layer + 1].detach(), expected[layer], rtol=1e-5, atol=1e-5)
     stream = LayerStream.start(model, WINDOWS, 2)

@@ -152,3 +152,16 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 def test_the_examples_are_valid(file: Path) -> None:
     recipe = load_recipe(file)
     assert recipe.longrange.settled if isinstance(recipe, LongRangeRecipe) else recipe.model
+
+
+def test_how_rows_are_read_is_said_once() -> None:
+    recipe = parse_recipe(
+        "model: smollm2-135m\nchat_template: alpaca\n"
+        "search: {text_column: body}\nprune: {}\nrecover: {data: 'a.jsonl:0.7,b.txt:0.3', chat_template: model}\n"
+        "evaluate: {data: [pydocs, 'a.jsonl:0.7', 'b.txt:0.3']}\n"
+    )
+    assert isinstance(recipe, Recipe) and recipe.search and recipe.prune and recipe.recover
+    assert (recipe.prune.chat_template, recipe.recover.chat_template) == ("alpaca", "model")
+    assert recipe.prune.text_column == "body" and recipe.recover.text_column is None
+    assert recipe.evaluate.data == ["pydocs", "a.jsonl:0.7,b.txt:0.3"]
+    assert {"a.jsonl", "b.txt"} <= {*recipe.inputs}

@@ -103,7 +103,7 @@ def compare_with_dense(
     require_in_memory(model)
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
-    corpus = load_corpus(config.data, "test")
+    corpus = load_corpus(config.data, "test", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
 
     def start() -> Applied:
@@ -113,7 +113,7 @@ def compare_with_dense(
         found = compare_windows(model, windows, start, config.batch_size, config.repeats)
     finally:
         remove(model)
-    return replace(found, data=config.data)
+    return replace(found, data=str(config.data))
 
 
 @torch.no_grad()

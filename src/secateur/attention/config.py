@@ -9,6 +9,7 @@ from secateur.attention.blocks import PredictorName
 from secateur.attention.curve import Metric
 from secateur.calibration.windows import LayerRange
 from secateur.console import flag
+from secateur.data import DataName, DataOptions
 from secateur.kernels import Backend
 from secateur.kernels.grid import BlockGrid
 from secateur.models.options import LARGEST_SEED, LoadOptions
@@ -58,10 +59,12 @@ class SparseOptions(BlockOptions):
     )
 
 
-class TuneConfig(BlockOptions, LoadOptions, LayerRange):
+class TuneConfig(BlockOptions, DataOptions, LoadOptions, LayerRange):
     """Tuning of thresholds: one for each head, to an error bound."""
 
-    data: str = Field(default="pydocs", description="Text to tune on: a named corpus or a file.")
+    data: DataName = Field(
+        default="pydocs", description="Text to tune on: a named corpus, a file, or several with shares."
+    )
     samples: int = Field(default=5, ge=1, le=100, description="Windows of it; 5 to 10 are enough.")
     seqlen: int = Field(default=4096, description="Tokens in a window; 2048 or more.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
@@ -119,10 +122,13 @@ class UseConfig(SparseOptions, LoadOptions):
         return {} if self.profile else {name: getattr(self, name) for name in SparseOptions.model_fields}
 
 
-class CompareConfig(UseConfig):
+class CompareConfig(UseConfig, DataOptions):
     """Sparse attention against dense, side by side."""
 
-    data: str = Field(default="pydocs", description="Text to read: a named corpus or a file. Its test part is used.")
+    data: DataName = Field(
+        default="pydocs",
+        description="Text to read: a named corpus (test part), a file, or several with shares.",
+    )
     windows: int = Field(default=3, ge=1, description="Windows of it.")
     seqlen: int = Field(default=4096, ge=2, description="Tokens in a window.")
     batch_size: int = Field(default=1, ge=1, description="Windows that go through the model at once.")

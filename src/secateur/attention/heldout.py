@@ -46,6 +46,7 @@ def heldout_errors(
     for index in track(range(1 + max(profile.layers)), "Measuring the profile"):
         inputs = attended(model, stream, index)
         stream.run(index, stream.half(index, "mlp"))
+        stream.end_layer(index)
         if index in profile.layers:
             found += [_head_errors(inputs, profile, index, head, metric) for head in range(inputs.query.shape[1])]
     return HeadErrors(*(torch.stack(values) for values in zip(*found, strict=True)))

@@ -1,10 +1,13 @@
 """Options by name, for type checkers: `make options` writes this file from the configs."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TypedDict
 
 from secateur.attention.blocks import PredictorName
 from secateur.attention.curve import Metric
+from secateur.data import Data
 from secateur.kernels import Backend
 
 
@@ -13,6 +16,23 @@ class TuneOptions(TypedDict, total=False):
 
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
+
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
 
     predictor: PredictorName
     """Where a block's weight comes from: every 16th query (sampled), or mean queries and keys, as SpargeAttention
@@ -31,8 +51,8 @@ class TuneOptions(TypedDict, total=False):
     keep_ends: bool
     """The first key block and the diagonal always stay. Default: True."""
 
-    data: str
-    """Text to tune on: a named corpus or a file. Default: 'pydocs'."""
+    data: Data
+    """Text to tune on: a named corpus, a file, or several with shares. Default: 'pydocs'."""
 
     samples: int
     """Windows of it; 5 to 10 are enough. Default: 5."""
@@ -146,6 +166,23 @@ class GenerateOptions(TypedDict, total=False):
 class CompareOptions(TypedDict, total=False):
     """Options of `secateur.attention.compare`, the fields of `CompareConfig`."""
 
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
+
     predictor: PredictorName
     """Where a block's weight comes from: every 16th query (sampled), or mean queries and keys, as SpargeAttention
     (mean-similarity). Default: 'sampled'.
@@ -179,8 +216,8 @@ class CompareOptions(TypedDict, total=False):
     backend: Backend
     """Kernel; auto takes the fastest for the device. Default: 'auto'."""
 
-    data: str
-    """Text to read: a named corpus or a file. Its test part is used. Default: 'pydocs'."""
+    data: Data
+    """Text to read: a named corpus (test part), a file, or several with shares. Default: 'pydocs'."""
 
     windows: int
     """Windows of it. Default: 3."""

@@ -84,7 +84,7 @@ def tune(
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     windows = token_windows(
-        tokenizer, load_corpus(config.data, "train"), config.seqlen, limit=config.samples, seed=config.seed
+        tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.samples, seed=config.seed
     )
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -95,6 +95,7 @@ def tune(
             inputs = attended(model, stream, index) if index in chosen else None
             for half in stream.halves(index)[0 if inputs is None else 1 :]:
                 stream.run(index, half)
+            stream.end_layer(index)
         if inputs is not None:
             with timed(seconds, "thresholds"):
                 profiles[index] = tune_layer(inputs, config)
@@ -105,7 +106,7 @@ def tune(
         fingerprint=sampled_weights(model),
         tuning={
             "model": model.name_or_path,
-            "data": config.data,
+            "data": str(config.data),
             "samples": len(windows),
             "seqlen": config.seqlen,
             "seed": config.seed,
@@ -119,7 +120,7 @@ def tune(
 def _is_dense(model: PreTrainedModel, index: int, seqlen: int) -> bool:
     adapter = adapter_of(model)
     half = adapter.half(adapter.layers(model)[index], "attention")
-    if half.is_absent or not half.names.divisible:
+    if half.is_absent or not half.names.softmax:
         return True
     of_all = getattr(model.config, "sliding_window", None)
     window = getattr(half.mixer, "sliding_window", of_all)

@@ -98,16 +98,16 @@ def _stream_gradients(model: PreTrainedModel, windows: Tensor, batch_size: int) 
     """Gradients of the summed loss after each half of each layer, (batch, seq, hidden_size), batch by batch."""
     with only_gradients_of(model, []):
         for batch in track(shared_batches(windows, batch_size), "Sensitivity of layers"):
-            streams = residual_streams(model, batch.to(model.device))
-            final = final_states(model, streams[-1])
+            streams, last = residual_streams(model, batch.to(model.device))
+            final = final_states(model, last)
             chunked_loss(model, final, batch.to(model.device)).backward()
             yield [gradient_of(stream) for stream in streams]
 
 
 def residual_streams(
     model: PreTrainedModel, tokens: Tensor, recompute: bool = True, watched: bool = True
-) -> list[Tensor]:
-    """The residual stream after each half of each layer, (batch, seq, hidden_size).
+) -> tuple[list[Tensor], Tensor]:
+    """The residual stream after each half of each layer, and behind the last layer, (batch, seq, hidden_size).
 
     Args:
         tokens: (batch, seq).
@@ -118,8 +118,10 @@ def residual_streams(
     hidden = adapter.embed(model, tokens).requires_grad_(True)
     streams = []
     per_layer = layer_arguments(model, tokens[:1])
-    for layer, extra in zip(adapter.layers(model), per_layer, strict=True):
+    for index, (layer, extra) in enumerate(zip(adapter.layers(model), per_layer, strict=True)):
         place = device_of(layer, [hidden])
+        if adapter.of_tokens is not None:
+            extra = {**extra, **adapter.of_tokens(adapter.body(model), tokens, index)}
         hidden, extra = hidden.to(place), move(extra, place)
         if streamed(model):  # the backward pass is through with a layer once it reaches what went into it
             hidden.register_hook(lambda _, layer=layer: release(model, layer))
@@ -129,10 +131,12 @@ def residual_streams(
             step = (hidden, extra, given if half.is_parallel else None)
             hidden = checkpoint(half.run, *step, use_reentrant=False) if recompute else half.run(*step)
             streams.append(hidden)
+        if adapter.end is not None:
+            hidden = adapter.end(layer, hidden, extra)
         release(model, layer)
     for stream in streams if watched else ():
         stream.retain_grad()
-    return streams
+    return streams, hidden
 
 
 def final_states(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ statistics of its inputs are gathered; the layer is changed; its new outputs go 
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import KVSharingDict
 
 from secateur.distributed import process_count
 from secateur.errors import InputError
@@ -25,6 +27,8 @@ Step = Callable[[Tensor, dict[str, Any]], Tensor]
 
 
 Offload = Literal["none", "cpu", "disk"]
+# The argument of layers that pass keys and values on, in Transformers.
+SHARED = "shared_kv_states"
 
 
 class _StopForwardError(Exception):
@@ -83,6 +87,8 @@ class LayerStream:
         store: the device that keeps activations between steps; None for the disk.
         given: a layer, and the residual stream before it, where `hidden` stands behind its first half and the second
             one reads that as well.
+        tokens: of each batch, (batch, seq).
+        shared: for each batch, the keys and values that later layers use too, by kind of layer.
     """
 
     model: PreTrainedModel
@@ -90,6 +96,8 @@ class LayerStream:
     arguments: list[dict[str, Any]]
     store: torch.device | None
     given: tuple[nn.Module, MutableSequence[Tensor]] | None = None
+    tokens: Sequence[Tensor] = ()
+    shared: list[KVSharingDict] = field(default_factory=list)
 
     @classmethod
     def start(
@@ -121,18 +129,22 @@ class LayerStream:
         stream = cls(model, [], layer_arguments(model, windows[:1].to(place)), store)
         with torch.no_grad():
             adapter = adapter_of(model)
-            stream.hidden = stream.stored(adapter.embed(model, batch.to(place)) for batch in windows.split(batch_size))
+            stream.tokens = windows.split(batch_size)
+            stream.hidden = stream.stored(adapter.embed(model, batch.to(place)) for batch in stream.tokens)
+            stream.shared = [KVSharingDict() for _ in stream.tokens]
         return stream
 
     def fork(self) -> "LayerStream":
         """A second stream at the same place."""
         given = self.given and (self.given[0], self.stored(self.given[1]))
-        return LayerStream(self.model, self.stored(self.hidden), self.arguments, self.store, given)
+        shared = [KVSharingDict(states) for states in self.shared]
+        return LayerStream(self.model, self.stored(self.hidden), self.arguments, self.store, given, self.tokens, shared)
 
     def follow(self, other: "LayerStream") -> None:
         """Stand where another stream of the same windows stands."""
         self.replace(other.hidden)
         self.given = other.given and (other.given[0], self.stored(other.given[1]))
+        self.shared = [KVSharingDict(states) for states in other.shared]
 
     def stored(self, batches: Iterable[Tensor]) -> MutableSequence[Tensor]:
         """The batches where this stream keeps its activations."""
@@ -153,8 +165,41 @@ class LayerStream:
         """Apply `step` to each batch of what a half reads, and to its layer's arguments, on its layer's device."""
         place = device_of(half.layer, self.hidden)
         arguments = move(self.arguments[index], place)
-        for batch in self.read_by(half):
-            yield step(batch.to(place), arguments)
+        for number, batch in enumerate(self.read_by(half)):
+            yield step(batch.to(place), {**arguments, **self._of_batch(index, number, arguments, place)})
+
+    def _of_batch(self, index: int, number: int, arguments: Mapping[str, Any], place: torch.device) -> dict[str, Any]:
+        """What a layer is given that differs from batch to batch."""
+        adapter = adapter_of(self.model)
+        found: dict[str, Any] = {}
+        if SHARED in arguments:
+            found[SHARED] = self.shared[number].to(place)
+        if adapter.of_tokens is not None:
+            body = adapter.body(self.model)
+            embeddings: nn.Module = self.model.get_input_embeddings()
+            tokens = self.tokens[number].to(next(embeddings.parameters()).device)
+            found |= move(adapter.of_tokens(body, tokens, index), place)
+        return found
+
+    @torch.no_grad()
+    def end_layer(self, index: int) -> None:
+        """Go from behind layer `index`'s last half to the next layer: in most families nothing lies between."""
+        adapter = adapter_of(self.model)
+        if adapter.end is not None:
+            layer = adapter.layers(self.model)[index]
+            place = device_of(layer, self.hidden)
+            arguments = move(self.arguments[index], place)
+            given = ({**arguments, **self._of_batch(index, number, arguments, place)} for number in count())
+            self.replace(
+                adapter.end(layer, hidden.to(place), of_batch)
+                for hidden, of_batch in zip(self.hidden, given, strict=False)
+            )
+
+    def leave_out(self, index: int) -> None:
+        """Go past layer `index` as if it were not there, but for keys and values that later layers use."""
+        if SHARED in self.arguments[index]:
+            for _ in self.mixed(index, self.half(index, "attention")):
+                pass
 
     def inputs(self, index: int, half: Half, module: nn.Module) -> Iterator[Tensor]:
         """What goes into a module of a half of layer `index` when that is run, batch by batch. It is run as far."""
@@ -231,7 +276,7 @@ def layer_arguments(model: PreTrainedModel, window: Tensor) -> list[dict[str, An
     layers = adapter.layers(model)
     recorded: list[dict[str, Any]] = []
 
-    def recorder(hidden: Tensor, **arguments: Any) -> Tensor:
+    def recorder(hidden: Tensor, *of_layer: Any, **arguments: Any) -> Tensor:
         recorded.append({key: value for key, value in arguments.items() if key != "past_key_values"})
         if len(recorded) == len(layers):
             raise _StopForwardError

@@ -71,6 +71,8 @@ class Walks:
                 if batch is None or batch.shape != before.shape or batch.dtype != before.dtype:
                     raise damaged(file, f"it has no {name}.{number} as the windows need it")
                 stream.hidden[number] = batch
+                if stream.shared:
+                    stream.shared[number].update(_shared_of(kept, f"{name}.{number}."))
         return _layer(file)
 
     def done(self, walk: str, index: int, streams: Streams) -> None:
@@ -83,6 +85,11 @@ class Walks:
             for name, stream in streams.items()
             for number, batch in enumerate(stream.hidden)
         }
+        for name, stream in streams.items():
+            for number, states in enumerate(stream.shared):
+                for kind, pair in states.items():
+                    for place, state in enumerate(pair):
+                        hidden[f"{name}.{number}.{kind}.{place}"] = state.contiguous().clone()
         write_bytes(self.directory / f"walk-{walk}-before-{index + 1:04}.safetensors", save(hidden))
         if before is not None:
             with reported(before):
@@ -128,6 +135,12 @@ class Walks:
 
 
 NOTHING_KEPT = Walks()
+
+
+def _shared_of(kept: Mapping[str, Tensor], prefix: str) -> dict[str, tuple[Tensor, ...]]:
+    """Keys and values by kind of layer, of those kept under names that begin so."""
+    kinds = {name.removeprefix(prefix).rpartition(".")[0] for name in kept if name.startswith(prefix)}
+    return {kind: (kept[f"{prefix}{kind}.0"], kept[f"{prefix}{kind}.1"]) for kind in kinds}
 
 
 def _layer(file: Path) -> int:

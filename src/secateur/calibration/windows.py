@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.own_text import own_text
 from secateur.calibration.streaming import Offload
-from secateur.data import Corpus, load_corpus, token_windows
+from secateur.data import Corpus, DataName, DataOptions, load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
 from secateur.models.streamed import streamed
@@ -52,10 +52,14 @@ class LayerRange(BaseModel):
         return chosen
 
 
-class CalibratedConfig(LayerRange, LoadOptions):
+class CalibratedConfig(LayerRange, DataOptions, LoadOptions):
     """What all cuts that are fitted to a text can be told."""
 
-    calibration: str = Field(default="pydocs", description="Text that the cut is fitted to: a named corpus or a file.")
+    calibration: DataName = Field(
+        default="pydocs",
+        description="Text that the cut is fitted to: a named corpus, a file, or several with shares, "
+        "a.jsonl:0.7,b.txt:0.3.",
+    )
     samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
     own_text: float = Field(
         default=0.5,
@@ -117,7 +121,7 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config
         raise InputError(
             "a streamed model does not write text: each token would read all of its files; pass --own-text 0"
         )
-    corpus = load_corpus(config.calibration, "train")
+    corpus = load_corpus(config.calibration, "train", config)
     own = int(share * config.samples)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
     # A short text does not leave the model to itself.

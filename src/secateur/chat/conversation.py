@@ -14,8 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from secateur.chat.config import ChatConfig
 from secateur.errors import InputError, ModelError
 from secateur.evaluation.modes import input_device, measuring
-from secateur.evaluation.templates import too_large
 from secateur.files.input_text import shortened
+from secateur.files.templates import too_large
 from secateur.models.lora import underlying
 from secateur.models.modes import own_settings_aside
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
+from secateur.console import counted
 from secateur.files import expanded, write_figures
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def prune(
         f"{plan.parameters_before:,} parameters became {plan.parameters_after:,}: {plan.reached:.1%} removed, "
         f"{plan.ratio:.1%} asked"
     )
-    say(f"Calibrated on {plan.calibration}; {sum(result.seconds.values()):.1f} s")
+    windows = counted(plan.calibration_windows, "window")
+    say(f"Calibrated on {windows} of {plan.calibration}; {sum(result.seconds.values()):.1f} s")
     if is_first():
         say(where_it_opens(expanded(output)))
     say(str(output))

@@ -61,5 +61,5 @@ def recover(
         say(f"Validation loss {losses[0]:.3f} before, {min(losses):.3f} after")
     if result.sparsity is not None:
         say(f"{result.sparsity:.2%} of the weights in its sparse matrices are zero, as before")
-    say(f"Trained on {result.corpus}")
+    say(f"Trained on {result.tokens:,} tokens of {result.corpus}")
     say(str(output))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
-from secateur.console import command_text, stdout
+from secateur.console import command_text, counted, stdout
 from secateur.files import write_figures
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def search(
         write_figures(json, result.to_dict())
     stdout.print(search_table(result.to_dict()))
     say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
-    say(f"Calibrated on {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")
+    windows = counted(result.plan.calibration_windows, "window")
+    say(f"Calibrated on {windows} of {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")
     fitted = PruneConfig(plan=str(output / PLAN), **config.model_dump(include=set(FITTED)))
     say(command_text("secateur", "prune", model, "-o", "DIR", config=fitted))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
 from secateur.cli.output import say
+from secateur.console import counted
 from secateur.files import write_figures
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def sparsify(
         f"{result.zeros:,} weights are zero: {result.reached:.2%} of those in {len(result.matrices):,} matrices, "
         f"{result.asked:.2%} asked"
     )
-    fitted = f"Calibrated on {result.calibration}; " if result.calibration else ""
+    windows = counted(result.calibration_windows, "window")
+    fitted = f"Calibrated on {windows} of {result.calibration}; " if result.calibration else ""
     seconds = sum(result.seconds.values())
     say(f"{fitted}{seconds:.1f} s, peak memory {result.peak_memory_bytes / 1e9:.2f} GB")
     say(str(output))

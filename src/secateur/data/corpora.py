@@ -1,18 +1,26 @@
-"""Corpora by name, and files."""
+"""Corpora by name, files, objects, and several of them."""
 
 import difflib
+import hashlib
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from secateur.data.corpus import Corpus, Example, content_fingerprint
+from torch import Tensor
+
+from secateur.console import counted
+from secateur.data.chat import ALPACA, MODEL, template_file
+from secateur.data.corpus import Answered, Conversation, Corpus, content_fingerprint
 from secateur.data.hub import HUB_CORPORA, load_from_hub
-from secateur.data.lazy import LARGE, Item, RowFile, TextFile, file_identity, in_memory, open_file
+from secateur.data.lazy import LARGE, Item, Rows, TextFile, file_identity, in_memory, open_file
+from secateur.data.memory import InMemory, RowStream, named, opened, token_rows
+from secateur.data.options import AS_IT_IS, DataOptions
 from secateur.data.pieces import pieces_of
 from secateur.data.reading import file_kinds, is_file_kind
 from secateur.data.slices import Part, split_name
-from secateur.errors import DataError
+from secateur.data.sources import shares_of
+from secateur.errors import DataError, InputError
 from secateur.files import expanded
 
 Split = Literal["train", "test"]
@@ -27,47 +35,100 @@ def corpus_names() -> list[str]:
     return [_PYDOCS, *HUB_CORPORA]
 
 
-def load_corpus(name: str, split: Split = "train") -> Corpus:
-    """Load a named corpus or a file.
+def load_corpus(data: Any, split: Split = "train", options: DataOptions = AS_IT_IS) -> Corpus:
+    """Load a named corpus, a file, an object in memory, or several sources with shares.
 
     Args:
-        name: one of `corpus_names()`, or the path of a `.txt`, `.jsonl`, `.json` or `.parquet` file. A part
+        data: one of `corpus_names()`, or the path of a `.txt`, `.jsonl`, `.json` or `.parquet` file. A part
             in percent may follow: `text.txt[:80%]` and `text.txt[80%:]` share nothing. A text (a single
-            document) is cut by characters, all else between documents or examples.
+            document) is cut by characters, all else between documents or examples. Several of them with
+            shares, `a.jsonl:0.7,b.txt:0.3`, or an object: see `Data`.
         split: which split of a named corpus; `pydocs[:50%]` is half of that split. A file has no splits and
             is used whole.
+        options: which columns of rows are read, and the template of conversations.
 
     Raises:
         DataError: the name is unknown, the hub cannot be reached, the file is missing, damaged, of an unknown
-            kind or without text, or the part is none.
+            kind or without text, the part is none, or a row that is read does not fit.
+        InputError: the object is no text.
     """
     if split not in get_args(Split):
         raise DataError(f"there is no split {split!r}; it is 'train' or 'test'")
+    try:
+        name = named(data)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if isinstance(name, InMemory):
+        return _object(name, options)
+    sources = shares_of(name)
+    if sources == [(name, 1.0)]:
+        return _one(name, split, options)
+    return _several(name, split, [(_one(source, split, options), share) for source, share in sources])
+
+
+def _one(name: str, split: Split, options: DataOptions) -> Corpus:
     base, part = split_name(name)
-    whole = _named(base, split) if base in corpus_names() else _file(base)
+    whole = _named(base, split) if base in corpus_names() else _file(base, options)
     documents, examples = whole.documents, whole.examples
     if part is not None:
         documents, examples = in_memory(_part_of(documents, part)), in_memory(_rows_of(examples, part))
         if whole.size and not (documents or examples):
             raise DataError(f"{name}: {part.written} of {whole.size:,} rows or documents is none; take a larger part")
-    return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "")
+    return _corpus(name, whole, documents, examples, f", part {part.written}" if part else "", options)
 
 
-def check_texts(*names: str) -> None:
+def _several(name: str, split: Split, parts: list[tuple[Corpus, float]]) -> Corpus:
+    told = [
+        (f"{corpus.description}, share {share:.4g}", f"{corpus.title}, share {share:.4g}") for corpus, share in parts
+    ]
+    digest = hashlib.sha256(" ".join(f"{corpus.fingerprint} {share}" for corpus, share in parts).encode())
+    return Corpus(
+        name=name,
+        split=split,
+        documents=[],
+        examples=[],
+        source="+".join(dict.fromkeys(corpus.source for corpus, _ in parts)),
+        description="; ".join(described for described, _ in told),
+        fingerprint=digest.hexdigest(),
+        title="; ".join(title for _, title in told),
+        large=any(corpus.large for corpus, _ in parts),
+        parts=tuple(parts),
+    )
+
+
+def _object(name: InMemory, options: DataOptions) -> Corpus:
+    if isinstance(name.content, Tensor):
+        tokens = token_rows(name.content, name)
+        found = hashlib.sha256(tokens.numpy().tobytes() + str(tuple(tokens.shape)).encode()).hexdigest()
+        return Corpus(str(name), "all", [], [], found, str(name), found, title=str(name), tokens=tokens)
+    documents, examples = opened(name, options)
+    whole = _Whole(documents, examples, "all", "", str(name), is_file=True)
+    corpus = _corpus(str(name), whole, documents, examples, "", options)
+    return replace(corpus, source=corpus.fingerprint)
+
+
+def check_texts(*names: str, options: DataOptions = AS_IT_IS) -> None:
     """Find a mistyped or damaged text before a model is loaded. What is the hub's is not fetched for that.
 
     Raises:
         DataError: as `load_corpus`.
+        InputError: there is no such file with a template.
     """
+    if options.chat_template not in (None, MODEL, ALPACA):
+        template_file(str(options.chat_template))
     for name in names:
-        if split_name(name)[0] not in HUB_CORPORA:
-            load_corpus(name)
+        if isinstance(name, InMemory):
+            load_corpus(name, options=options)
+            continue
+        for source, _ in shares_of(name):
+            if split_name(source)[0] not in HUB_CORPORA:
+                _one(source, "train", options)
 
 
 @dataclass(frozen=True)
 class _Whole:
     documents: Collection[str]
-    examples: Collection[Example]
+    examples: Collection[Answered]
     split: str
     source: str
     described: str
@@ -88,7 +149,7 @@ def _part_of(documents: Collection[str], part: Part) -> Collection[str]:
 
 
 def _rows_of(items: Collection[Item], part: Part) -> Collection[Item]:
-    return items.part(part) if isinstance(items, RowFile) else part.of(list(items))
+    return items.part(part) if isinstance(items, Rows) else part.of(list(items))
 
 
 def _named(name: str, split: Split) -> _Whole:
@@ -97,7 +158,7 @@ def _named(name: str, split: Split) -> _Whole:
     return _Whole(documents, examples, split, name, f"{name} ({title}), {split} split")
 
 
-def _file(name: str) -> _Whole:
+def _file(name: str, options: DataOptions) -> _Whole:
     path = expanded(name)
     try:
         found = is_file_kind(path) or path.exists()
@@ -108,36 +169,58 @@ def _file(name: str) -> _Whole:
         guess = f" (did you mean {near[0]}?)" if near else ""
         known = ", ".join(corpus_names())
         raise DataError(f"no corpus or file is named {name!r}{guess}; give {known} or a {file_kinds()} file")
-    documents, examples = open_file(path)
+    documents, examples = open_file(path, options)
     return _Whole(documents, examples, "all", file_identity(path), path.name, is_file=True)
 
 
 def _corpus(
-    name: str, whole: _Whole, documents: Collection[str], examples: Collection[Example], described_part: str
+    name: str,
+    whole: _Whole,
+    documents: Collection[str],
+    examples: Collection[Answered],
+    described_part: str,
+    options: DataOptions,
 ) -> Corpus:
     try:
         fingerprint = _fingerprint(documents, examples)
     except UnicodeEncodeError as error:
         raise DataError(f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is no text") from error
-    corpus = Corpus(name, whole.split, documents, examples, whole.source, whole.described, fingerprint)
+    title = whole.described + described_part
+    corpus = Corpus(
+        name=name,
+        split=whole.split,
+        documents=documents,
+        examples=examples,
+        source=whole.source,
+        description=title,
+        fingerprint=fingerprint,
+        title=title,
+        chat_template=options.chat_template,
+    )
     if not any(piece.strip() for piece in pieces_of(corpus, _LOOKED_AT)):
         raise DataError(f"{name} holds no text; give one that does")
-    counted = f", {len(examples):,} examples" if examples else ""
-    lazy = isinstance(documents, RowFile) or isinstance(examples, RowFile)
-    if isinstance(documents, RowFile):
-        counted += f", {len(documents):,} documents"
+    if isinstance(documents, RowStream) or isinstance(examples, RowStream):
+        return replace(corpus, large=True, is_stream=True)
+    amount = f", {_counted(examples)}" if examples else ""
+    lazy = isinstance(documents, Rows) or isinstance(examples, Rows)
+    if isinstance(documents, Rows):
+        amount += f", {len(documents):,} documents"
     elif isinstance(documents, TextFile):
-        counted += f", {documents.stop - documents.start:,} characters"
+        amount += f", {documents.stop - documents.start:,} characters"
     elif not lazy:
-        counted += f", {sum(map(len, pieces_of(corpus))):,} characters"
-    described = f"{whole.described}{described_part}{counted}"
+        amount += f", {sum(map(len, pieces_of(corpus))):,} characters"
     large = lazy or isinstance(documents, TextFile) or (whole.is_file and sum(map(len, documents)) > LARGE)
-    return replace(corpus, description=described, large=large)
+    return replace(corpus, description=title + amount, large=large)
 
 
-def _fingerprint(documents: Collection[str], examples: Collection[Example]) -> str:
+def _counted(examples: Collection[Answered]) -> str:
+    kind = "conversation" if isinstance(next(iter(examples)), Conversation) else "example"
+    return counted(len(examples), kind)
+
+
+def _fingerprint(documents: Collection[str], examples: Collection[Answered]) -> str:
     for items in (documents, examples):
-        if isinstance(items, (TextFile, RowFile)):
+        if isinstance(items, (TextFile, Rows)):
             return items.fingerprint
     return content_fingerprint(list(documents), list(examples))
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from secateur.data.corpus import Corpus, example_text
-from secateur.data.lazy import RowFile, TextFile
+from secateur.data.corpus import Corpus
+from secateur.data.lazy import Rows, TextFile
 from secateur.data.pieces import in_sizes
 from secateur.data.tokens import cached_tokens, tokenize
 
@@ -101,10 +101,10 @@ def _blocks(corpus: Corpus, size: int) -> Iterator[Callable[[], str]]:
     """The text in blocks of about `size` characters, none parsed before it is called."""
     if isinstance(corpus.documents, TextFile):
         yield from _cut(corpus.documents.blocks(), size)
-    elif isinstance(corpus.documents, RowFile):
+    elif isinstance(corpus.documents, Rows):
         yield from _joined_rows(corpus.documents, str, corpus.separator, size)
-    elif isinstance(corpus.examples, RowFile):
-        yield from _joined_rows(corpus.examples, example_text, corpus.separator, size)
+    elif isinstance(corpus.examples, Rows):
+        yield from _joined_rows(corpus.examples, corpus.as_text, corpus.separator, size)
     else:
         for text in corpus.documents:
             yield from _cut([text], size)
@@ -121,7 +121,7 @@ def _from_a_word(text: str) -> str:
     return text[blank:]
 
 
-def _joined_rows(rows: RowFile, to_text: Callable[..., str], separator: str, size: int) -> Iterator[Callable[[], str]]:
+def _joined_rows(rows: Rows, to_text: Callable[..., str], separator: str, size: int) -> Iterator[Callable[[], str]]:
     """Blocks of whole rows; a row that is longer than two blocks is cut."""
 
     def joined(taken: list) -> str:
@@ -143,7 +143,7 @@ def _joined_rows(rows: RowFile, to_text: Callable[..., str], separator: str, siz
         yield partial(joined, held)
 
 
-def _stored_size(rows: RowFile, to_text: Callable[..., str]) -> float:
+def _stored_size(rows: Rows, to_text: Callable[..., str]) -> float:
     """How much a file takes for a character of text, by its first rows."""
     first = list(islice(rows.raw(), _LOOKED_AT))
     characters = sum(len(to_text(rows.content(row))) for row in first)

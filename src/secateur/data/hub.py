@@ -9,8 +9,9 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 
-from secateur.data.corpus import Example
-from secateur.data.reading import file_kinds, first_line, rows_to_content
+from secateur.data.columns import rows_to_content
+from secateur.data.corpus import Answered
+from secateur.data.reading import file_kinds, first_line
 from secateur.errors import DataError
 
 TIMEOUT_SECONDS = 5.0
@@ -60,7 +61,7 @@ HUB_CORPORA = {
 }
 
 
-def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
+def load_from_hub(name: str, split: str) -> tuple[list[str], list[Answered]]:
     """Fetch a corpus of `HUB_CORPORA`, or take it from the cache of `datasets`.
 
     Args:
@@ -76,7 +77,7 @@ def load_from_hub(name: str, split: str) -> tuple[list[str], list[Example]]:
     corpus = HUB_CORPORA[name]
     with hub_errors(name, f"give a {file_kinds()} file instead"):
         require_reachable(corpus.repository)
-        return rows_to_content(_numbered(_rows(corpus, split)), name)
+        return rows_to_content(_rows(corpus, split), name)
 
 
 def require_reachable(repository: str) -> None:
@@ -111,7 +112,3 @@ def _rows(corpus: HubCorpus, split: str) -> Iterable[Any]:
     files = {split: corpus.splits[split]}
     stream = datasets.load_dataset(corpus.repository, data_files=files, split=split, streaming=True)
     return islice(stream, corpus.streamed_rows[split])
-
-
-def _numbered(rows: Iterable[Any]) -> Iterable[tuple[str, Any]]:
-    return ((f"row {number:,}", row) for number, row in enumerate(rows, start=1))

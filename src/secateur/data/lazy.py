@@ -1,20 +1,21 @@
 """What a large file holds, read anew each time it is gone through: its text is never in memory as a whole."""
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-from secateur.data.corpus import Example
+from secateur.data.columns import Columns
+from secateur.data.corpus import Answered
+from secateur.data.options import AS_IT_IS, DataOptions
 from secateur.data.reading import (
     RawRow,
-    are_instructions,
     decoded,
-    document_of,
-    example_of,
+    file_columns,
     raw_rows,
     require_readable,
     row_count,
@@ -22,7 +23,7 @@ from secateur.data.reading import (
 )
 from secateur.data.slices import Part
 
-Item = TypeVar("Item", str, Example)
+Item = TypeVar("Item", bound=str | Answered)
 
 LARGE = 8 << 20  # characters of a text that is no longer held in memory
 _ROW = 64  # what a row counts beside its characters, since a million empty ones are not small
@@ -72,18 +73,16 @@ class TextFile(Collection[str]):
 
 
 @dataclass(frozen=True)
-class RowFile(Collection[Item], Generic[Item]):
-    """The documents or examples of a `.jsonl`, `.json` or `.parquet` file, or a run of them.
+class Rows(Collection[Item], Generic[Item]):
+    """Documents, or examples and conversations, in rows, or a run of them.
 
     Attributes:
-        path: of the file.
-        instructions: whether they are examples.
+        columns: which are read.
         start: rows before the run.
-        stop: rows before its end; None: to the file's end.
+        stop: rows before its end; None: to the end of all.
     """
 
-    path: Path
-    instructions: bool
+    columns: Columns
     start: int = 0
     stop: int | None = None
 
@@ -91,39 +90,69 @@ class RowFile(Collection[Item], Generic[Item]):
         return map(self.content, self.raw())
 
     def __len__(self) -> int:
-        rows = _row_count(self.path, _state(self.path))
+        rows = self.count()
         return max(0, min(rows, rows if self.stop is None else self.stop) - self.start)
+
+    def __bool__(self) -> bool:
+        return next(self.raw(), None) is not None  # not by their number: a stream does not tell, a file is long
 
     def __contains__(self, item: object) -> bool:
         return any(item == own for own in self)
 
+    @abstractmethod
     def raw(self) -> Iterator[RawRow]:
-        """The rows, not parsed. Raises `DataError` where the file cannot be read."""
-        return islice(raw_rows(self.path), self.start, self.stop)
+        """The rows, not parsed. Raises `DataError` where they cannot be read."""
 
+    @abstractmethod
     def content(self, row: RawRow) -> Item:
         """What is in a row. Raises `DataError`."""
-        read = example_of if self.instructions else document_of
-        return read(row.read(), str(self.path), row_place(self.path, row.number))  # type: ignore[return-value]
 
-    def part(self, part: Part) -> "RowFile[Item]":
+    @abstractmethod
+    def count(self) -> int:
+        """How many rows there are, those outside the run included."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 that follows the content."""
+
+    def part(self, part: Part) -> Self:
         """A part of the rows."""
         stop = self.start + len(self)
         places = part.of(range(self.start, stop))
-        return RowFile(self.path, self.instructions, places.start, places.stop)
+        return replace(self, start=places.start, stop=places.stop)
+
+
+@dataclass(frozen=True)
+class RowFile(Rows[Item]):
+    """Those of a `.jsonl`, `.json` or `.parquet` file, whose `path` this holds."""
+
+    path: Path = Path()
+
+    def raw(self) -> Iterator[RawRow]:
+        """As `Rows.raw`."""
+        return islice(raw_rows(self.path, self.columns.wanted), self.start, self.stop)
+
+    def content(self, row: RawRow) -> Item:
+        """As `Rows.content`."""
+        return self.columns.read(row.read(), str(self.path), row_place(self.path, row.number))  # type: ignore[return-value]
+
+    def count(self) -> int:
+        """As `Rows.count`."""
+        return _row_count(self.path, _state(self.path))
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 that follows the content."""
-        return _fingerprint(self.path, self.start, self.stop)
+        return _fingerprint(self.path, self.start, self.stop, self.columns)
 
 
-def open_file(path: Path) -> tuple[Collection[str], Collection[Example]]:
+def open_file(path: Path, options: DataOptions = AS_IT_IS) -> tuple[Collection[str], Collection[Answered]]:
     """The content of a file of a supported kind: lists of what is small, and else what reads the file anew.
 
     Args:
-        path: a `.txt` file is one document. The rows of the others have a `text`, or Alpaca's `instruction`,
-            `output` and perhaps `input`; where they have both, they are instruction data.
+        path: a `.txt` file is one document. The rows of the others are as the columns of the first say.
+        options: which columns.
 
     Returns:
         Documents and examples, one of the two empty.
@@ -135,12 +164,12 @@ def open_file(path: Path) -> tuple[Collection[str], Collection[Example]]:
     require_readable(path)
     if path.suffix.lower() == ".txt":
         return in_memory(TextFile(path, 0, _characters(path, _state(path)))), []
-    instructions = are_instructions(path)
-    if instructions is None:
+    columns = file_columns(path, options)
+    if columns is None:
         return [], []
-    if instructions:
-        return [], in_memory(RowFile[Example](path, True))
-    return in_memory(RowFile[str](path, False)), []
+    if columns.answered:
+        return [], in_memory(RowFile[Answered](columns, path=path))
+    return in_memory(RowFile[str](columns, path=path)), []
 
 
 def in_memory(items: Collection[Item]) -> Collection[Item]:
@@ -150,7 +179,7 @@ def in_memory(items: Collection[Item]) -> Collection[Item]:
     held, size = [], 0
     for item in items:
         held.append(item)
-        size += _ROW + (len(item) if isinstance(item, str) else sum(map(len, astuple(item))))
+        size += _ROW + (len(item) if isinstance(item, str) else sum(map(len, item.strings)))
         if size > LARGE + _ROW:
             return items
     return held
@@ -161,8 +190,9 @@ def file_identity(path: Path) -> str:
     return _identity(path, _state(path))
 
 
-def _fingerprint(path: Path, start: int, stop: int | None) -> str:
-    return hashlib.sha256(f"{file_identity(path)} {start} {stop}".encode()).hexdigest()
+def _fingerprint(path: Path, start: int, stop: int | None, columns: Columns | None = None) -> str:
+    read = "" if columns is None else f" {columns.kind} {columns.names}"
+    return hashlib.sha256(f"{file_identity(path)} {start} {stop}{read}".encode()).hexdigest()
 
 
 def _state(path: Path) -> tuple[int, ...]:

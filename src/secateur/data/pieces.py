@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from secateur.data.corpus import Corpus, example_text
+from secateur.data.corpus import Corpus
 from secateur.data.lazy import TextFile
 
 PIECE = 1 << 19  # characters that are tokenised at once; a text of fewer is not cut
@@ -56,7 +56,7 @@ def _strings(corpus: Corpus) -> Iterator[str]:
     if isinstance(corpus.documents, TextFile):
         yield from corpus.documents.blocks()
         return
-    for number, text in enumerate(chain(corpus.documents, map(example_text, corpus.examples))):
+    for number, text in enumerate(chain(corpus.documents, map(corpus.as_text, corpus.examples))):
         if number:
             yield corpus.separator
         yield text
@@ -84,9 +84,10 @@ def token_pieces(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, size: int =
     text = next(following, "")
     ahead = next(following, None)
     if ahead is None:
-        yield np.asarray(_encoded(tokenizer, text)["input_ids"], np.int32)
+        yield np.asarray(_encoded(tokenizer, text, corpus.adds_special)["input_ids"], np.int32)
         return
-    first, last = _ends(tokenizer)
+    none = np.zeros(0, np.int32)
+    first, last = _ends(tokenizer) if corpus.adds_special else (none, none)
     yield first
     joined = _overlapping if getattr(tokenizer, "backend_tokenizer", None) is not None else _broken_at_blanks
     yield from joined(tokenizer, text, chain([ahead], following))

@@ -1,21 +1,19 @@
-"""Text and instruction data out of files: `.txt`, `.jsonl`, `.json` and `.parquet`, a row or a block at a time."""
+"""Text and rows out of files: `.txt`, `.jsonl`, `.json` and `.parquet`, a row or a block at a time."""
 
 import codecs
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secateur.data.corpus import Example
+from secateur.data.columns import Columns, columns_of, columns_of_row
+from secateur.data.options import DataOptions
 from secateur.errors import DataError
 
-Rows = Iterable[tuple[str, Any]]  # where a row stands ("line 3"), and the row
-
-_TEXT = "text"
-_INSTRUCTION = ("instruction", "output")
+_KINDS = (".txt", ".jsonl", ".json", ".parquet")
 _BLOCK = 1 << 20  # bytes read at once
 _JSON_AT_ONCE = 16 << 20  # bytes of a `.json` file that is parsed as a whole
 _LONGEST_JSON_ROW = 256 << 20  # characters of a row of a larger one
@@ -38,12 +36,12 @@ class RawRow(NamedTuple):
 
 def is_file_kind(path: Path) -> bool:
     """Whether the suffix is one that can be read."""
-    return path.suffix.lower() in (".txt", *_ROWS)
+    return path.suffix.lower() in _KINDS
 
 
 def file_kinds() -> str:
     """The suffixes that can be read, for a message."""
-    *most, last = (".txt", *_ROWS)
+    *most, last = _KINDS
     return f"{', '.join(most)} or {last}"
 
 
@@ -81,10 +79,21 @@ def decoded(path: Path) -> Iterator[str]:
         yield held + _decoded(b"", path, read, decoder)
 
 
-def raw_rows(path: Path) -> Iterator[RawRow]:
-    """The rows of a `.jsonl`, `.json` or `.parquet` file. Raises `DataError` where one that is reached is damaged."""
+def raw_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[RawRow]:
+    """The rows of a `.jsonl`, `.json` or `.parquet` file.
+
+    Args:
+        path: of the file.
+        columns: the ones that are wanted, where the kind of file has them apart; all unless given.
+
+    Raises:
+        DataError: the file, or a row that is reached, is damaged.
+    """
     with _reading(path):
-        yield from _ROWS[path.suffix.lower()](path)
+        if path.suffix.lower() == ".parquet":
+            yield from _parquet_rows(path, columns)
+        else:
+            yield from _ROWS[path.suffix.lower()](path)
 
 
 def row_count(path: Path) -> int:
@@ -100,83 +109,18 @@ def row_place(path: Path, number: int) -> str:
     return f"{'line' if path.suffix.lower() == '.jsonl' else 'row'} {number:,}"
 
 
-def are_instructions(path: Path) -> bool | None:
-    """Whether a file's rows are instruction data, as the first one says; None where there is none.
+def file_columns(path: Path, options: DataOptions) -> Columns | None:
+    """Which columns of a file are read, as the first row says; None where there is none.
 
     Raises:
-        DataError: it is no row, or has neither kind of column.
+        DataError: it is no row, or has none that can be read.
     """
     if path.suffix.lower() == ".parquet":
-        return _are_instructions(_parquet_columns(path), str(path))
+        return columns_of(_parquet_columns(path), str(path), options)
     first = next(raw_rows(path), None)
     if first is None:
         return None
-    return _are_instructions(list(_as_row(first.read(), str(path), row_place(path, first.number))), str(path))
-
-
-def rows_to_content(rows: Rows, name: str) -> tuple[list[str], list[Example]]:
-    """Turn rows into documents or examples; the first row decides which.
-
-    Args:
-        rows: each with the words that say where it stands, for messages.
-        name: what they come from, for messages.
-
-    Raises:
-        DataError: a row is no object, misses a column, or holds something else than text there.
-    """
-    documents: list[str] = []
-    examples: list[Example] = []
-    instructions: bool | None = None
-    for place, row in rows:
-        if instructions is None:
-            instructions = _are_instructions(list(_as_row(row, name, place)), name)
-        if instructions:
-            examples.append(example_of(row, name, place))
-        else:
-            documents.append(document_of(row, name, place))
-    return documents, examples
-
-
-def document_of(row: Any, name: str, place: str) -> str:
-    """The text of a row. Raises `DataError`."""
-    return _column(_as_row(row, name, place), _TEXT, name, place)
-
-
-def example_of(row: Any, name: str, place: str) -> Example:
-    """The instruction data of a row. Raises `DataError`."""
-    columns = _as_row(row, name, place)
-    instruction, output = (_column(columns, column, name, place) for column in _INSTRUCTION)
-    given = "" if columns.get("input") is None else _column(columns, "input", name, place)
-    return Example(instruction, given, output)
-
-
-def _as_row(row: Any, name: str, place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise DataError(f"{name}, {place}: a row must be an object with columns, as {{'text': '...'}}")
-    return row
-
-
-def _are_instructions(columns: Sequence[str], name: str) -> bool:
-    if all(column in columns for column in _INSTRUCTION):
-        return True
-    if _TEXT in columns:
-        return False
-    found = ", ".join(repr(column) for column in columns[:8]) or "no columns"
-    raise DataError(f"{name} has {found}; it needs a column 'text', or 'instruction' and 'output'")
-
-
-def _column(row: dict[str, Any], column: str, name: str, place: str) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        problem = "is missing" if value is None else f"is a {type(value).__name__}"
-        raise DataError(f"{name}, {place}: {column!r} {problem}; it must be text in every row")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text"
-            raise DataError(f"{name}, {place}: {column!r} {half}") from error
-    return value
+    return columns_of_row(first.read(), str(path), row_place(path, first.number), options)
 
 
 @contextmanager
@@ -344,21 +288,29 @@ def _parquet_columns(path: Path) -> list[str]:
         return file.schema_arrow.names
 
 
-def _parquet_rows(path: Path) -> Iterator[RawRow]:
+def _parquet_rows(path: Path, wanted: Sequence[str] | None) -> Iterator[RawRow]:
     with _parquet(path) as file:
         columns = file.schema_arrow.names
-        wanted = ["instruction", "input", "output"] if _are_instructions(columns, str(path)) else [_TEXT]
         stored = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
         size = max(1, stored // max(1, file.metadata.num_rows))
         batches = file.iter_batches(
-            batch_size=max(1, min(4096, _BLOCK // size)), columns=[column for column in wanted if column in columns]
+            batch_size=max(1, min(4096, _BLOCK // size)),
+            columns=[column for column in columns if wanted is None or column in wanted],
         )
         number = 0
         for batch in batches:
             for row in batch.to_pylist():
                 number += 1
-                characters = sum(len(value) for value in row.values() if isinstance(value, str))
-                yield RawRow(number, characters, partial(_same, row))
+                yield RawRow(number, characters_of(row), partial(_same, row))
+
+
+def characters_of(value: Any) -> int:
+    """How many characters of text a value of a row holds."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(characters_of, value.values()))
+    return sum(map(characters_of, value)) if isinstance(value, list | tuple) else 0
 
 
 @contextmanager
@@ -377,5 +329,4 @@ def _parquet(path: Path) -> Iterator[Any]:
 _ROWS: dict[str, Callable[[Path], Iterator[RawRow]]] = {
     ".jsonl": _json_lines,
     ".json": _json_list,
-    ".parquet": _parquet_rows,
 }

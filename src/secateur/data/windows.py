@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from secateur.data.chat import rendered
 from secateur.data.corpus import Corpus
-from secateur.data.drawing import drawn_windows
-from secateur.data.pieces import token_pieces
+from secateur.data.drawing import BLOCK, drawn_windows
+from secateur.data.pieces import PIECE, token_pieces
+from secateur.data.sources import mixed
 from secateur.data.tokens import cached_tokens, choose, require_some
 from secateur.errors import DataError, InputError
+
+_LEAST_READ = 1 << 14  # characters of a stream
 
 
 def token_windows(
@@ -32,7 +36,8 @@ def token_windows(
 
     Args:
         tokenizer: adds the special tokens it adds by default, at the text's ends only.
-        corpus: plain text, or instruction data, which is then read as plain text.
+        corpus: plain text, or instruction data and conversations as their template writes them. Of several sources
+            each gives its share of the windows, one after the other.
         seqlen: tokens in a window.
         limit: how many windows to return at most; all by default.
         stride: tokens from the start of one window to the start of the next, at most `seqlen` (the default).
@@ -52,12 +57,25 @@ def token_windows(
         raise InputError(f"stride is {step}; it must be between 1 and seqlen, {seqlen}")
     if limit is not None:
         require_some(limit, f"windows of {corpus.name}")
-        if corpus.large and seed is not None:
-            drawn = drawn_windows(tokenizer, corpus, seqlen, limit, seed)
-            if drawn is not None:
-                return drawn.long()
+    if corpus.parts:
+
+        def take(part: Corpus, count: int | None) -> Tensor:
+            return token_windows(tokenizer, part, seqlen, limit=count, stride=stride, seed=seed)
+
+        return torch.cat(mixed(corpus.parts, limit, take, corpus.name))
+    corpus = rendered(corpus, tokenizer)
+    if corpus.is_stream:
+        if limit is None:
+            raise InputError(f"{corpus.name} has no end that is known; say how many windows of it to take")
+        seed = None  # its beginning is all that is read
+    if limit is not None and corpus.large and seed is not None:
+        drawn = drawn_windows(tokenizer, corpus, seqlen, limit, seed)
+        if drawn is not None:
+            return drawn.long()
     first = None if limit is None or seed is not None else (limit - 1) * step + seqlen
     tokens = corpus_tokens(tokenizer, corpus, first)
+    if tokens.dim() == 2:
+        return _windows_of_rows(tokens, corpus, seqlen, step, limit, seed)
     if len(tokens) < seqlen:
         raise DataError(
             f"{corpus.name} has {len(tokens):,} tokens and one window needs {seqlen:,}; "
@@ -67,8 +85,29 @@ def token_windows(
     return windows[choose(len(windows), limit, seed, f"windows of {corpus.name}")].long()
 
 
+def _windows_of_rows(
+    rows: Tensor, corpus: Corpus, seqlen: int, step: int, limit: int | None, seed: int | None
+) -> Tensor:
+    """Windows within rows of tokens, (rows, length)."""
+    if rows.shape[1] < seqlen:
+        raise DataError(f"{corpus.name}: one window needs {seqlen:,}; pass longer ones, or a smaller seqlen")
+    windows = rows.unfold(1, seqlen, step).flatten(0, 1)  # (rows, windows of each, seqlen) -> (windows, seqlen)
+    return windows[choose(len(windows), limit, seed, f"windows of {corpus.name}")]
+
+
+def count_of_windows(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, seqlen: int) -> int | None:
+    """How many windows a corpus has; None where that is only known once all of a large one is tokenised."""
+    if corpus.parts:
+        counts = [count_of_windows(tokenizer, part, seqlen) for part, _ in corpus.parts]
+        return None if None in counts else sum(count for count in counts if count is not None)
+    if corpus.large:
+        return None
+    tokens = corpus_tokens(tokenizer, rendered(corpus, tokenizer))
+    return tokens.numel() // seqlen if tokens.dim() == 1 else len(tokens) * (tokens.shape[1] // seqlen)
+
+
 def corpus_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, most: int | None = None) -> Tensor:
-    """The token ids of a corpus as one text, (tokens,) int32.
+    """The token ids of a corpus as one text, (tokens,) int32, or those given as tokens, (tokens,) or (rows, length).
 
     Args:
         tokenizer: adds the special tokens it adds by default, at the text's ends only.
@@ -81,13 +120,22 @@ def corpus_tokens(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, most: int 
 
     def make() -> dict[str, Tensor]:
         found = array("i")
-        for some in token_pieces(tokenizer, corpus):
+        # Of a stream little more is read than is used.
+        size = min(PIECE, max(_LEAST_READ, BLOCK * (most or 0))) if corpus.is_stream else PIECE
+        for some in token_pieces(tokenizer, corpus, size):
             found.frombytes(some.tobytes())
             if wanted is not None and len(found) >= wanted:
                 break
         ids = torch.frombuffer(found, dtype=torch.int32) if found else torch.zeros(0, dtype=torch.int32)
         return {"input_ids": ids[:wanted]}
 
+    if corpus.tokens is not None:
+        known = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=0) + 1)
+        if int(corpus.tokens.max()) >= known:
+            raise DataError(f"{corpus.name}: {int(corpus.tokens.max()):,} is no token of the tokenizer's {known:,}")
+        return corpus.tokens
     wanted = most if corpus.large else None
+    if corpus.is_stream:
+        return make()["input_ids"]
     kind = f"text {corpus.separator!r}" + ("" if wanted is None else f", first {wanted}")
     return cached_tokens(tokenizer, kind, corpus.fingerprint, make)["input_ids"]

@@ -31,7 +31,7 @@ from secateur.files import expanded
 from secateur.models import attach_adapter, load, model_directory, model_label
 from secateur.models.loading import resolve_device
 from secateur.models.lora import underlying
-from secateur.models.weight_files import stored_bytes
+from secateur.models.text_half import stored_bytes
 
 logger = logging.getLogger(__name__)
 

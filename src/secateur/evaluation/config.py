@@ -1,19 +1,21 @@
 """What `secateur evaluate` and `secateur diagnose` let their user choose."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from secateur.data import DataName, DataOptions, texts_of
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions
 
 
-class EvaluateConfig(StreamOptions):
+class EvaluateConfig(DataOptions, StreamOptions):
     """What is measured, and on which text."""
 
-    data: list[str] = Field(
+    data: Annotated[list[DataName], BeforeValidator(texts_of)] = Field(
         default=["pydocs"],
         min_length=1,
-        description="Texts for perplexity: named corpora (their test part) or files.",
+        description="Texts for perplexity: named corpora (their test part) or files; neighbours with shares, "
+        "a.jsonl:0.7,b.txt:0.3, are one text.",
     )
     seqlen: int = Field(default=512, ge=2, description="Tokens per window.")
     stride: int | None = Field(
@@ -54,11 +56,6 @@ class EvaluateConfig(StreamOptions):
         description="Seed of the random prompt that speed is measured on, and of the tasks' solved examples.",
     )
 
-    @field_validator("data", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
-
     @field_validator("tasks", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -84,10 +81,10 @@ class EvaluateConfig(StreamOptions):
         return self
 
 
-class DiagnoseConfig(LoadOptions):
+class DiagnoseConfig(DataOptions, LoadOptions):
     """What counts as a problem, and the text of the forward pass."""
 
     huge: float = Field(default=1e4, gt=0, description="Weights of a larger absolute value are an error.")
-    data: str = Field(default="pydocs", description="Text for the forward pass: a named corpus or a file.")
+    data: DataName = Field(default="pydocs", description="Text for the forward pass: a named corpus or a file.")
     seqlen: int = Field(default=128, ge=2, description="Tokens per window of the forward pass.")
     windows: int = Field(default=4, ge=1, description="Windows of the forward pass.")

@@ -159,7 +159,7 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
 
 def load_texts(config: EvaluateConfig) -> list[Corpus]:
     """The texts that perplexity is measured on. Raises `DataError`."""
-    return [load_corpus(corpus, "test") for corpus in config.data] if config.perplexity else []
+    return [load_corpus(corpus, "test", config) for corpus in config.data] if config.perplexity else []
 
 
 def corpus_windows(

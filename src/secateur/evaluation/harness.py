@@ -41,7 +41,7 @@ from secateur.evaluation.task_files import (
     with_data,
 )
 from secateur.evaluation.task_index import declared_names, entries_of, is_mentioned, members_of
-from secateur.evaluation.templates import BoundedSandbox
+from secateur.files.templates import BoundedSandbox
 
 PLAIN_FILTER = "none"
 BOOTSTRAPS = 1000

@@ -226,7 +226,8 @@ def _expected_shapes(half: Half, widths: LayerWidths, hidden_size: int) -> dict[
             "value": key,
             "query_key_value": output + 2 * key,
         }
-    inputs = {name: (sum(sizes[rows] for rows in blocks), hidden_size) for name, blocks in half.names.inputs.items()}
+    there = ((name, half.names.inputs[name]) for name in half.inputs)
+    inputs = {name: (sum(sizes[rows] for rows in blocks), hidden_size) for name, blocks in there}
     return {**inputs, half.names.output: (hidden_size, output)}
 
 
@@ -237,7 +238,7 @@ def _shape_problem(where: str, module: nn.Module, expected: tuple[int, int]) -> 
 
 
 def _ratio_problems(model: PreTrainedModel, widths: list[LayerWidths]) -> Iterator[Problem]:
-    """Query heads per key/value head: the same in all layers, and what the module's forward pass repeats."""
+    """Query heads per key/value head: mostly the same in all layers, and what the module's forward pass repeats."""
     adapter = adapter_of(model)
     ratios = [width.num_attention_heads / max(width.num_key_value_heads, 1) for width in widths]
     usual = Counter(filter(None, ratios)).most_common(1)[0][0]
@@ -245,7 +246,7 @@ def _ratio_problems(model: PreTrainedModel, widths: list[LayerWidths]) -> Iterat
         heads = f"{width.num_attention_heads} query heads over {width.num_key_value_heads} key/value heads"
         if not ratio:
             continue
-        if ratio != usual:
+        if ratio != usual and not adapter.by_layer:
             yield Problem(f"layer {index}", f"{heads}, a ratio of {ratio:g} where other layers have {usual:g}")
         elif ratio != int(ratio):
             yield Problem(f"layer {index}", f"{heads}, which is not a whole ratio")
@@ -265,7 +266,7 @@ def _tying_problems(model: PreTrainedModel) -> Iterator[Problem]:
 def _windows(text: PreTrainedTokenizerBase | Tensor | None, config: DiagnoseConfig) -> Tensor | None:
     if text is None or isinstance(text, Tensor):
         return text
-    corpus = load_corpus(config.data, "test")
+    corpus = load_corpus(config.data, "test", config)
     return token_windows(text, corpus, config.seqlen, limit=config.windows)
 
 

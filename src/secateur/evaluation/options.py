@@ -1,13 +1,36 @@
 """Options by name, for type checkers: `make options` writes this file from the configs."""
 
+from __future__ import annotations
+
 from typing import TypedDict
+
+from secateur.data import Data
 
 
 class EvaluateOptions(TypedDict, total=False):
     """Options of `secateur.evaluate`, the fields of `EvaluateConfig`."""
 
-    data: str | list[str]
-    """Texts for perplexity: named corpora (their test part) or files. Default: ['pydocs']."""
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
+
+    data: Data | list[Data]
+    """Texts for perplexity: named corpora (their test part) or files; neighbours with shares, a.jsonl:0.7,b.txt:0.3,
+    are one text. Default: ['pydocs'].
+    """
 
     seqlen: int
     """Tokens per window. Default: 512."""
@@ -61,10 +84,27 @@ class EvaluateOptions(TypedDict, total=False):
 class DiagnoseOptions(TypedDict, total=False):
     """Options of `secateur.diagnose`, the fields of `DiagnoseConfig`."""
 
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
+
     huge: float
     """Weights of a larger absolute value are an error. Default: 10000.0."""
 
-    data: str
+    data: Data
     """Text for the forward pass: a named corpus or a file. Default: 'pydocs'."""
 
     seqlen: int

@@ -108,6 +108,7 @@ def _streamed_losses(
         for stream in streams:
             for half in stream.halves(index):
                 stream.run(index, half)
+            stream.end_layer(index)
         release(model, layer)
     for stream, part, first in zip(streams, parts, (1, first_scored), strict=False):
         for hidden, batch in zip(stream.hidden, part.split(batch_size), strict=True):

@@ -16,9 +16,9 @@ import yaml
 from secateur.errors import DataError, InputError
 from secateur.evaluation.questions import require_questions
 from secateur.evaluation.task_values import GENERATE_CODE, Generation, TaskValues, complaint
-from secateur.evaluation.templates import template_complaint
 from secateur.files import cache_directory, expanded
 from secateur.files.input_text import read_input_text, shortened
+from secateur.files.templates import template_complaint
 from secateur.files.yaml_text import LONGEST, Loader, read_yaml
 
 BUILDERS = ("json", "csv", "parquet", "text")

@@ -1,6 +1,6 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import entry_points
@@ -45,6 +45,10 @@ class Adapter:
         logits_softcap: of the config: c, where logits z become c tanh(z / c).
         partial_rotary: whether its code can rotate a part of each head.
         rope_by_layer_type: whether its rotary settings may differ between kinds of layers.
+        end: what a layer makes of the residual stream after its last half, given that and the layer's arguments.
+        of_tokens: given the body, tokens (batch, seq) and the number of a layer: what the layer is given of the tokens
+            beside their embeddings, by the names of its arguments.
+        refused: of the config: what no half describes where it is on, and what is said of it.
     """
 
     model_type: str
@@ -59,6 +63,9 @@ class Adapter:
     logits_softcap: str = "final_logit_softcapping"
     partial_rotary: bool = False
     rope_by_layer_type: bool = False
+    end: Callable[[nn.Module, Tensor, Mapping[str, Any]], Tensor] | None = None
+    of_tokens: Callable[[nn.Module, Tensor, int], dict[str, Tensor]] | None = None
+    refused: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         both = set(self.projection_names("attention")) & set(self.projection_names("mlp"))
@@ -85,6 +92,11 @@ class Adapter:
     @property
     def stock_body(self) -> type[PreTrainedModel]:
         return cast(type[PreTrainedModel], MODEL_MAPPING[self.stock_config])
+
+    @property
+    def by_layer(self) -> tuple[str, ...]:
+        """What else of its config than widths the family's own code reads layer by layer."""
+        return uneven.OWN_BY_LAYER.get(self.model_type, ())
 
     @property
     def uneven_type(self) -> str:
@@ -125,7 +137,7 @@ class Adapter:
     def half(self, layer: nn.Module, part: Part) -> Half:
         """A layer's attention or MLP. Raises `ModelError` where the layer has none that is known."""
         for names in self.halves:
-            if names.part == part and hasattr(layer, names.mixer):
+            if names.part == part and names.is_of(layer):
                 return names.of(layer, self._norms_of_others[part])
         known = " or ".join(names.mixer for names in self.halves if names.part == part)
         raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
@@ -144,7 +156,7 @@ class Adapter:
 
     @property
     def has_linear_attention(self) -> bool:
-        return any(names.part == "attention" and not names.divisible for names in self.halves)
+        return any(names.part == "attention" and not names.softmax for names in self.halves)
 
     def projection_names(self, part: Part) -> tuple[str, ...]:
         """The names of the projections of a half, of whatever kind it is."""

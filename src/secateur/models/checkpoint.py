@@ -12,9 +12,11 @@ from transformers.initialization import no_init_weights
 
 from secateur.errors import ModelError
 from secateur.models.adapters import adapter_of
-from secateur.models.config_file import CONFIG, load_config, read_config, reading
+from secateur.models.config_file import load_config, read_config, reading
+from secateur.models.json_file import CONFIG
 from secateur.models.quiet import quiet
-from secateur.models.weight_files import DERIVED, StoredTensor, stored_dtype, stored_tensors
+from secateur.models.text_half import NAMES, OTHER_PARTS, holds_text_half, model_tensors, text_name
+from secateur.models.weight_files import DERIVED, StoredTensor, stored_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
         ModelError: the weights are not those that the config asks for: one is missing, of another shape, or more.
     """
     config = load_config(directory, trust_remote_code=trust_remote_code)
-    tensors = stored_tensors(directory)
+    tensors = model_tensors(directory)
+    multimodal = holds_text_half(directory)
     check_shapes(directory, config, tensors, trust_remote_code=trust_remote_code)
     if arguments.get("dtype") == "auto":
         arguments["dtype"] = checkpoint_dtype(directory)
@@ -46,11 +49,14 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
             output_loading_info=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that they can be named below
+            key_mapping=dict(NAMES) if multimodal else None,
             adapter_kwargs={"subfolder": NOWHERE},
             trust_remote_code=trust_remote_code,
             **arguments,
         )
     model, loading = loaded
+    if multimodal:
+        loading["unexpected_keys"] = {name for name in loading["unexpected_keys"] if not OTHER_PARTS.match(name)}
     _require_all(directory, loading)
     adapter_of(model)
     if model.generation_config.eos_token_id == []:  # `generate` would look for the first
@@ -58,6 +64,8 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     if getattr(model, "_hf_peft_config_loaded", False):
         raise ModelError(f"{directory} holds an adapter that could not be left out; move it to a directory of its own")
     _settle_tying(directory, model)
+    if multimodal or any(text_name(name) != name for name in tensors):
+        model._weight_conversions = None  # or it would be saved under the names it had
     if getattr(config, "quantization_config", None) is not None:
         _settle_dequantised(model, arguments.get("dtype"))
     return model
@@ -66,7 +74,7 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
 def checkpoint_dtype(directory: Path) -> torch.dtype:
     """The number format of a directory's weights: what its config says, else what most of the stored numbers have."""
     _, declared = read_config(directory)
-    stated = declared.stated_dtype or stored_dtype(stored_tensors(directory))
+    stated = declared.stated_dtype or stored_dtype(model_tensors(directory))
     dtype = getattr(torch, stated or "float32")
     assert isinstance(dtype, torch.dtype)
     return dtype

@@ -11,11 +11,13 @@ from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.models.adapters import adapter_for
-from secateur.models.config_file import CONFIG, check_generation_config, read_config
+from secateur.models.config_file import check_generation_config, read_config
 from secateur.models.config_schema import DeclaredConfig
+from secateur.models.json_file import CONFIG
 from secateur.models.quantised import check_quantisation
 from secateur.models.streamed import release
-from secateur.models.weight_files import WEIGHTS, StoredTensor, stored_tensors, unused_shards
+from secateur.models.text_half import left_out, model_tensors
+from secateur.models.weight_files import WEIGHTS, StoredTensor, unused_shards
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ def check_directory(directory: Path) -> None:
     if not (directory / CONFIG).is_file():
         raise ModelError(f"{directory} is not a model directory: it has no {CONFIG}{_adapter_hint(directory)}")
     content, declared = read_config(directory)
-    tensors = stored_tensors(directory)
+    tensors = model_tensors(directory)
     check_quantisation(directory, content, tensors)
     _check_layers(directory, declared, tensors)
     check_generation_config(directory)
@@ -45,6 +47,12 @@ def warn_of_what_is_left_out(directory: Path) -> None:
         _warn_once(
             f"{directory} holds an adapter beside the model ({ADAPTER}), which is left out; pass --adapter {directory} "
             "to have it too"
+        )
+    others = left_out(directory)
+    if others:
+        _warn_once(
+            f"{directory} holds more than its text model, which alone is used: {sum(others.values()):,} parameters of "
+            f"{', '.join(others)} are left out"
         )
     unused = unused_shards(directory)
     if unused:

@@ -14,13 +14,14 @@ from secateur.errors import ModelError, SecateurError
 from secateur.models.adapters import Adapter, adapter_for, is_uneven_type
 from secateur.models.config_schema import WIDTHS, DeclaredConfig, complaint
 from secateur.models.generation_schema import GenerationSettings
-from secateur.models.json_file import one_line, read_object, shown
+from secateur.models.json_file import CONFIG, one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
 from secateur.models.quiet import quiet
+from secateur.models.text_half import text_settings
 
 logger = logging.getLogger(__name__)
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+GENERATION = "generation_config.json"
 # How a model is run is no property of its checkpoint; some of these would make Transformers load other code.
 OF_THE_MACHINE = (
     "attn_implementation",
@@ -65,13 +66,14 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     """What a `config.json` says, once it is sure that it can be.
 
     Args:
-        content: the parsed file.
+        content: the parsed file. Of a multimodal family its text model counts.
         source: what messages call it.
 
     Raises:
         ModelError: another family, a field of a wrong type or outside of its range, or fields that do not fit each
             other.
     """
+    content = text_settings(content, source)
     if not isinstance(content.get("model_type"), str):
         raise ModelError(f"{source} is wrong: it names no model_type")
     adapter = adapter_for(shown(content["model_type"]), content)
@@ -88,15 +90,25 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
             raise ModelError(
                 f"{source} is wrong: it has {', '.join(declared.lists)} without {', '.join(sorted(absent))}"
             )
-    elif declared.per_layer_config:
+    elif not _read_by_layer(adapter, declared):
         raise ModelError(
             f"{source} gives layers settings of their own (per_layer_config), which the code of {declared.model_type} "
             f"does not read; a model of secateur with such layers is of type {adapter.uneven_config.model_type}"
         )
+    for name, what in (adapter.refused or {}).items():
+        if content.get(name):
+            raise ModelError(f"{source} is of a {adapter.model_type} with {name}, which is not supported: {what}")
     for complaint_of_family in _unread_by_the_family(adapter, declared):
         raise ModelError(f"{source} is wrong: {complaint_of_family}")
     _check_names(content, family_config(adapter, declared.model_type), source)
     return declared
+
+
+def _read_by_layer(adapter: Adapter, declared: DeclaredConfig) -> bool:
+    """Whether a family's own code reads all that its config says of single layers."""
+    layers = (declared.per_layer_config or {}).values()
+    said = {name for overrides in layers for name in overrides.model_dump(exclude_none=True)}
+    return said <= ({*adapter.by_layer, "num_key_value_heads"} if adapter.by_layer else set())
 
 
 def _rope_by_layer_type_apart(adapter: Adapter, settings: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +129,18 @@ def _unread_by_the_family(adapter: Adapter, declared: DeclaredConfig) -> Iterato
             if factor not in (None, 1):
                 field = f"{name}.partial_rotary_factor".removeprefix(".")
                 yield f"{field} is {factor:g}, and the code of {adapter.model_type} rotates whole heads"
+    for layer, overrides in (declared.per_layer_config or {}).items():
+        if overrides.head_dim is not None and "head_dim" not in adapter.by_layer:
+            yield f"per_layer_config: layer {layer} has head_dim, and layers may differ in {', '.join(WIDTHS)}"
     if "linear_attention" in (declared.layer_types or ()) and not adapter.has_linear_attention:
         yield f"layer_types has linear_attention, which the code of {adapter.model_type} does not have"
 
 
 def read_config(directory: Path) -> tuple[dict[str, Any], DeclaredConfig]:
-    """The content of a directory's `config.json`, and what it says. Errors as `check_config`."""
-    content = read_object(directory / CONFIG)
-    return content, check_config(content, str(directory / CONFIG))
+    """The content of a directory's `config.json`, and what it says: of its text model. Errors as `check_config`."""
+    source = str(directory / CONFIG)
+    content = text_settings(read_object(directory / CONFIG), source)
+    return content, check_config(content, source)
 
 
 def load_config(directory: Path, *, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -153,6 +169,7 @@ def build_config(content: Mapping[str, Any]) -> PreTrainedConfig:
     Raises:
         Exception: what Transformers' own checks raise.
     """
+    content = text_settings(content, CONFIG)
     kind = family_config(adapter_for(content["model_type"]), content["model_type"])
     passed_over = (*OF_THE_MACHINE, *METHODS)
     settings = _without_nothings(with_plain_weights(content))

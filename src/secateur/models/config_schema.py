@@ -18,6 +18,7 @@ ROPE_KINDS = ("default", *ROPE_INIT_FUNCTIONS)
 UNION_BRANCH = re.compile(r"int|list\[.*|constrained-int|function-.*")
 
 Width = Annotated[int, Field(ge=1, le=LARGEST)]
+HeadSize = Annotated[int, Field(ge=2, le=LARGEST, multiple_of=2)]  # halves are rotated
 Widths = Annotated[list[Width], Field(min_length=1, max_length=MOST_LAYERS)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(gt=0, le=1e6)]
@@ -93,9 +94,10 @@ class LayerOverrides(_Strict):
     num_key_value_heads: Width | None = None
     intermediate_size: Width | None = None
     skip: list[Literal["attention", "mlp"]] | None = None
+    head_dim: HeadSize | None = None  # of families whose own code reads it layer by layer
 
 
-WIDTHS = tuple(name for name in LayerOverrides.model_fields if name != "skip")
+WIDTHS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 class DeclaredConfig(_Strict):
@@ -108,7 +110,9 @@ class DeclaredConfig(_Strict):
     num_hidden_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
     num_attention_heads: Width
     num_key_value_heads: Width | None = None
-    head_dim: Annotated[int, Field(ge=2, le=LARGEST, multiple_of=2)] | None = None  # halves are rotated
+    head_dim: HeadSize | None = None
+    global_head_dim: HeadSize | None = None
+    num_global_key_value_heads: Width | None = None
     hidden_act: str | None = None
     hidden_activation: str | None = None
     max_position_embeddings: Length | None = None
@@ -138,7 +142,13 @@ class DeclaredConfig(_Strict):
     sliding_window: Length | None = None
     max_window_layers: Annotated[int, Field(ge=0, le=10**9)] | None = None
     layer_types: list[LayerType] | None = None
-    use_bidirectional_attention: Literal[False] | None = None  # a model of embeddings, not of language
+    # Of all tokens it is a model of embeddings, not of language; of those of images nothing is read here.
+    use_bidirectional_attention: Literal[False, "vision"] | None = None
+    num_kv_shared_layers: Annotated[int, Field(ge=0, le=MOST_LAYERS)] | None = None
+    use_double_wide_mlp: bool | None = None
+    attention_k_eq_v: bool | None = None
+    hidden_size_per_layer_input: Annotated[int, Field(ge=0, le=LARGEST)] | None = None
+    vocab_size_per_layer_input: Width | None = None
     embedding_multiplier: Factor | None = None
     logits_scaling: Factor | None = None
     logit_scale: Factor | None = None
@@ -282,6 +292,10 @@ class DeclaredConfig(_Strict):
         for name, numbers in (("no_rope_layers", self.no_rope_layers),):
             if numbers is not None and len(numbers) != layers:
                 yield f"{name} has {len(numbers)} entries for num_hidden_layers {layers}"
+        if self.num_kv_shared_layers and self.num_kv_shared_layers >= layers:
+            yield f"num_kv_shared_layers {self.num_kv_shared_layers} leaves none of {layers} layers keys of its own"
+        if self.hidden_size_per_layer_input and (self.vocab_size_per_layer_input or LARGEST) < self.vocab_size:
+            yield f"vocab_size_per_layer_input {self.vocab_size_per_layer_input} is below vocab_size {self.vocab_size}"
         for name, rope in self.ropes.items():
             yield from self._complaints_of_rope(name, rope)
         yield from self._complaints_of_base()

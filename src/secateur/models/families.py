@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from secateur.models import gemma4
 from secateur.models.adapters import Adapter, register
 from secateur.models.halves import HalfNames
 
@@ -70,6 +71,8 @@ GATED_DELTA_NET = HalfNames(
     norm="input_layernorm",
     arguments=("attention_mask",),
     divisible=False,
+    softmax=False,
+    stays_as="linear attention",
 )
 QWEN_HYBRID = (
     replace(ATTENTION, inputs={**ATTENTION.inputs, "q_proj": ("gated_query",)}),
@@ -84,6 +87,7 @@ for _adapter in (
     Adapter("qwen3", LLAMA),
     Adapter("gemma2", GEMMA),
     Adapter("gemma3_text", GEMMA, rope_by_layer_type=True),
+    *gemma4.adapters(*GEMMA),
     Adapter("phi3", PHI, partial_rotary=True),
     Adapter("smollm3", LLAMA),
     Adapter("olmo2", OLMO),

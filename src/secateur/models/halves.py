@@ -1,6 +1,6 @@
 """What a half of a decoder layer is: an attention or an MLP between its norms, and how its units lie in its weights."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -39,6 +39,10 @@ class HalfNames:
             number. Other widths then need code beside the weights.
         arguments: of those that a layer is given, what the mixer takes; all if None.
         divisible: whether single units can leave; what is not keeps all its weights.
+        stays_as: of what is not divisible: what it is that it stays.
+        softmax: of attention: whether it is softmax attention, with query and key/value heads.
+        may_leave: whether a layer can go without it.
+        of_layers: which layers it is of, where that is not all that have its mixer.
     """
 
     part: Part
@@ -55,6 +59,14 @@ class HalfNames:
     fills_hidden_size: bool = False
     arguments: tuple[str, ...] | None = None
     divisible: bool = True
+    stays_as: str = ""
+    softmax: bool = True
+    may_leave: bool = True
+    of_layers: Callable[[nn.Module], bool] | None = None
+
+    def is_of(self, layer: nn.Module) -> bool:
+        """Whether a layer has this half."""
+        return hasattr(layer, self.mixer) and (self.of_layers is None or self.of_layers(layer))
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -73,6 +85,8 @@ class HalfNames:
             return None if name is None else cast(nn.Module, getattr(owner, name))
 
         mixer = cast(nn.Module, getattr(layer, self.mixer))
+        # Some attentions have no keys or values of their own.
+        there = [name for name in (*self.inputs, self.output) if getattr(mixer, name, None) is not None]
         if getattr(mixer, "is_absent", False):
             return Half(self, layer, mixer, None, None, 1.0, {}, own)
         return Half(
@@ -82,7 +96,7 @@ class HalfNames:
             norm=part_of(layer, self.norm),
             norm_after=part_of(layer, self.norm_after),
             multiplier=1.0 if self.multiplier is None else float(getattr(layer, self.multiplier)),
-            projections={name: cast(nn.Linear, getattr(mixer, name)) for name in (*self.inputs, self.output)},
+            projections={name: cast(nn.Linear, getattr(mixer, name)) for name in there},
             modules=own,
         )
 
@@ -151,6 +165,25 @@ class Half:
         return cast(int, getattr(self.mixer, self.names.head_dim))
 
     @property
+    def heads(self) -> int:
+        """Query heads; 0 where there is no softmax attention."""
+        if self.is_absent or self.part == "mlp" or not self.names.softmax:
+            return 0
+        return self.output.in_features // self.head_dim
+
+    @property
+    def key_value_heads(self) -> int:
+        """Key/value heads, which may be those of another layer; 0 where there is no softmax attention."""
+        if self.names.divisible or not self.heads:
+            return self.units if self.heads else 0
+        return self.heads // cast(int, self.mixer.num_key_value_groups)
+
+    @property
+    def cached_heads(self) -> int:
+        """Key/value heads of its own, which a cache holds."""
+        return 0 if getattr(self.mixer, "is_kv_shared_layer", False) else self.key_value_heads
+
+    @property
     def units(self) -> int:
         """GQA groups, or MLP channels; 1 where single ones cannot leave, 0 where the half is absent."""
         if self.is_absent:
@@ -160,7 +193,7 @@ class Half:
         if self.part == "mlp":
             return self.output.in_features
         # All rows are head_dim × groups × (query heads of a group × blocks of queries + blocks of keys and values).
-        blocks = [rows for kinds in self.names.inputs.values() for rows in kinds]
+        blocks = [rows for name in self.inputs for rows in self.names.inputs[name]]
         queries = sum(QUERIES.get(rows, 0) for rows in blocks)
         keys_and_values = sum(KEYS.get(rows, 0) for rows in blocks)
         rows = sum(linear.out_features for linear in self.inputs.values())

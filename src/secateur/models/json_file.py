@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.errors import ModelError
 
+CONFIG = "config.json"
 HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character, which no file can be written with
 LARGEST_BYTES = 256 * 2**20  # an index or a tokenizer takes a tenth of it
 

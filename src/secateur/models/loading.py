@@ -25,8 +25,9 @@ from secateur.models.config_file import load_config
 from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
 from secateur.models.streamed import fits_in_memory, stream_layers
+from secateur.models.text_half import stored_bytes
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
-from secateur.models.weight_files import stored_bytes, weight_files
+from secateur.models.weight_files import weight_files
 from secateur.models.zeros_record import load_zeros
 from secateur.wording import worded
 

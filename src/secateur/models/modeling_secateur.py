@@ -24,6 +24,8 @@ from transformers import (
 PREFIX = "secateur_"  # of the model_type
 NAMED = "Uneven"  # and of the classes' names
 WIDTHS = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+# What else the code of a family reads layer by layer, of its own.
+OWN_BY_LAYER = {"gemma4_text": ("head_dim",), "gemma4_unified_text": ("head_dim",)}
 HALVES = ("attention", "mlp")  # what `skip` of a layer may name
 
 
@@ -51,10 +53,28 @@ def auto_map_of(config_class):
     }
 
 
+def own_by_layer(config):
+    """What the family's own code reads layer by layer, beside widths, by the number of the layer."""
+    names = OWN_BY_LAYER.get(config.model_type.removeprefix(PREFIX), ())
+    layers = enumerate(config.per_layer_config if names else ())
+    return {index: {name: getattr(layer, name) for name in names} for index, layer in layers}
+
+
 def of_one_width(config):
     """The config as it would be for layers of one width: for the parts that belong to no layer."""
     even = copy.copy(config)
     even.per_layer_config = None
+    own = own_by_layer(config)
+    if own:
+        even.per_layer_config = own
+    return even
+
+
+def to_begin_with(config):
+    """The config of which a stock class makes what belongs to no layer, with as few layers as it can."""
+    even = of_one_width(config)
+    if not own_by_layer(config):
+        even.num_hidden_layers = 1
     return even
 
 
@@ -84,7 +104,8 @@ def give_layers_their_configs(config, layers):
     How attention is computed stands in the model's config, and may change.
     """
     for index, layer in enumerate(layers):
-        of_layer = LayerConfig(config, index) if config.is_heterogeneous else config
+        uneven = config.is_heterogeneous and config.model_type.startswith(PREFIX)
+        of_layer = LayerConfig(config, index) if uneven else config
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = of_layer
@@ -178,7 +199,7 @@ class UnevenConfigMixin(PreTrainedConfig):
         settings.pop("model_file", None)  # mlx-lm's, which only secateur puts beside the weights
         settings["auto_map"] = {**auto_map_of(type(self)), **(settings.get("auto_map") or {})}
         super().__post_init__(**settings)
-        if getattr(self, "head_dim", None) is None:
+        if self.model_type.removeprefix(PREFIX) not in OWN_BY_LAYER and getattr(self, "head_dim", None) is None:
             # Some stock configs leave it to hidden_size / heads, which differs from layer to layer.
             self.head_dim = self.hidden_size // self.num_attention_heads
         if getattr(self, "num_key_value_heads", None) is None:
@@ -188,7 +209,8 @@ class UnevenConfigMixin(PreTrainedConfig):
 
     def validate_architecture(self):
         """Heads need not divide the hidden size, since the size of a head is given."""
-        unread = sorted((self.per_layer_attributes or set()) - {*WIDTHS, "skip"})
+        own = OWN_BY_LAYER.get(self.model_type.removeprefix(PREFIX), ())
+        unread = sorted((self.per_layer_attributes or set()) - {*WIDTHS, *own, "skip"})
         if unread:
             raise ValueError(
                 f"per_layer_config has {', '.join(unread)}, and these layers differ in {', '.join(WIDTHS)}"
@@ -214,8 +236,7 @@ class UnevenModelMixin(PreTrainedModel):
     """Builds each decoder layer from the config of that layer."""
 
     def __init__(self, config):
-        first_alone = of_one_width(config)
-        first_alone.num_hidden_layers = 1
+        first_alone = to_begin_with(config)
         super().__init__(first_alone)
         self.config = config
         self.config._attn_implementation = first_alone._attn_implementation
@@ -241,8 +262,7 @@ class UnevenForCausalLMMixin(PreTrainedModel):
     _uneven_body: type[PreTrainedModel]
 
     def __init__(self, config):
-        first_alone = of_one_width(config)
-        first_alone.num_hidden_layers = 1
+        first_alone = to_begin_with(config)
         super().__init__(first_alone)
         self.config = config
         setattr(self, self.base_model_prefix, self._uneven_body(config))

@@ -108,11 +108,6 @@ def unused_shards(directory: Path) -> list[str]:
     return sorted(set(_weight_map(directory).values()) - {WEIGHTS})
 
 
-def stored_bytes(directory: Path) -> int:
-    """Bytes of the files that hold a directory's model. Errors as `weight_files`."""
-    return sum(file.stat().st_size for file in weight_files(directory))
-
-
 def stored_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
     """The number format that most of the weights have, `float16` for example; None where none is an ordinary one."""
     elements: dict[str, int] = {}

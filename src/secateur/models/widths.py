@@ -1,7 +1,7 @@
 """Reading and setting the widths of decoder layers: query heads, key/value heads, MLP channels."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
-from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width
+from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width, own_by_layer
 
 # Of the configs of families: lists with an entry for each layer.
 LISTS_BY_LAYER = ("layer_types", "no_rope_layers")
@@ -32,16 +32,15 @@ def layer_widths(model: PreTrainedModel) -> list[LayerWidths]:
     layers = adapter.layers(model)
     attentions = [adapter.half(layer, "attention") for layer in layers]
     # Linear attention has no such heads; it is given those of the first layer that has some.
-    usual = next((half for half in attentions if half.units and half.names.divisible), None)
+    usual = next((half for half in attentions if half.heads), None)
     return [
-        _widths_of(attention if attention.names.divisible or usual is None else usual, adapter.half(layer, "mlp"))
+        _widths_of(attention if attention.names.softmax or usual is None else usual, adapter.half(layer, "mlp"))
         for layer, attention in zip(layers, attentions, strict=True)
     ]
 
 
 def _widths_of(attention: Half, mlp: Half) -> LayerWidths:
-    heads = 0 if attention.is_absent else attention.output.in_features // attention.head_dim
-    return LayerWidths(heads, attention.units, mlp.units)
+    return LayerWidths(attention.heads, attention.key_value_heads, mlp.units)
 
 
 def declare_widths(model: PreTrainedModel) -> None:
@@ -53,32 +52,70 @@ def declare_widths(model: PreTrainedModel) -> None:
     """
     _take_out_empty_layers(model)
     adapter, widths = adapter_of(model), layer_widths(model)
-    config = model.config
-    # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
-    config.head_dim = head_dim_of(model)
+    config, own = model.config, own_by_layer(model.config)
+    if not own:
+        # Some stock configs leave the head size to hidden_size / heads, which a cut changes.
+        config.head_dim = head_dim_of(model)
+    stock = _stock_settings(config, widths)
     config.per_layer_config = None
-    if len(set(widths)) == 1:
-        for name, width in asdict(widths[0]).items():
-            setattr(config, name, width)
-    uneven = len(set(widths)) > 1 or not stock_allows(model, widths[0])
+    for name, value in (stock or {}).items():
+        setattr(config, name, value)
+    uneven = stock is None or (not own and not stock_allows(model, widths[0]))
     _set_class(model, adapter, uneven)
     for name in ("skipped_modules", "square_attention"):
         config.__dict__.pop(name, None)
     square = _square_attention(adapter)
     if uneven and square:
         config.square_attention = square
-    if len(set(widths)) > 1:
+    if stock is None:
         config.skipped_modules = _modules_of_halves(model) if any(map(skipped, widths)) else None
-        config.per_layer_config = {layer: _overrides(width) for layer, width in enumerate(widths)}
+        config.per_layer_config = {
+            layer: {**own.get(layer, {}), **_overrides(width)} for layer, width in enumerate(widths)
+        }
+        if own:
+            config.use_double_wide_mlp = False  # each layer's width is said
+    elif own:
+        config.per_layer_config = {
+            layer: {**own[layer], "num_key_value_heads": width.num_key_value_heads}
+            for layer, width in enumerate(widths)
+        }
     give_layers_their_configs(config, adapter.layers(model))
     for layer, width in zip(adapter.layers(model), widths, strict=True):
         for part in PARTS:
             _tell(adapter.half(layer, part), width)
 
 
+def _stock_settings(config: PreTrainedConfig, widths: Sequence[LayerWidths]) -> dict[str, int] | None:
+    """What the stock config has to say for layers of these widths; None where it cannot.
+
+    A family whose code reads some widths layer by layer may have other key/value heads in each kind of layer, and
+    MLPs that are twice as wide in those that share keys and values.
+    """
+    if not own_by_layer(config):
+        return asdict(widths[0]) if len(set(widths)) == 1 else None
+    heads = {width.num_attention_heads for width in widths}
+    channels = {width.intermediate_size / mlp_factor(config, layer) for layer, width in enumerate(widths)}
+    kinds = {(kind, width.num_key_value_heads) for kind, width in zip(config.layer_types, widths, strict=True)}
+    if len(heads) > 1 or len(channels) > 1 or len(kinds) > len(set(config.layer_types)):
+        return None
+    return {
+        "num_attention_heads": heads.pop(),
+        "num_key_value_heads": widths[0].num_key_value_heads,
+        "intermediate_size": int(channels.pop()),
+    }
+
+
+def mlp_factor(config: Any, layer: int) -> int:
+    """How many times `intermediate_size` a layer's MLP is wide."""
+    wide = getattr(config, "use_double_wide_mlp", False)
+    return 2 if wide and config.kv_sharing_modes[layer] == "reuse" else 1
+
+
 def _take_out_empty_layers(model: PreTrainedModel) -> None:
     """Take layers out that go without both halves, and what the config says of each of them in lists."""
     config, layers = model.config, adapter_of(model).layers(model)
+    if adapter_of(model).end is not None:  # its layers do more than halves do
+        return
     left = [index for index, width in enumerate(layer_widths(model)) if len(skipped(width)) < len(PARTS)]
     before = len(layers)
     if len(left) == before:
@@ -173,7 +210,11 @@ def declared_widths(model: PreTrainedModel) -> list[LayerWidths]:
 
 def widths_in(config: Any) -> list[LayerWidths]:
     """The widths that a config states, layer by layer."""
-    return [widths_of(layer) for layer in config.per_layer_config]
+    widths = [widths_of(layer) for layer in config.per_layer_config]
+    return [
+        replace(width, intermediate_size=width.intermediate_size * mlp_factor(config, layer))
+        for layer, width in enumerate(widths)
+    ]
 
 
 def widths_of(layer_config: Any) -> LayerWidths:
@@ -204,10 +245,10 @@ def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """The width of a head, the same in all layers with softmax attention."""
+    """The width of a head, in most families the same in all layers with softmax attention: in the first."""
     adapter = adapter_of(model)
     halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
-    return next(half.head_dim for half in halves if half.units and half.names.divisible)
+    return next(half.head_dim for half in halves if half.heads)
 
 
 def count_parameters(model: nn.Module) -> int:

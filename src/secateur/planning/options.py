@@ -1,5 +1,7 @@
 """Options by name, for type checkers: `make options` writes this file from the configs."""
 
+from __future__ import annotations
+
 from typing import Literal, TypedDict
 
 

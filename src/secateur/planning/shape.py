@@ -99,6 +99,7 @@ class ModelShape:
         embedding_parameters: of embeddings and head; one tensor where they are tied.
         dtype: number format of the checkpoint.
         parallel: whether an MLP reads what its layer is given.
+        other_matrices: weights of what a token is multiplied by beside the projections and the head.
     """
 
     family: str
@@ -109,6 +110,7 @@ class ModelShape:
     embedding_parameters: int
     dtype: str = "bfloat16"
     parallel: bool = False
+    other_matrices: int = 0
 
     @property
     def stream_width(self) -> int:
@@ -136,7 +138,8 @@ class ModelShape:
 
     def body_flops(self, seqlen: int) -> float:
         """FLOPs of one token's way through all layers, the mean over a window: 2 for a multiplication and addition."""
-        return 2 * self.matrices + sum(layer.mixing.flops(seqlen) for layer in self.layers)
+        matrices = self.matrices + self.other_matrices
+        return 2 * matrices + sum(layer.mixing.flops(seqlen) for layer in self.layers)
 
     @property
     def head_flops(self) -> float:
@@ -180,7 +183,16 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
         embedding_parameters=count_parameters(nn.ModuleList(embeddings)),
         dtype=_number_format(declared),
         parallel=any(adapter.half(layer, "mlp").is_parallel for layer in adapter.layers(model)),
+        other_matrices=_other_matrices(adapter, model),
     )
+
+
+def _other_matrices(adapter: Adapter, model: PreTrainedModel) -> int:
+    """Weights of the decoder's linear modules that are no projections of halves."""
+    layers = adapter.layers(model)
+    known = {id(linear) for layer in layers for linear in adapter.projections(layer).values()}
+    linears = (module for module in adapter.body(model).modules() if isinstance(module, nn.Linear))
+    return sum(linear.weight.numel() for linear in linears if id(linear) not in known)
 
 
 def _layer_shape(adapter: Adapter, layer: nn.Module, config: PreTrainedConfig, index: int) -> LayerShape:
@@ -190,7 +202,7 @@ def _layer_shape(adapter: Adapter, layer: nn.Module, config: PreTrainedConfig, i
         mlp=_half_shape(mlp),
         mixing=_mixing(attention, config, _window(config, index)),
         parameters=count_parameters(layer),
-        more_normed=_more_normed(attention, mlp, config.hidden_size),
+        more_normed=_more_normed(attention, mlp, config.hidden_size) + _normed_beside(layer, attention, mlp, config),
     )
 
 
@@ -202,8 +214,8 @@ def _half_shape(half: Half) -> HalfShape:
 def _mixing(attention: Half, config: PreTrainedConfig, window: float) -> Mixing:
     if attention.is_absent:
         return SoftmaxAttention(0, 0, window)
-    if attention.names.divisible:
-        queries, keys = attention.output.in_features, attention.units * attention.head_dim
+    if attention.names.softmax:
+        queries, keys = attention.output.in_features, attention.cached_heads * attention.head_dim
         eager = config._attn_implementation == "eager"  # Transformers' choice where kernels do not cap scores
         return SoftmaxAttention(queries, keys, window, queries // attention.head_dim if eager else 0)
     mixer: Any = attention.mixer
@@ -215,7 +227,7 @@ def _more_normed(attention: Half, mlp: Half, hidden: int) -> float:
     around = {norm for half in (attention, mlp) for norm in (half.norm, half.norm_after) if norm is not None}
     # Of queries and keys, head by head or all together; linear attention norms what its heads give.
     inside = next((module for module in attention.mixer.modules() if "Norm" in type(module).__name__), None)
-    keys = attention.units * attention.head_dim if inside and attention.names.divisible else 0
+    keys = attention.cached_heads * attention.head_dim if inside and attention.names.softmax else 0
     queries = attention.output.in_features if inside else 0
     within = 0 if inside is None else _kept_by(inside) * (queries + keys)
     return (sum(map(_kept_by, around)) - 2) * hidden + within
@@ -229,6 +241,13 @@ def _kept_by(norm: nn.Module) -> float:
     if isinstance(norm, nn.LayerNorm):
         return 0.5
     return 1.5 if "LayerNorm" in type(norm).__name__ else 1.0
+
+
+def _normed_beside(layer: nn.Module, attention: Half, mlp: Half, config: PreTrainedConfig) -> int:
+    """Numbers of a token that norms outside of the halves take, and as many of the stream before what they end."""
+    known = {name for names in (attention.names, mlp.names) for name in (names.mixer, *names.norms)}
+    others = [child for name, child in layer.named_children() if name not in known]
+    return 2 * int(config.hidden_size) * sum("Norm" in type(child).__name__ for child in others)
 
 
 def _window(config: PreTrainedConfig, index: int) -> float:

@@ -94,6 +94,7 @@ def obs_scores(
             costs = removals.costs * sensitivity[index][part] if sensitivity else removals.costs
             layer_scores[part] = PartScores(removals.blocks, costs)
             stream.add(half, inputs)
+        stream.end_layer(index)
         release(model, layer)
         scores.append(layer_scores)
         walks.keep("scores", index, kept_scores(layer_scores))
@@ -321,6 +322,8 @@ def halves_towards_uncut(
                 continue
             left = (batch if columns is None else batch[..., columns.to(batch.device)] for batch in inputs)
             cut.add(half, left)
+        for stream in streams.values():
+            stream.end_layer(index)
         if index < first:
             release(model, layer)
         else:
@@ -335,6 +338,8 @@ def _goals(uncut: LayerStream, index: int, part: Part, leaving: Set[HalfName]) -
     ahead: LayerStream | None = None
     for layer, name in behind:
         ahead = ahead or uncut.fork()
+        if name == PARTS[0]:
+            ahead.end_layer(layer - 1)
         ahead.run(layer, ahead.half(layer, name))
     return uncut.hidden if ahead is None else ahead.hidden
 

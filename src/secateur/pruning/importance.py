@@ -212,6 +212,7 @@ def _streamed_scores(
             weights = {name: each.weight.detach() for name, each in half.projections.items()}
             found = UnitStatistics(half.units, weights, mean, variance, int(tokens))
             layer_scores[half.part] = PartScores.from_unit_scores(score(index, half, found))
+        stream.end_layer(index)
         release(model, layer)
         scores.append(layer_scores)
         walks.keep("scores", index, kept_scores(layer_scores))

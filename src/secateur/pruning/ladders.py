@@ -64,7 +64,7 @@ class Ladder:
             steps.append((width, sum(costs[position : position + width])))
             position += width
             width = multiple
-        if reach != "narrow" and shape.divisible and shape.units:
+        if reach != "narrow" and shape.may_leave and shape.divisible and shape.units:
             steps.append((shape.units - position, sum(costs[position:])))
         ceiling, rising = 0.0, []
         for units, cost in steps:
@@ -142,8 +142,8 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
     asked = config.asked_to_leave(len(shapes))
     for layer, part in sorted(asked - droppable.keys()):
         raise InputError(
-            f"--drop names the {part} of layer {layer}, which cannot leave: it is linear attention or not there, or "
-            "--target, --layers, --freeze or --keep-halves keep it"
+            f"--drop names the {part} of layer {layer}, which cannot leave: it is linear attention, of Gemma 4, or not "
+            "there, or --target, --layers, --freeze or --keep-halves keep it"
         )
     for name in asked | _cheapest_layers(droppable, config.drop_layers):
         droppable[name].least = len(droppable[name].units)

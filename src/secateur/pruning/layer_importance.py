@@ -117,6 +117,7 @@ def _removal(model: PreTrainedModel, windows: Tensor, method: LayerImportanceMet
     rises = []
     for index in track(range(count), "Importance of layers"):
         without = stream.fork()
+        without.leave_out(index)
         for later in range(index + 1, count):
             _pass(without, later)
         rises.append(_mean_loss(model, without, windows))
@@ -147,6 +148,7 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
 def _pass(stream: LayerStream, index: int) -> None:
     for half in stream.halves(index):
         stream.run(index, half)
+    stream.end_layer(index)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ class PruningPlan(Drawn):
         parameters_before: parameters of the uncut model.
         parameters_after: parameters of the cut one.
         head_dim: width of a head.
-        query_heads_per_group: query heads of a GQA group, the same in every layer before and after.
+        query_heads_per_group: query heads of a GQA group, before and after; of the first layer whose groups can leave.
         layers: each layer's cut.
         settings: the configuration that led to it.
         calibration: the calibration text, in words.
@@ -179,7 +179,7 @@ def _widths(
     head_dim: int,
     gone: Mapping[Part, list[int]] | None = None,
 ) -> LayerWidths:
-    attention = shape["attention"] if shape["attention"].divisible else usual
-    groups = attention.units - (len(gone["attention"]) if gone else 0)
+    attention = shape["attention"] if shape["attention"].heads or not shape["attention"].units else usual
+    groups = attention.key_value_heads - (len(gone["attention"]) if gone else 0)
     channels = shape["mlp"].units - (len(gone["mlp"]) if gone else 0)
-    return LayerWidths(groups * (attention.block_size // head_dim), groups, channels)
+    return LayerWidths(groups * attention.heads_per_group, groups, channels)

@@ -43,7 +43,7 @@ from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
-from secateur.pruning.units import check_group_ratios, part_shapes, usual_attention
+from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def prune(
             "--no-compensate, or --zeros fill"
         )
     warn_of_long_windows(model, config.seqlen)
+    log_what_stays(model)
     shapes = part_shapes(model)
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
         layer_importance = _given_importance(layer_importance, len(shapes), config)
@@ -176,7 +177,7 @@ def prune(
         parameters_before=before,
         parameters_after=after,
         head_dim=head_dim,
-        query_heads_per_group=usual_attention(shapes).block_size // head_dim,
+        query_heads_per_group=usual_attention(shapes).heads_per_group,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
         settings={**config.model_dump(), **({"importance": _name_of(own_score)} if own_score else {})},
         calibration=calibration.description,
@@ -198,7 +199,7 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     count = len(adapter_of(model).layers(model))
     if config.layer_importance_file is not None:
         return LayerImportance.read(config.layer_importance_file, count)
-    corpus = load_corpus(config.calibration, "train")
+    corpus = load_corpus(config.calibration, "train", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))

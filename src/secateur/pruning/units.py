@@ -1,5 +1,7 @@
 """The units that leave a layer: GQA groups (one key/value head with its query heads) and MLP channels."""
 
+import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -13,6 +15,8 @@ from secateur.models.halves import PARTS, Half, Part, blocks_of
 from secateur.models.modeling_secateur import leave_out
 from secateur.models.widths import declared_widths, keep_columns, keep_rows, layer_widths
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class PartShape:
@@ -23,12 +27,23 @@ class PartShape:
         block_size: inputs of its output projection that belong to one unit.
         unit_parameters: parameters that leave with one unit.
         divisible: whether single units can leave; if not, there is one, which stays.
+        may_leave: whether the layer can go without the half.
+        heads: query heads of softmax attention.
+        key_value_heads: its key/value heads, which may be those of another layer.
     """
 
     units: int
     block_size: int
     unit_parameters: int
     divisible: bool = True
+    may_leave: bool = True
+    heads: int = 0
+    key_value_heads: int = 0
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads of a key/value head; 0 without any."""
+        return self.heads // self.key_value_heads if self.key_value_heads else 0
 
 
 def part_shape(half: Half) -> PartShape:
@@ -40,7 +55,27 @@ def part_shape(half: Half) -> PartShape:
         parameters += linear.weight.numel() + (0 if linear.bias is None else linear.bias.numel())
     parameters += sum(linear.out_features for _, linear, _ in half.whole_norms())
     parameters += sum(module.get_parameter(name).numel() for module, name, _ in half.per_head())
-    return PartShape(half.units, half.block_size, parameters // half.units, half.names.divisible)
+    return PartShape(
+        units=half.units,
+        block_size=half.block_size,
+        unit_parameters=parameters // half.units,
+        divisible=half.names.divisible,
+        may_leave=half.names.may_leave,
+        heads=half.heads,
+        key_value_heads=half.key_value_heads,
+    )
+
+
+def log_what_stays(model: PreTrainedModel) -> None:
+    """Say of which layers a half keeps all its units, and why."""
+    adapter, stay = adapter_of(model), defaultdict(list)
+    for index, layer in enumerate(adapter.layers(model)):
+        for part in PARTS:
+            half = adapter.half(layer, part)
+            if not half.is_absent and not half.names.divisible:
+                stay[part, half.names.stays_as].append(str(index))
+    for (part, what), layers in stay.items():
+        logger.info("The %s of layers %s stays as it is: it is %s", part, ", ".join(layers), what)
 
 
 def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
@@ -120,12 +155,12 @@ def unit_sums(half: Half, values: dict[nn.Linear, Tensor]) -> Tensor:
 
 
 def check_group_ratios(model: PreTrainedModel) -> None:
-    """Raise `ValueError` if a layer's ratio of query to key/value heads is not the model's."""
-    first = next(width for width in declared_widths(model) if width.num_key_value_heads)
-    ratio = first.num_attention_heads // first.num_key_value_heads
-    for index, width in enumerate(layer_widths(model)):
-        if width.num_attention_heads != ratio * width.num_key_value_heads:
+    """Raise `ValueError` if a layer's ratio of query to key/value heads is not what it was by the config."""
+    for index, (before, after) in enumerate(zip(declared_widths(model), layer_widths(model), strict=True)):
+        if after.num_attention_heads * before.num_key_value_heads != (
+            before.num_attention_heads * after.num_key_value_heads
+        ):
             raise ValueError(
-                f"layer {index}: {width.num_attention_heads} query against {width.num_key_value_heads} key heads, "
-                f"not {ratio} to 1"
+                f"layer {index}: {after.num_attention_heads} query against {after.num_key_value_heads} key heads, "
+                f"where there were {before.num_attention_heads} against {before.num_key_value_heads}"
             )

@@ -1,9 +1,10 @@
 """What `recover` and `merge` can be told, for the command line, recipes and Python alike."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from secateur.data import DataName, DataOptions, texts_of
 from secateur.errors import InputError
 from secateur.models.masks import ZEROS_HELP, Zeros
 from secateur.models.options import LARGEST_SEED, LoadOptions
@@ -35,7 +36,7 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-class RecoverConfig(LoadOptions):
+class RecoverConfig(DataOptions, LoadOptions):
     """Fine-tuning that wins back the quality a cut has cost."""
 
     method: Method = Field(
@@ -45,8 +46,10 @@ class RecoverConfig(LoadOptions):
         "there are zeros.",
     )
     zeros: Zeros = Field("auto", description=f"{ZEROS_HELP}. fill: train as in a dense model; keep: all of them stay.")
-    data: str = Field(
-        "pydocs", description="Text or instruction data to train on: a named corpus (train part) or a file."
+    data: DataName = Field(
+        "pydocs",
+        description="Text, conversations or instruction data to train on: a named corpus (train part), a file, or "
+        "several with shares, a.jsonl:0.7,b.txt:0.3.",
     )
     samples: int | None = Field(
         None,
@@ -103,7 +106,7 @@ class RecoverConfig(LoadOptions):
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Stop after so many evaluations in a row without a lower validation loss."
     )
-    extra_eval: list[str] = Field(
+    extra_eval: Annotated[list[DataName], BeforeValidator(texts_of)] = Field(
         default_factory=list, description="Texts whose perplexity is measured at each evaluation."
     )
     extra_eval_windows: int = Field(16, ge=1, description="How many windows of each such text, from its beginning.")
@@ -126,11 +129,6 @@ class RecoverConfig(LoadOptions):
         le=LARGEST_SEED,
         description="Seed of the choice and order of windows, the adapter and dropout.",
     )
-
-    @field_validator("extra_eval", mode="before")
-    @classmethod
-    def _one_or_several(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _whole_number_of_windows(self) -> Self:
@@ -193,7 +191,7 @@ class RecoverConfig(LoadOptions):
             raise InputError("load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed")
 
 
-class MergeConfig(LoadOptions):
+class MergeConfig(DataOptions, LoadOptions):
     """Which adapter is added to the weights, and what becomes of zeros there."""
 
     adapter: str = Field(description="Directory of the LoRA adapter.")
@@ -204,7 +202,9 @@ class MergeConfig(LoadOptions):
     )
     keep_zeros: bool = Field(False, description="The same as --zeros keep.")
     allow_dense: bool = Field(False, description="The same as --zeros fill.")
-    data: str = Field("pydocs", description="Text for the cost of --keep-zeros: a named corpus (test part) or a file.")
+    data: DataName = Field(
+        "pydocs", description="Text for the cost of --keep-zeros: a named corpus (test part) or a file."
+    )
     windows: int = Field(16, ge=1, description="How many windows of 512 tokens of it.")
 
     @model_validator(mode="after")

@@ -4,14 +4,16 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from secateur.console import counted
-from secateur.data import IGNORED, Corpus, load_corpus, pack_examples, token_windows
+from secateur.data import IGNORED, Corpus, count_of_windows, load_corpus, pack_examples, token_windows
+from secateur.data.sources import mixed
 from secateur.distributed import process_count, share
 from secateur.errors import InputError
 from secateur.recovery.config import RecoverConfig
@@ -121,16 +123,68 @@ def training_sequences(
 ) -> tuple[Sequences, Sequences | None]:
     """Sequences of the data to train and to validate on, the latter None where `val_size` leaves none.
 
+    Of several sources each gives its share of the windows and examples.
+
     Raises:
-        DataError: the text is shorter than one window, or no answer fits one.
+        DataError: the text is shorter than one window, no answer fits one, or the template refuses a conversation.
         InputError: validation would take all there is, or early stopping has nothing to look at.
     """
-    if corpus.examples:
-        sequences = Sequences(*pack_examples(tokenizer, corpus.examples, config.seqlen, config.samples, config.seed))
+
+    def take(part: Corpus, limit: int | None) -> Sequences:
+        if part.examples:
+            return Sequences(
+                *pack_examples(tokenizer, part.examples, config.seqlen, limit, config.seed, part.chat_template)
+            )
+        windows = token_windows(tokenizer, part, config.seqlen, limit=limit, seed=config.seed)
+        return Sequences(windows, windows)
+
+    if corpus.parts:
+        sequences = _joined(mixed(corpus.parts, config.samples, take, corpus.name))
     else:
-        windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
-        sequences = Sequences(windows, windows)
+        sequences = take(corpus, config.samples)
     return _split(sequences, corpus.name, config)
+
+
+def _joined(parts: Sequence[Sequences]) -> Sequences:
+    """The sequences of several sources, one after the other."""
+    ids: Any = ConcatDataset(cast(list[Any], [part.input_ids for part in parts]))
+    labels: Any = ConcatDataset(cast(list[Any], [part.labels for part in parts]))
+    return Sequences(ids, labels)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much there is to train on.
+
+    Attributes:
+        given: windows or examples that the data has; None where that is not known.
+        kinds: what they are.
+        written: whether any of it is written by a chat template or in Alpaca's form.
+    """
+
+    given: int | None
+    kinds: tuple[str, ...]
+    written: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, corpus: Corpus, config: RecoverConfig) -> "Amount":
+        """That of the data, all of it."""
+        parts = [part for part, _ in corpus.parts] or [corpus]
+        counts = [_amount_of(tokenizer, part, config.seqlen) for part in parts]
+        kinds = dict.fromkeys("example" if part.examples else "window" for part in parts)
+        given = None if None in counts else sum(count for count in counts if count is not None)
+        return cls(given, tuple(kinds), "example" in kinds)
+
+    def told(self, seen: int) -> str:
+        """`1 of 800 examples`; without the number of all where it is not known."""
+        nouns = self.kinds[0] if len(self.kinds) == 1 else "sequence"
+        return counted(seen, nouns) if self.given is None else f"{seen:,} of {counted(self.given, nouns)}"
+
+
+def _amount_of(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, seqlen: int) -> int | None:
+    if corpus.is_stream:
+        return None
+    return len(corpus.examples) if corpus.examples else count_of_windows(tokenizer, corpus, seqlen)
 
 
 def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequences, Sequences | None]:
@@ -162,7 +216,7 @@ def extra_windows(tokenizer: PreTrainedTokenizerBase, config: RecoverConfig) -> 
     """Windows of the texts named in `extra_eval`, their test parts. Raises `DataError`."""
     found = {}
     for name in config.extra_eval:
-        corpus = load_corpus(name, "test")
+        corpus = load_corpus(name, "test", config)
         windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.extra_eval_windows)
         found[name] = Sequences(windows, windows)
     return found

@@ -1,13 +1,33 @@
 """Options by name, for type checkers: `make options` writes this file from the configs."""
 
+from __future__ import annotations
+
 from typing import TypedDict
 
+from secateur.data import Data
 from secateur.models.masks import Zeros
 from secateur.recovery.config import Method, Reporter
 
 
 class RecoverOptions(TypedDict, total=False):
     """Options of `secateur.recover`, the fields of `RecoverConfig`."""
+
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
 
     method: Method
     """Train a low-rank adapter (lora) or all weights (full); in a model with zeros what leaves them zero, a masked
@@ -20,8 +40,10 @@ class RecoverOptions(TypedDict, total=False):
     train as in a dense model; keep: all of them stay. Default: 'auto'.
     """
 
-    data: str
-    """Text or instruction data to train on: a named corpus (train part) or a file. Default: 'pydocs'."""
+    data: Data
+    """Text, conversations or instruction data to train on: a named corpus (train part), a file, or several with shares,
+    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
+    """
 
     samples: int | None
     """Windows or examples to draw from the data, those for validation included; all unless given."""
@@ -88,7 +110,7 @@ class RecoverOptions(TypedDict, total=False):
     early_stopping_patience: int | None
     """Stop after so many evaluations in a row without a lower validation loss."""
 
-    extra_eval: str | list[str]
+    extra_eval: Data | list[Data]
     """Texts whose perplexity is measured at each evaluation. Default: []."""
 
     extra_eval_windows: int

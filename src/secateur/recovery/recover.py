@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 
 from secateur import files
 from secateur.data import Corpus, load_corpus
+from secateur.data.chat import template_of
 from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
@@ -29,7 +30,7 @@ from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
 from secateur.recovery.callbacks import training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
-from secateur.recovery.datasets import Padding, extra_windows, training_sequences
+from secateur.recovery.datasets import Amount, Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
@@ -134,8 +135,9 @@ def _recovered(
     config = config.settled(sparse=bool(masks))
     warn_of_long_windows(model, config.seqlen)
     _check_settings(model, config, masks)
-    corpus = load_corpus(config.data, "train")
+    corpus = load_corpus(config.data, "train", config)
     train, validation = training_sequences(tokenizer, corpus, config)
+    amount = Amount.of(tokenizer, corpus, config)
     guide = _teacher(model, tokenizer, teacher, config, len(train))
     if guide is not None and loss is not None:
         raise InputError("loss= and teacher= exclude each other; let the loss of your own run the teacher")
@@ -144,8 +146,11 @@ def _recovered(
     workplace = Workplace(target)
     with files.claimed(target) if is_first() else nullcontext():
         if is_first():
-            named = {} if loss is None else {"loss": name_of(loss)}
-            workplace.open({**_identity(model, corpus, guide, config), **named}, overwrite)
+            identity = _identity(model, corpus, guide, config)
+            identity["template"] = template_of(tokenizer, config.chat_template).fingerprint if amount.written else None
+            if loss is not None:
+                identity["loss"] = name_of(loss)
+            workplace.open(identity, overwrite)
         barrier()
         set_seed(config.seed)
         number_format = model.dtype
@@ -187,7 +192,7 @@ def _recovered(
             raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
-        result = result_of(trainer, learner, target, corpus.description, corpus.source)
+        result = result_of(trainer, learner, target, corpus, amount)
         if skeleton is None or is_first():
             result.model = _finish(learner, number_format, config.merge)
             require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from secateur.data import Corpus
 from secateur.models.masks import sparsity_of
 from secateur.recovery.config import RecoverConfig
+from secateur.recovery.datasets import Amount
 from secateur.recovery.trainer import RecoveryTrainer
 from secateur.showing import Drawn, flat
 
@@ -27,13 +29,15 @@ class RecoverResult(Drawn):
             `eval_loss`, `perplexity` by text; step 0 is before training.
         steps: optimizer steps done.
         tokens: tokens trained on, each epoch counted.
+        sequences: different windows or examples that the steps have seen.
+        sequences_given: how many the data has, those for validation included; None where that is not known.
         seconds: training and evaluation, all runs of a resumed training together.
         tokens_per_second: of the optimizer steps, evaluation not counted.
         best_step: the step whose weights these are, where there is a validation loss.
         micro_batch_size: windows that went through the model at once in the end.
         method: how, as it was settled.
         sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
-        corpus: description of what was trained on.
+        corpus: what was trained on, in words: how much of which data.
         source: its identity, `Corpus.source`.
     """
 
@@ -42,6 +46,8 @@ class RecoverResult(Drawn):
     history: list[dict[str, Any]]
     steps: int
     tokens: int
+    sequences: int
+    sequences_given: int | None
     seconds: float
     tokens_per_second: float
     best_step: int | None
@@ -71,23 +77,27 @@ class RecoverResult(Drawn):
 
 
 def result_of(
-    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: str, source: str
+    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: Corpus, amount: Amount
 ) -> RecoverResult:
     progress = trainer.progress
+    # An epoch takes each sequence once, so the first steps see as many as they take.
+    seen = min(len(trainer.data.train), trainer.state.global_step * trainer.config.batch_size)
     return RecoverResult(
         model=model,
         output=output,
         history=history_of(trainer.state.log_history),
         steps=trainer.state.global_step,
         tokens=progress.tokens,
+        sequences=seen,
+        sequences_given=amount.given,
         seconds=progress.seconds,
         tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
         best_step=progress.best_step,
         micro_batch_size=progress.micro_batch_size,
         method=trainer.config.method,
         sparsity=sparsity_of(trainer.masks) if trainer.masks else None,
-        corpus=corpus,
-        source=source,
+        corpus=f"{amount.told(seen)} of {corpus.title}",
+        source=corpus.source,
     )
 
 

@@ -54,6 +54,11 @@ def comparison_rows(metrics: Mapping[str, Any]) -> list[Row]:
     return [{**model, "perplexity": model["perplexities"]} for model in metrics["models"]]
 
 
+def _overlap(one: str, other: str) -> bool:
+    """Whether two texts have a source in common: `a+b` consists of two."""
+    return bool({*one.split("+")} & {*other.split("+")})
+
+
 def source_warnings(texts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say where a model was calibrated or trained on the source that it is measured on.
 
@@ -62,7 +67,9 @@ def source_warnings(texts: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     warnings = []
     for measured in (text for text in texts if text["role"] == "evaluation"):
-        for used in (text for text in texts if text["role"] in ADAPTED and text["source"] == measured["source"]):
+        for used in (
+            text for text in texts if text["role"] in ADAPTED and _overlap(text["source"], measured["source"])
+        ):
             who, verb = ADAPTED[used["role"]]
             what = (
                 "this very text"

@@ -43,7 +43,7 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
     evaluation = evaluate(measured, tokenizer, config, name=source.name, size_bytes=size, speed=False)
     prompts = prompts if is_first() else []
     continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens)
-    corpora = [load_corpus(name, "test") for name in config.data]
+    corpora = [load_corpus(name, "test", config) for name in config.data]
     return {
         "evaluation": evaluation.to_dict(),
         "texts": [

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from secateur.data import DataOptions, inputs_of
 from secateur.errors import InputError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
@@ -25,8 +26,8 @@ from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 
-FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping", "zeros")
-SHARED = ("seed", *LoadOptions.model_fields)
+FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping", "zeros", *DataOptions.model_fields)
+SHARED = ("seed", *LoadOptions.model_fields, *DataOptions.model_fields)
 ORIGINAL = "original"
 MOST_COMPLAINTS = 5
 
@@ -45,10 +46,11 @@ class SampleConfig(BaseModel, extra="forbid"):
     max_new_tokens: int = Field(default=48, ge=1, description="Tokens that the model adds to each.")
 
 
-class Recipe(LoadOptions):
+class Recipe(DataOptions, LoadOptions):
     """A run: which model, what is cut, how it recovers, what is measured.
 
-    `seed` and the options of `LoadOptions` are given once, here; a section takes them over unless it says otherwise.
+    `seed` and the options of `LoadOptions` and `DataOptions` are given once, here; a section takes them over unless it
+    says otherwise.
     A stage is left out by leaving out its section; in YAML a section without content has the defaults.
     `recover.teacher: original` is the model of the recipe.
     """
@@ -154,18 +156,14 @@ class Recipe(LoadOptions):
         return self
 
     @property
-    def texts(self) -> list[str]:
-        """Every text that the recipe names."""
-        names = [*self.evaluate.data]
-        if self.search is not None:
-            names.append(self.search.calibration)
-        if self.prune is not None:
-            names.append(self.prune.calibration)
-        if self.sparsify is not None:
-            names.append(self.sparsify.calibration)
+    def texts(self) -> list[tuple[str, DataOptions]]:
+        """Every text that the recipe names, and how it is read."""
+        fitted = [section for section in (self.search, self.prune, self.sparsify) if section is not None]
+        found: list[tuple[str, DataOptions]] = [(name, self.evaluate) for name in self.evaluate.data]
+        found += [(section.calibration, section) for section in fitted]
         if self.recover is not None:
-            names += [self.recover.data, *self.recover.extra_eval]
-        return list(dict.fromkeys(names))
+            found += [(name, self.recover) for name in (self.recover.data, *self.recover.extra_eval)]
+        return [(name, options.data_options()) for name, options in found]
 
     @property
     def inputs(self) -> list[str]:
@@ -176,7 +174,8 @@ class Recipe(LoadOptions):
             self.recover and self.recover.teacher,
             self.evaluate.include_path,
         ]
-        return [self.model, *self.texts, *(name for name in others if name)]
+        texts = [source for name, options in self.texts for source in inputs_of(name, options=options)]
+        return [self.model, *dict.fromkeys(texts), *(name for name in others if name)]
 
     @property
     def directory(self) -> Path:

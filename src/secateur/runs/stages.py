@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.console import command_text, logging_to
-from secateur.data import check_texts
+from secateur.data import DataOptions, check_texts, inputs_of
 from secateur.distributed import is_first
 from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
@@ -55,6 +55,7 @@ SCORING_FIELDS = (
     "layer_importance_samples",
     "layer_importance_file",
     "calibration",
+    *DataOptions.model_fields,
     "seqlen",
     "batch_size",
     "seed",
@@ -110,7 +111,11 @@ def run_recipe(
 def _check_inputs(recipe: Recipe) -> None:
     """Find a mistyped name before any work is done, or undone: what is no hub's is loaded or checked."""
     find_model(recipe.model)
-    check_texts(*recipe.texts)
+    checked: list[tuple[str, DataOptions]] = []
+    for name, options in recipe.texts:
+        if (name, options) not in checked:
+            check_texts(name, options=options)
+            checked.append((name, options))
     load_tasks(recipe.evaluate)
     if recipe.export is not None:
         check_export(recipe.model, recipe.export, as_it_is=recipe.prune is None)
@@ -177,7 +182,11 @@ class Pipeline(RunResults):
             self.measured(name).name,
             {"model": self.recipe.model, **settings, "samples": samples.model_dump()},
             work,
-            inputs=(*config.data, *task_files(config), *([] if needs else [self.recipe.model])),
+            inputs=(
+                *inputs_of(*config.data, options=config),
+                *task_files(config),
+                *([] if needs else [self.recipe.model]),
+            ),
             needs=(needs,) if needs else (),
         )
 
@@ -193,7 +202,7 @@ class Pipeline(RunResults):
             SCORED,
             {"model": self.recipe.model, **settings, **config.load_arguments()},
             work,
-            inputs=(self.recipe.model, config.calibration, *file),
+            inputs=(self.recipe.model, *inputs_of(config.calibration, options=config), *file),
         )
 
     def _search(self, config: SearchConfig) -> Stage:
@@ -207,7 +216,7 @@ class Pipeline(RunResults):
             SEARCHED,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(self.recipe.model, config.calibration),
+            inputs=(self.recipe.model, *inputs_of(config.calibration, options=config)),
         )
 
     def _prune(self, settings: PruneConfig) -> Stage:
@@ -231,7 +240,11 @@ class Pipeline(RunResults):
             CUT,
             {"model": self.recipe.model, **settings.model_dump()},
             work,
-            inputs=(self.recipe.model, settings.calibration, *([settings.plan] if settings.plan else [])),
+            inputs=(
+                self.recipe.model,
+                *inputs_of(settings.calibration, options=settings),
+                *([settings.plan] if settings.plan else []),
+            ),
             needs=(SCORED, SEARCHED) if searched else (SCORED,),
         )
 
@@ -247,7 +260,7 @@ class Pipeline(RunResults):
             SPARSE,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(config.calibration, *inputs),
+            inputs=(*inputs_of(config.calibration, options=config), *inputs),
             needs=needs,
         )
 
@@ -277,7 +290,8 @@ class Pipeline(RunResults):
             # Overwriting, a training with other settings is dropped; one with the same goes on.
             recover_model(start, directory, config, command_line=command_line, overwrite=True, base_name=renamed)
 
-        inputs = [config.data, *config.extra_eval, *([config.teacher] if config.teacher else []), *outside]
+        texts = inputs_of(config.data, *config.extra_eval, options=config)
+        inputs = [*texts, *([config.teacher] if config.teacher else []), *outside]
         return Stage(
             TRAINED,
             {"model": self.recipe.model, **config.model_dump()},

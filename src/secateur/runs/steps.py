@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.console import command_text
-from secateur.data import check_texts, load_corpus, token_windows
+from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
 from secateur.errors import InputError
 from secateur.evaluation import perplexity
@@ -68,8 +68,9 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     free = may_replace(output, PLAN, overwrite)
-    output = require_free(output, free, [name, config.calibration, config.layer_importance_file, config.plan])
-    check_texts(config.calibration)
+    texts = inputs_of(config.calibration, options=config)
+    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
+    check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("prune", name, model, output, command_line)
@@ -94,9 +95,9 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     free = may_replace(output, ZEROS, overwrite)
-    output = require_free(output, free, [name, config.calibration])
+    output = require_free(output, free, [name, *inputs_of(config.calibration, options=config)])
     if config.needs_text:
-        check_texts(config.calibration)
+        check_texts(config.calibration, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("sparsify", name, model, output, command_line)
@@ -132,8 +133,9 @@ def recover_model(
     workplace = Workplace(expanded(output))
     free = overwrite or workplace.is_finished
     overwrite = overwrite or workplace.is_dropped  # of which nothing is left to go on from
-    output = require_free(output, free, [name, config.data, *config.extra_eval, config.teacher])
-    check_texts(config.data, *config.extra_eval)
+    texts = inputs_of(config.data, *config.extra_eval, options=config)
+    output = require_free(output, free, [name, *texts, config.teacher])
+    check_texts(config.data, *config.extra_eval, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments(), load_in_8bit=config.load_in_8bit)
         records |= card_files("recover", name, model, output, command_line)
@@ -150,14 +152,15 @@ def merge_model(
     Returns:
         Where a sparse model's zeros are kept, the perplexity with the adapter beside the weights and merged.
     """
-    output = require_free(output, overwrite, [name, config.adapter, config.data])
+    output = require_free(output, overwrite, [name, config.adapter, *inputs_of(config.data, options=config)])
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
         figures: list[Figure] = []
         records |= card_files("merge", name, model, output, command_line, adapter=config.adapter, figures=figures)
         if config.said_zeros == "keep" and masks_of_all_zeros(model):
-            windows = token_windows(tokenizer, load_corpus(config.data, "test"), MEASURED_SEQLEN, limit=config.windows)
+            corpus = load_corpus(config.data, "test", config)
+            windows = token_windows(tokenizer, corpus, MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
             merged = merge_adapter(model, config.adapter, zeros="keep")
             cost = beside, perplexity(merged, windows)

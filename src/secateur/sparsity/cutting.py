@@ -180,6 +180,8 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
         if config.layer_by_layer:
             layers[index].to(resolve_device(config.device))
         yield index
+        for stream in streams.values():
+            stream.end_layer(index)
         layers[index].to(home)
         settle(model, index, layers[index])
         walks.done("cut", index, streams)

@@ -42,6 +42,7 @@ def _layer_scores(stream: LayerStream, index: int) -> list[Tensor]:
         norms = Norms.of(onto(inputs, last.weight.device)).root
         scores.append(wanda(last.weight.float(), norms))
         stream.add(half, inputs)
+    stream.end_layer(index)
     return scores
 
 

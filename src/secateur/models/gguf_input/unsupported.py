@@ -6,6 +6,8 @@ from secateur.models import unsupported
 from secateur.models.gguf_input.header import GGUFHeader
 
 NOT_READ = "its GGUF files are not read; take the original model's directory, which may be supported"
+# Architectures whose families are supported, though not out of a GGUF file.
+DIRECTORIES_READ = ("gemma4",)
 MULTIMODAL = "it is the part of a multimodal model that reads images or sound"
 # Keys that only recurrent layers have, after the architecture's name.
 RECURRENT_KEYS = ("ssm.", "wkv.", "shortconv.", "kda.", "time_mix_extra_dim")
@@ -13,7 +15,10 @@ RECURRENT_KEYS = ("ssm.", "wkv.", "shortconv.", "kda.", "time_mix_extra_dim")
 
 def obstacle(header: GGUFHeader) -> str:
     """What stands against a file's architecture, as a clause on one line."""
-    return ", and ".join(_of_keys(header)) or NOT_READ
+    found = list(_of_keys(header))
+    if header.keys["general.architecture"] in DIRECTORIES_READ:
+        found.append(NOT_READ)
+    return ", and ".join(found) or NOT_READ
 
 
 def _of_keys(header: GGUFHeader) -> Iterator[str]:

@@ -50,6 +50,7 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
     for index in range(len(adapter.layers(model))):
         for half in stream.halves(index):
             stream.run(index, half)
+        stream.end_layer(index)
     for hidden in stream.hidden:
         yield final_states(model, hidden).cpu()
 
@@ -91,8 +92,8 @@ def expected_changes(
     with only_gradients_of(model, []):
         for tokens, chance, uncut in track(list(zip(*batches, watched.uncut, strict=True)), "Measuring the cut"):
             with _flow_through_projections(model, movable) as (inputs, outputs):
-                streams = residual_streams(model, tokens.to(model.device), recompute=False, watched=False)
-            final = final_states(model, streams[-1])
+                _, last = residual_streams(model, tokens.to(model.device), recompute=False, watched=False)
+            final = final_states(model, last)
             pulls, draws = _pulls_on_head(model, final.detach(), uncut.to(final.device), chance)
             final.backward(pulls, retain_graph=True)
             towards = _take_gradients(outputs)

@@ -1,7 +1,10 @@
 """Options by name, for type checkers: `make options` writes this file from the configs."""
 
+from __future__ import annotations
+
 from typing import TypedDict
 
+from secateur.data import Data
 from secateur.models.masks import Zeros
 from secateur.pruning.config import Share, Target
 
@@ -9,11 +12,30 @@ from secateur.pruning.config import Share, Target
 class SearchOptions(TypedDict, total=False):
     """Options of `secateur.search`, the fields of `SearchConfig`."""
 
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
+
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
-    calibration: str
-    """Text that the cut is fitted to: a named corpus or a file. Default: 'pydocs'."""
+    calibration: Data
+    """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
+    'pydocs'.
+    """
 
     samples: int
     """Windows that the cut is fitted to. Default: 64."""

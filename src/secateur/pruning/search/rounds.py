@@ -43,7 +43,7 @@ from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
-from secateur.pruning.units import part_shapes, usual_attention
+from secateur.pruning.units import log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def search(
             "--zeros fill"
         )
     warn_of_long_windows(model, config.seqlen)
+    log_what_stays(model)
     config.cut_layers(len(part_shapes(model)))
     require_multiples(config, part_shapes(model))
     rounds, seconds = list(done), dict[str, float]()
@@ -385,7 +386,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         parameters_before=before,
         parameters_after=before - gone,
         head_dim=head_dim,
-        query_heads_per_group=usual_attention(shapes).block_size // head_dim,
+        query_heads_per_group=usual_attention(shapes).heads_per_group,
         layers=plan_layers(shapes, head_dim, removed, losing, None),
         settings=config.model_dump(),
         calibration=calibration.description,

@@ -1,4 +1,4 @@
-"""Templates of task files: no number in one is so large that the text made of it fills the memory.
+"""Templates of task files and chats: no number in one is so large that the text made of it fills the memory.
 
 lm-eval renders a template in Jinja's sandbox, which bounds `range` and nothing else.
 """

@@ -3,7 +3,7 @@
 import pytest
 from jinja2.exceptions import SecurityError
 
-from secateur.evaluation.templates import MOST_REPEATS, BoundedSandbox, template_complaint, too_large
+from secateur.files.templates import MOST_REPEATS, BoundedSandbox, template_complaint, too_large
 
 ABOVE = MOST_REPEATS + 1
 

@@ -1,0 +1,250 @@
+"""Conversations as text, by a chat template, and which characters of it the assistant has written."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from secateur.data.conversations import ASSISTANT
+from secateur.data.corpus import Answered, Conversation, Corpus, Example, alpaca_prompt
+from secateur.data.reading import first_line
+from secateur.errors import DataError, InputError
+from secateur.files import expanded
+from secateur.files.input_text import read_input_text
+from secateur.files.templates import too_large
+
+MODEL, ALPACA = "model", "alpaca"
+_MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_NO_MARK = "mark the assistant's turns with {% generation %} in a template of your own (--chat-template FILE)"
+
+Spans = list[tuple[int, int]]  # characters from, and up to, which have a loss
+
+
+@dataclass(frozen=True)
+class Template:
+    """How examples and conversations become text.
+
+    Attributes:
+        name: what messages call it.
+        source: the Jinja text; None for Alpaca's form, which is no template.
+        special: the tokenizer's special tokens by name, which templates may write.
+    """
+
+    name: str
+    source: str | None
+    special: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the text."""
+        return hashlib.sha256(f"{self.source} {sorted(self.special.items())}".encode()).hexdigest()
+
+    def text(self, item: Answered) -> str:
+        """An example or a whole conversation. Raises `DataError` where the template refuses it."""
+        if self.source is not None:
+            conversation = as_conversation(item)
+            return self._render(conversation, conversation.messages)
+        return item.plain if isinstance(item, Example) else self._alpaca(item)[0]
+
+    def text_and_spans(self, item: Answered) -> tuple[str, Spans]:
+        """As `text`, with the characters of the assistant's turns: what it is to write, its end of turn included.
+
+        By the template's `{% generation %}` mark where it has one. Else a turn is what a conversation that ends with it
+        has more than one that ends before it and asks for it.
+
+        Raises:
+            DataError: the template refuses the conversation, or renders its beginning otherwise than alone.
+        """
+        if self.source is None:
+            if isinstance(item, Conversation):
+                return self._alpaca(item)
+            prompt = alpaca_prompt(item)
+            return prompt + item.output, [(len(prompt), len(prompt + item.output))]
+        conversation = as_conversation(item)
+        return self._marked(conversation) if _MARKED.search(self.source) else self._compared(conversation)
+
+    def _marked(self, conversation: Conversation) -> tuple[str, Spans]:
+        text, spans = self._rendered(conversation, conversation.messages, marks=True)
+        if conversation.answers_from:
+            before = self._render(conversation, conversation.messages[: conversation.answers_from], True)
+            if not text.startswith(before):
+                raise self._mismatch(conversation, conversation.answers_from)
+            spans = [(max(start, len(before)), end) for start, end in spans if end > len(before)]
+        return text, spans
+
+    def _compared(self, conversation: Conversation) -> tuple[str, Spans]:
+        messages = conversation.messages
+        text = self._render(conversation, messages)
+        spans = []
+        for place, message in enumerate(messages):
+            if message["role"] != ASSISTANT or place < conversation.answers_from:
+                continue
+            before = self._render(conversation, messages[:place], True)
+            if not text.startswith(before):
+                raise self._mismatch(conversation, place)
+            after = text if place == len(messages) - 1 else self._render(conversation, messages[: place + 1])
+            end = len(after) if text.startswith(after) else self._end_within(conversation, place, text, before)
+            spans.append((len(before), end))
+        return text, spans
+
+    def _end_within(self, conversation: Conversation, place: int, text: str, before: str) -> int:
+        """Where a turn ends in a text that has it otherwise than as the last one, without its thinking for example.
+
+        The turn is put in the place of another that says a character of which there is no other. What both texts end
+        with is behind what the turn says; its end of turn is what follows there and at the end of a conversation.
+        """
+        mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
+        turn = {"role": ASSISTANT, "content": mark}
+        messages = conversation.messages
+        other = self._render(conversation, (*messages[:place], turn, *messages[place + 1 :]))
+        last = self._render(conversation, (*messages[:place], turn))
+        if other.count(mark) != 1 or last.count(mark) != 1 or not other.startswith(before):
+            raise self._mismatch(conversation, place)
+        said = len(text) - _common(text[::-1], other[::-1])
+        if said < len(before):
+            raise self._mismatch(conversation, place)
+        return said + _common(text[said:], last[last.index(mark) + 1 :])
+
+    def _mismatch(self, conversation: Conversation, place: int) -> DataError:
+        return DataError(
+            f"{conversation.place}: {self.name} writes what stands before message {place + 1} otherwise in the whole "
+            f"conversation than alone, so the assistant's part cannot be told; {_NO_MARK}"
+        )
+
+    def _render(self, conversation: Conversation, messages: Sequence[Any], asks: bool = False) -> str:
+        return self._rendered(conversation, messages, asks)[0]
+
+    def _rendered(
+        self, conversation: Conversation, messages: Sequence[Any], asks: bool = False, marks: bool = False
+    ) -> tuple[str, Spans]:
+        """Messages as text, and the marked characters.
+
+        Args:
+            conversation: theirs.
+            messages: which of it.
+            asks: whether the text ends with what asks the assistant to write.
+            marks: whether characters are wanted.
+        """
+        try:
+            # Annotated as one text; it gives the texts, and the marked characters of each.
+            found: Any = render_jinja_template(
+                conversations=[list(messages)],
+                tools=None if conversation.tools is None else list(conversation.tools),
+                chat_template=self.source,
+                return_assistant_tokens_mask=marks,
+                add_generation_prompt=asks,
+                **self.special,
+            )
+        # The template is a program from outside, in Jinja's sandbox, and may raise anything.
+        except Exception as error:
+            raise DataError(f"{conversation.place}: {self.name} refuses it ({first_line(error)})") from error
+        texts, spans = found
+        return texts[0], [(start, end) for start, end in spans[0]] if marks else []
+
+    def _alpaca(self, conversation: Conversation) -> tuple[str, Spans]:
+        """Turns under Alpaca's headings, each answer followed by the end of text."""
+        end = str(self.special.get("eos_token") or "")
+        text, spans = "", []
+        for place, message in enumerate(conversation.messages):
+            role, content = message["role"], message["content"]
+            if message.get("tool_calls") or role == "tool":
+                raise DataError(f"{conversation.place}: the alpaca form has no tools; use the model's --chat-template")
+            if role in ("system", "developer"):
+                text += content + "\n\n"
+            elif role == ASSISTANT:
+                text += "" if text.endswith("### Response:\n") else "### Response:\n"
+                start = len(text)
+                text += content + end
+                if place >= conversation.answers_from:
+                    spans.append((start, len(text)))
+                text += "\n\n" if place < len(conversation.messages) - 1 else ""
+            elif text:
+                text += f"### Instruction:\n{content}\n\n### Response:\n"
+            else:
+                text = alpaca_prompt(Example(content, "", ""))
+        return text, spans
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> Template:
+    """The template that a model's data is written in.
+
+    Args:
+        tokenizer: the model's.
+        wanted: `model`, `alpaca`, or a file; None: the model's where it has one, else Alpaca's form.
+
+    Raises:
+        InputError: the model has none, there is no such file, or the template has numbers that would fill the memory.
+    """
+    special = dict(tokenizer.special_tokens_map)
+    if wanted == ALPACA:
+        return Template("the alpaca form", None, special)
+    if wanted is not None and wanted != MODEL:
+        return Template(f"the chat template {expanded(wanted).name}", template_file(wanted), special)
+    source = own_template(tokenizer)
+    if source is None and wanted == MODEL:
+        raise InputError("the model has no chat template; pass --chat-template alpaca, or a file with one")
+    if source is None:
+        return Template("the alpaca form", None, special)
+    return Template("the model's chat template", _bounded(source, "the model's chat template"), special)
+
+
+def template_file(wanted: str) -> str:
+    """The template in a file. Raises `InputError` where there is none, or it has numbers that would fill the memory."""
+    path = expanded(wanted)
+    if not path.is_file():
+        raise InputError(f"--chat-template is {wanted!r}: neither model nor alpaca, and there is no such file")
+    return _bounded(read_input_text(path), wanted)
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The model's own template: of several the one named default."""
+    found = getattr(tokenizer, "chat_template", None)
+    return found.get("default") if isinstance(found, dict) else found
+
+
+def rendered(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+    """The corpus with its examples and conversations as the template writes them; plain text stays as it is.
+
+    Raises:
+        InputError: as `template_of`.
+    """
+    if not corpus.examples:
+        return corpus
+    template = template_of(tokenizer, corpus.chat_template)
+    if template.source is None and not isinstance(next(iter(corpus.examples)), Conversation):
+        return corpus
+    fingerprint = hashlib.sha256(f"{corpus.fingerprint} {template.fingerprint}".encode()).hexdigest()
+    is_chat = template.source is not None
+    return replace(
+        corpus,
+        as_text=template.text,
+        fingerprint=fingerprint,
+        adds_special=not is_chat,
+        separator="" if is_chat else corpus.separator,
+    )
+
+
+def as_conversation(item: Answered) -> Conversation:
+    """An example as a turn of the user and one of the assistant."""
+    if isinstance(item, Conversation):
+        return item
+    asked = f"{item.instruction}\n\n{item.input}" if item.input else item.instruction
+    messages = ({"role": "user", "content": asked}, {"role": ASSISTANT, "content": item.output})
+    return Conversation(messages, place=item.place or "an example")
+
+
+def _bounded(source: str, name: str) -> str:
+    problem = too_large(source)
+    if problem is not None:
+        raise InputError(f"{name} is not rendered: {problem}")
+    return source
+
+
+def _common(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
