@@ -160,14 +160,14 @@ def test_a_missing_batch_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (4, {}, "4 examples, of which a tenth, so none, would be for test and dev; .* with --test and --dev$"),
-        (4, {"test": 1}, "4 examples, of which a tenth, so none, would be for dev; .* how many with --dev$"),
+        (4, {}, "4 examples, of which a tenth, so none, would be for test and dev; .* with test= and dev=$"),
+        (4, {"test": 1}, "4 examples, of which a tenth, so none, would be for dev; .* how many with dev=$"),
         (
             4,
             {"train": 9, "dev": 1, "test": 1},
             "2 examples for train, and train= asks for 9; lower it or give more",
         ),
-        (4, {"dev": 2, "test": 2}, "no examples left for train; give more data or lower --test or --dev$"),
+        (4, {"dev": 2, "test": 2}, "no examples left for train; give more data or lower test= or dev=$"),
         (0, {}, "no examples for train; give more data$"),
     ],
 )
