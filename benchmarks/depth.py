@@ -19,9 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import common
@@ -31,6 +29,7 @@ from secateur.console import configure_logging
 from secateur.models import count_parameters, layer_widths
 from secateur.pruning import PruneConfig
 from secateur.pruning.prune import score_layers
+from secateur.report import Column, TextTable
 
 KINDS: dict[str, dict[str, Any]] = {"width": {"keep_halves": True}, "both": {}, "depth": {"target": "depth"}}
 SHORTGPT = "shortgpt"
@@ -115,14 +114,14 @@ def absent_halves(cut: PreTrainedModel, model: PreTrainedModel) -> int:
 
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
-    table = Table(box=box.SIMPLE)
-    for header in ("cut", "removed", "halves gone", *common.TEXTS, "tokens/s"):
-        table.add_column(header, justify="left" if header == "cut" else "right")
-    for name, row in rows.items():
-        perplexities = [f"{row['ppl'][text]:.2f}" for text in common.TEXTS]
-        rate = f"{row['tokens_per_second']:.1f}"
-        table.add_row(name, f"{row['removed']:.1%}", str(row["halves"]), *perplexities, rate)
-    Console(width=80).print(table)
+    columns = [
+        Column("cut", list(rows), "left"),
+        Column("removed", [f"{row['removed']:.1%}" for row in rows.values()]),
+        Column("halves gone", [str(row["halves"]) for row in rows.values()]),
+        *(Column(text, [f"{row['ppl'][text]:.2f}" for row in rows.values()]) for text in common.TEXTS),
+        Column("tokens/s", [f"{row['tokens_per_second']:.1f}" for row in rows.values()]),
+    ]
+    Console().print(TextTable(columns), soft_wrap=True)
 
 
 if __name__ == "__main__":

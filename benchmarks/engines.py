@@ -22,13 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 import common
 from engine_models import NAMES, NEMOTRON, SMOLLM2, Expected, expected, export, last_line, log, made
 from engine_server import ask_server
+from secateur.report import Column, TextTable
 
 ENGINES = ("vllm", "llama.cpp", "mlx-lm", "openvino", "ctranslate2", "onnxruntime-genai")
 RUNNERS = common.ROOT / "benchmarks" / "engine_runners"
@@ -226,14 +225,12 @@ COLUMNS = {
 
 
 def show(found: dict[str, EngineResult]) -> None:
-    table = Table(title="models that open, of those tried", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for column in (*COLUMNS, "tokens\nequal", "log p\ndiffer", "tok/s\nall", "cut"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, engine in found.items():
-        title = f"{name}\n{engine.version or 'not installed'}"
-        table.add_row(title, *cells(engine))
-    Console(width=80).print(table)
+    names = [f"{name} {engine.version or 'not installed'}" for name, engine in found.items()]
+    headers = (*COLUMNS, "tokens equal", "log p differ", "tok/s all", "tok/s cut")
+    figures = zip(*(cells(engine) for engine in found.values()), strict=True)
+    columns = [Column(header, list(column)) for header, column in zip(headers, figures, strict=True)]
+    table = TextTable([Column("engine", names, "left"), *columns], "models that open, of those tried")
+    Console().print(table, soft_wrap=True)
 
 
 def cells(engine: EngineResult) -> list[str]:

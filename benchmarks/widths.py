@@ -29,10 +29,10 @@ from typing import Any
 import psutil
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import common
+from secateur.report import Column, TextTable
 
 sys.path.append(str(common.ROOT / "tests"))
 from tiny import make_tiny_tokenizer
@@ -257,21 +257,25 @@ def _moments(size: int) -> float:
 
 def show(found: dict[int, dict[str, Figures]], with_baseline: bool) -> None:
     names = ["this", *(["baseline"] if with_baseline else [])]
-    table = Table(title="seconds a layer, and GB of the step")
-    for column in ("hidden", "step", *(f"s, {name}" for name in names), *(f"GB, {name}" for name in names)):
-        table.add_column(column, justify="left" if column == "step" else "right", no_wrap=column == "step")
-    for column in (*(("faster", "memory") if with_baseline else ()), "forward", "least"):
-        table.add_column(column, justify="right")
-    for hidden, steps in found.items():
-        for step, figure in steps.items():
-            cells = [f"{figure[name]['seconds']:.2f}" for name in names]
-            cells += [f"{figure[name]['bytes'] / 1e9:.2f}" for name in names]
-            if with_baseline:
-                cells += [f"{figure['baseline']['seconds'] / figure['this']['seconds']:.2f}"]
-                cells += [f"{figure['this']['bytes'] / figure['baseline']['bytes']:.2f}"]
-            cells += [f"{figure[key]['seconds']:.2f}" if key in figure else "" for key in ("forward", "least")]
-            table.add_row(str(hidden), step, *cells)
-    Console(width=100).print(table)
+    lines = [(hidden, step, figure) for hidden, steps in found.items() for step, figure in steps.items()]
+    figures = [figure for *_, figure in lines]
+
+    def ratios(key: str, above: str, below: str) -> list[str]:
+        return [f"{figure[above][key] / figure[below][key]:.2f}" for figure in figures]
+
+    columns = [
+        Column("hidden", [str(hidden) for hidden, *_ in lines]),
+        Column("step", [step for _, step, _ in lines], "left"),
+        *(Column(f"s, {name}", [f"{figure[name]['seconds']:.2f}" for figure in figures]) for name in names),
+        *(Column(f"GB, {name}", [f"{figure[name]['bytes'] / 1e9:.2f}" for figure in figures]) for name in names),
+    ]
+    if with_baseline:
+        columns += [Column("faster", ratios("seconds", "baseline", "this"))]
+        columns += [Column("memory", ratios("bytes", "this", "baseline"))]
+    for key in ("forward", "least"):
+        cells = [f"{figure[key]['seconds']:.2f}" if key in figure else "" for figure in figures]
+        columns.append(Column(key, cells))
+    Console().print(TextTable(columns, "seconds a layer, and GB of the step", labels=2), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,6 @@ def test_evaluate_tasks_then_compare(tiny: Path, task_directory: Path, tmp_path:
     figures, out = tmp_path / "figures.json", tmp_path / "compared"
     tasks = ["--tasks", "sums", "--include-path", task_directory, "--limit", 6, "--num-fewshot", 1, "--device", "cpu"]
     result = done(secateur("evaluate", tiny, tiny, *tasks, "--no-perplexity", "--no-speed", "--json", figures))
-    assert max(map(len, result.stdout.splitlines())) <= 80
     assert "±" in result.stdout and "acc_norm" in result.stdout and "perplexity" not in result.stdout
     assert "it/s" not in result.stderr and "Building contexts" not in result.stderr
     first, second = (row["tasks"]["sums"] for row in json.loads(figures.read_text())["models"])
@@ -147,7 +146,6 @@ def test_evaluate_tasks_then_compare(tiny: Path, task_directory: Path, tmp_path:
 
     result = done(secateur("compare", figures, "-o", out))
     assert result.stdout.rstrip().endswith(str(out / "comparison.html"))
-    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
     assert "--overwrite" in failed(secateur("compare", figures, "-o", out))
     assert "is read by this very command" in failed(
         secateur("compare", figures, "-o", tmp_path / "x", "--json", figures)
@@ -201,7 +199,7 @@ def test_a_sparse_model_through_all_commands(tiny: Path, tmp_path: Path) -> None
     recovered = done(secateur("recover", sparse, "-o", tmp_path / "recovered", *QUICK_RECOVER))
     assert "50.00% of the weights in its sparse matrices are zero, as before" in recovered.stdout
     table = done(secateur("evaluate", tiny, sparse, tmp_path / "recovered", *QUICK_EVALUATE)).stdout
-    assert table.count("50.0%") >= 2 and max(map(len, table.splitlines())) <= 80
+    assert table.count("50.0%") >= 2
 
     adapter = tmp_path / "adapter"
     done(secateur("recover", sparse, "-o", adapter, "--method", "lora", *QUICK_RECOVER))

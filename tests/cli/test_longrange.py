@@ -34,7 +34,6 @@ def small(tmp_path: Path) -> Path:
 def test_prepare_train_and_evaluate(prepared: Path, small: Path, tmp_path: Path) -> None:
     train = ["longrange", "train", "--task", "listops", "-o", prepared, "--config", small, "--device", "cpu"]
     result = done(secateur(*train, "--json", tmp_path / "figures.json"))
-    assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
     assert "accuracy" in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["switched"] == 4
@@ -91,7 +90,6 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     run = ["run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"]
     first = done(secateur(*run, "--json", tmp_path / "figures.json"))
-    assert max(map(len, first.stdout.splitlines()[:-1])) <= 80
     assert re.search(r"mode auto \(1 of 2\).*mode dense \(2 of 2\)", first.stderr, re.DOTALL)
     runs = json.loads((tmp_path / "figures.json").read_text())["runs"]
     assert [row["switched"] for row in runs] == [4, None]

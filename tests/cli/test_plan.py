@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from secateur.cli.main import app
-from secateur.report.planning import duration
+from secateur.report.planning import duration, plan_table
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
 LLAMA = {"model_type": "llama", "vocab_size": 128_256, "num_key_value_heads": 8, "tie_word_embeddings": False}
@@ -46,13 +46,12 @@ def written(place: Path, size: str) -> Path:
 
 
 @pytest.mark.parametrize("devices", ["1xH100", "8xRTX4090", "64xA100-80", "cpu"])
-def test_it_fits_80_columns(directory: Path, devices: str) -> None:
-    result = secateur("plan", directory, "--devices", devices)
+def test_it_fits_80_columns(directory: Path, devices: str, tmp_path: Path) -> None:
+    result = secateur("plan", directory, "--devices", devices, "--json", tmp_path / "plan.json")
     assert result.exit_code == 0, result.output
-    _, _, table = result.output.partition("\n\n")
-    table, _, _ = table.partition("\n\n")
-    assert max(len(line.rstrip()) for line in table.splitlines()) <= 80
-    assert "prune: cut and re-fit" in table
+    assert "prune: cut and re-fit" in result.output
+    table = plan_table(json.loads((tmp_path / "plan.json").read_text()))
+    assert max(map(len, table.lines(80))) <= 80 and len(table.lines(None)) == 1 + len(table.columns[0].cells)
 
 
 def test_figures_as_json(directory: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Results side by side: what is read, what is told apart, what is written and what is left alone."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,16 +146,21 @@ def test_markup_in_names_is_shown_as_it_is(write: Write, tmp_path: Path) -> None
     assert "<img src=x>" not in html and "&lt;img src=x&gt;" in html
 
 
-def test_tables_fit_the_terminal(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_fit_the_terminal(write: Write) -> None:
     tasks = {name: score(0.512, n=14042) for name in ("hellaswag", "winogrande", "arc_challenge_of_many")}
     long = [model(f"TinyLlama-1.1B-Chat-v1.0-pruned-{n}", tasks=tasks, values={"prune.ratio": n}) for n in (0.1, 0.2)]
     rows = compare_results([write("a.json", *long)]).rows
-    from rich.console import Console
-
-    console = Console(width=200)
     for table in (comparison_table(rows), task_table(rows)):
-        console.print(table)
-    assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 80
+        assert max(map(len, table.lines(80))) <= 80
+
+
+def test_changes_are_against_the_uncut_model_of_the_same_family(write: Write, tmp_path: Path) -> None:
+    one = write("one.json", {**model("small-pruned"), "family": "a", "parameters": 50})
+    other = write("other.json", *({**model(name), "family": family} for name, family in (("small", "a"), ("big", "b"))))
+    write_comparison(compare_results([one, other]), tmp_path / "out", title="x", command_line="x")
+    lines = (tmp_path / "out/comparison.md").read_text().splitlines()
+    changes = [[cell.strip() for cell in line.split("|")][3] for line in lines if re.match(r"\| (small|big)", line)]
+    assert changes == ["0.0%", "baseline", "baseline"]
 
 
 def test_overwrite_replaces_its_own_files_and_nothing_else(write: Write, tmp_path: Path) -> None:

@@ -5,16 +5,17 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from run_figures import importance, plan
 
 from secateur.report import Page, Picture, Sample, Table, render, run_page, source_warnings
 
-PNG = b"\x89PNG\r\n\x1a\nrest"
+SVG = "<svg><path/></svg>"
 
 
 class Tags(HTMLParser):
     """Collects tags with their attributes, and checks that they close in order."""
 
-    VOID = frozenset({"meta", "img", "br", "link"})
+    VOID = frozenset({"meta", "img", "br", "link", "source"})
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -32,6 +33,11 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Picture, "drawn", lambda title, _, caption="": Picture(title, SVG, SVG, caption))
+
+
 @pytest.fixture
 def page() -> Page:
     return Page(
@@ -40,7 +46,7 @@ def page() -> Page:
         table=Table(["model", "perplexity"], [["<b>original</b>", "12.3"]], caption="On pydocs."),
         warnings=["Trained on it."],
         texts=[("perplexity", "pydocs, test split")],
-        pictures=[Picture("Loss", PNG, "Falls.")],
+        pictures=[Picture("Loss", SVG, SVG, "Falls.")],
         samples=[Sample("Once <i>", {"original": " upon a time", "pruned": " & again"})],
         sample_note="Greedy.",
         commands=[("All of it", "secateur run 'my recipe.yaml'")],
@@ -76,9 +82,9 @@ def test_it_needs_nothing_else(page: Page) -> None:
     html = render(page)
     tags = Tags(html).tags
     assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in tags)
-    sources = [attributes[name] for _, attributes in tags for name in ("src", "href") if name in attributes]
-    assert len(sources) == 1
-    assert all(source and source.startswith("data:image/png;base64,") for source in sources)
+    sources = [attributes[name] for _, attributes in tags for name in ("src", "srcset", "href") if name in attributes]
+    assert len(sources) == 2
+    assert all(source and source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"https?://|@import|url\(", html)
 
 
@@ -172,3 +178,25 @@ def test_training_on_the_measured_source_is_said() -> None:
     (warning,) = source_warnings([measured, text("calibration", "pydocs", "pydocs, test split")])
     assert "the pruned model was calibrated on this very text" in warning
     assert source_warnings([measured, text("training", "sha256:1", "a.txt")]) == []
+
+
+def test_columns_that_do_not_fit_stand_in_a_second_table_with_the_same_labels() -> None:
+    header = ["model", *(f"accuracy on task number {number}" for number in range(12))]
+    table = Table(header, [["a-model", *("40.0%" for _ in header[1:])], ["another", *("50.0%" for _ in header[1:])]])
+    parts = table.parts()
+    assert len(parts) > 1
+    assert [name for part in parts for name in part.header[1:]] == header[1:]
+    assert all(part.header[0] == "model" and [row[0] for row in part.rows] == ["a-model", "another"] for part in parts)
+    widths = [len(part.header) for part in parts]
+    assert max(widths) - min(widths) <= 2
+    assert Table(["model", "perplexity"], []).parts()[0].header == ["model", "perplexity"]
+
+
+@pytest.mark.parametrize(("allocation", "shown"), [("global", False), ("inverse", True)])
+def test_scores_of_layers_stand_there_where_the_cut_went_by_them(
+    metrics: dict[str, Any], allocation: str, shown: bool
+) -> None:
+    metrics["texts"].append(text("importance", "", "pydocs", figure="layer importance"))
+    page = run_page(metrics, plan=plan(3, allocation=allocation), importance=importance(3))
+    assert ("layer importance" in [figure for figure, _ in page.texts]) == shown
+    assert ("Layers scored on" in page.pictures[1].caption) == shown

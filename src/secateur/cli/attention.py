@@ -8,8 +8,8 @@ import typer
 from secateur.cli.command import command
 from secateur.cli.group import Group
 from secateur.cli.options import Json, Model
-from secateur.cli.output import say
-from secateur.console import counted, stdout
+from secateur.cli.output import say, show
+from secateur.console import counted
 from secateur.errors import InputError
 from secateur.files import expanded, write_bytes, write_figures
 
@@ -116,7 +116,7 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
 
     loaded, tokenizer = load(model, **config.load_arguments())
     figures = compare_with_dense(loaded, tokenizer, config).to_dict()
-    stdout.print(attention_table(figures))
+    show(attention_table(figures))
     say(f"measured on {counted(figures['windows'], 'window')} of {config.seqlen:,} tokens of {config.data}")
     if json is not None:
         write_figures(json, figures)

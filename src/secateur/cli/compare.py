@@ -7,7 +7,7 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Output
-from secateur.cli.output import say
+from secateur.cli.output import say, show
 from secateur.console import stdout
 from secateur.files import write_figures
 
@@ -26,7 +26,7 @@ def compare(
         list[Path],
         typer.Argument(
             metavar="RESULT",
-            help="--json files of evaluate or run, run directories, sweeps; the first model is the baseline.",
+            help="--json files of evaluate or run, run directories, sweeps.",
         ),
     ],
     output: Output,
@@ -37,7 +37,8 @@ def compare(
     """Put results into one table, one page and one plot.
 
     Writes comparison.md, comparison.json, comparison.html and comparison.png: parameters against perplexity and
-    accuracy, with a sweep sweep.png as well. What was not measured alike stands in columns of its own.
+    accuracy, with a sweep sweep.png as well. What was not measured alike stands in columns of its own. Changes are
+    against the uncut model of the same family.
     """
     from secateur.comparison.comparison import compare_results, require_place, write_comparison
     from secateur.report import comparison_table, task_table
@@ -47,10 +48,10 @@ def compare(
     page = write_comparison(comparison, directory, title="Comparison", command_line=command_line)
     if json is not None:
         write_figures(json, comparison.to_dict())
-    stdout.print(comparison_table(comparison.rows))
+    show(comparison_table(comparison.rows))
     if any(row["tasks"] for row in comparison.rows):
         stdout.print()
-        stdout.print(task_table(comparison.rows))
+        show(task_table(comparison.rows))
     for warning in comparison.warnings:
         say(f"Note: {warning}")
     say(str(page))

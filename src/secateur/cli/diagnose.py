@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model
-from secateur.cli.output import say
-from secateur.console import stdout
+from secateur.cli.output import say, show
 from secateur.errors import ModelError
 from secateur.files import write_figures
 
@@ -28,10 +27,10 @@ def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
     report = health.to_dict()
     if json is not None:
         write_figures(json, report)
-    stdout.print(weights_table(report))
+    show(weights_table(report))
     say(health.zeros)
     if health.problems:
-        stdout.print(health_table(report))
+        show(health_table(report))
     errors = sum(problem.severity == "error" for problem in health.problems)
     if errors:
         raise ModelError(f"{model} has {errors} error{'s' if errors > 1 else ''}, listed above")

@@ -7,6 +7,7 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Models, UsageError
+from secateur.cli.output import show
 from secateur.console import stdout
 from secateur.files import write_bytes, write_figures
 
@@ -31,9 +32,9 @@ def evaluate(
 ) -> None:
     """Measure models side by side: perplexity, tasks, speed, memory.
 
-    The first model is the baseline of the changes. --tasks asks questions with known answers, zero-shot unless
-    --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is measured. A task of one's own in
-    --include-path may only run code with --trust-remote-code.
+    The first model is the baseline of the changes, but for models of another family. --tasks asks questions with
+    known answers, zero-shot unless --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is
+    measured. A task of one's own in --include-path may only run code with --trust-remote-code.
     """
     if plot is not None and not config.perplexity:
         raise UsageError("--plot draws perplexities; leave out --no-perplexity")
@@ -41,12 +42,12 @@ def evaluate(
     from secateur.report import comparison_table, memory_table, perplexity_plot, task_table
 
     evaluations = [evaluation.to_dict() for evaluation in compare_models(models, config)]
-    stdout.print(comparison_table(evaluations))
+    show(comparison_table(evaluations, baseline=0))
     stdout.print()
-    stdout.print(memory_table(evaluations))
+    show(memory_table(evaluations, baseline=0))
     if config.tasks:
         stdout.print()
-        stdout.print(task_table(evaluations))
+        show(task_table(evaluations, baseline=0))
     if json is not None:
         write_figures(json, {"models": evaluations})
     if plot is not None:

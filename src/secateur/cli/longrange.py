@@ -8,8 +8,7 @@ import typer
 from secateur.cli.command import command
 from secateur.cli.group import Group
 from secateur.cli.options import Json, Output, Overwrite
-from secateur.cli.output import say
-from secateur.console import stdout
+from secateur.cli.output import say, show
 from secateur.files import expanded, write_figures
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: 
     from secateur.report import prepared_table
 
     meta = prepare(task, expanded(output), config, overwrite=overwrite)
-    stdout.print(prepared_table(meta.to_dict()))
+    show(prepared_table(meta.to_dict()))
     say(str(output))
 
 
@@ -61,7 +60,7 @@ def train(
         return
     if json is not None:
         write_figures(json, results)
-    stdout.print(longrange_table([results]))
+    show(longrange_table([results]))
     say(str(output / config.name))
 
 

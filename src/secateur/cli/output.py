@@ -2,15 +2,24 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from secateur.console import stderr, stdout
 from secateur.environment import launched_together
 from secateur.errors import InputError
 
+if TYPE_CHECKING:
+    from secateur.report import TextTable
+
 
 def say(text: str) -> None:
     """Print a line on standard output as it is: no markup, no line breaks added."""
     stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def show(table: "TextTable") -> None:
+    """Print a table on standard output, laid out for the terminal; nothing of it is cut."""
+    stdout.print(table, soft_wrap=True)
 
 
 def complain(message: str, traceback: bool = False) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.options import Json
-from secateur.cli.output import say
+from secateur.cli.output import say, show
 from secateur.console import stdout
 from secateur.files import write_figures
 
@@ -47,7 +47,7 @@ def plan(
     found = estimate(model, config).to_dict()
     say(plan_summary(found))
     stdout.print()
-    stdout.print(plan_table(found))
+    show(plan_table(found))
     if found["advice"]:
         stdout.print()
     for line in found["advice"]:

@@ -7,8 +7,7 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Overwrite
-from secateur.cli.output import say
-from secateur.console import stdout
+from secateur.cli.output import say, show
 from secateur.files import expanded, write_figures
 
 
@@ -46,7 +45,7 @@ def run(
         metrics = run_longrange(loaded, text, directory, command_line=command_line, overwrite=overwrite)
         if json is not None:
             write_figures(json, metrics)
-        stdout.print(longrange_table(metrics["runs"]))
+        show(longrange_table(metrics["runs"]))
         say(str(directory))
         return
     metrics = run_recipe(loaded, text, directory, command_line=command_line, overwrite=overwrite)
@@ -54,7 +53,7 @@ def run(
         return
     if json is not None:
         write_figures(json, metrics)
-    stdout.print(comparison_table(comparison_rows(metrics)))
+    show(comparison_table(comparison_rows(metrics)))
     for warning in source_warnings(metrics["texts"]):
         say(f"Note: {warning}")
     opens = RunResults(loaded, expanded(directory), expanded(directory)).where_it_opens()

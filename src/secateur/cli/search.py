@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Model, Output, Overwrite
-from secateur.cli.output import say
-from secateur.console import command_text, counted, stdout
+from secateur.cli.output import say, show
+from secateur.console import command_text, counted
 from secateur.files import write_figures
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def search(
     result = search_model(model, output, config, command_line=command_line, overwrite=overwrite)
     if json is not None:
         write_figures(json, result.to_dict())
-    stdout.print(search_table(result.to_dict()))
+    show(search_table(result.to_dict()))
     say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
     windows = counted(result.plan.calibration_windows, "window")
     say(f"Calibrated on {windows} of {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")

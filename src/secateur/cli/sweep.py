@@ -7,7 +7,7 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.options import Json, Overwrite
-from secateur.cli.output import say
+from secateur.cli.output import say, show
 from secateur.console import stdout
 from secateur.errors import SecateurError
 from secateur.files import write_figures
@@ -47,10 +47,10 @@ def sweep(
         if json is not None:
             write_figures(json, result.comparison.to_dict())
         rows = result.comparison.rows
-        stdout.print(comparison_table(rows))
+        show(comparison_table(rows))
         if any(row["tasks"] for row in rows):
             stdout.print()
-            stdout.print(task_table(rows))
+            show(task_table(rows))
         for warning in result.comparison.warnings:
             say(f"Note: {warning}")
         say(str(result.page))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ from secateur.report import (
     sweep_plot,
     text_notes,
 )
+from secateur.report.comparison import size_figure, sweep_figure
+from secateur.report.html import Draw
 from secateur.showing import Drawn, model_row
 
 if TYPE_CHECKING:
@@ -128,11 +131,12 @@ def write_comparison(comparison: Comparison, directory: Path, *, title: str, com
     """
     rows = comparison.rows
     contents: dict[str, object] = {}
-    pictures = {"Size and quality": size_plot(rows)}
-    contents[PLOT] = pictures["Size and quality"]
+    pictures: dict[str, Draw] = {"Size and quality": partial(size_figure, rows)}
+    contents[PLOT] = size_plot(rows)
     if comparison.keys:
-        pictures = {f"Quality by {comparison.keys[0]}": sweep_plot(rows, comparison.keys[0]), **pictures}
-        contents[SWEEP_PLOT] = next(iter(pictures.values()))
+        key = comparison.keys[0]
+        pictures = {f"Quality by {key}": partial(sweep_figure, rows, key), **pictures}
+        contents[SWEEP_PLOT] = sweep_plot(rows, key)
     notes = [f"{note[0].upper()}{note[1:]}." for note in text_notes(rows)] + comparison.warnings
     listed = "".join(f"* {markdown_text(note)}\n" for note in notes)
     heading = f"# {markdown_text(title)}\n\n"

@@ -43,6 +43,7 @@ class _Row(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False)
 
     name: str
+    family: str = ""
     parameters: Count
     perplexity: dict[str, Annotated[float, Field(gt=0)] | None] = {}
     windows: dict[str, Count] = {}

@@ -23,6 +23,7 @@ from secateur.models import configured, count_parameters
 from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
+from secateur.models.modeling_secateur import PREFIX
 from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
 from secateur.showing import Drawn, model_row
@@ -54,6 +55,7 @@ class Evaluation(Drawn):
         peak_memory_bytes: while generating.
         memory_measured: what that is: GPU allocations, or the resident set of the process.
         tasks: scores by the task's name.
+        family: what a cut leaves of an architecture: its kind, hidden size and vocabulary.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Evaluation(Drawn):
     peak_memory_bytes: int | None = None
     memory_measured: str | None = None
     tasks: dict[str, TaskScore] = field(default_factory=dict)
+    family: str = ""
 
     def add_speed(self, speed: Speed) -> None:
         """Take over the figures of a speed measurement."""
@@ -204,7 +207,15 @@ def measure_quality(
         dtype=str(underlying(model).dtype).removeprefix("torch."),
         device=str(input_device(model)),
         sparsity=share_of_zeros(underlying(model)),
+        family=family_of(underlying(model)),
     )
+
+
+def family_of(model: PreTrainedModel) -> str:
+    """What models that were cut out of one have in common with it: `llama, 576 wide, 49,152 tokens`."""
+    text = model.config.get_text_config()
+    kind = model.config.model_type.removeprefix(PREFIX)
+    return f"{kind}, {text.hidden_size} wide, {text.vocab_size:,} tokens"
 
 
 def speed_options(config: EvaluateConfig) -> dict[str, Any]:

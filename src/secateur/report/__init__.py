@@ -4,13 +4,15 @@ from secateur.report.comparison import comparison_page, size_plot, sweep_plot
 from secateur.report.drawings import plan_plot, weights_plot
 from secateur.report.figures import figure_of
 from secateur.report.html import Page, Picture, Sample, Table, render
+from secateur.report.layout import Column, TextTable
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
+from secateur.report.maps import attention_map, sparsity_map
 from secateur.report.page import comparison_rows, run_page, source_warnings
 from secateur.report.planning import plan_markdown, plan_summary, plan_table
-from secateur.report.plots import attention_map, loss_curve, perplexity_plot, pruning_strategy, sparsity_map, stage_plot
+from secateur.report.plots import loss_curve, perplexity_plot, stage_plot
 from secateur.report.search import search_plot, search_table
+from secateur.report.strategy import pruning_strategy
 from secateur.report.tables import (
-    Column,
     attention_table,
     comparison_columns,
     comparison_markdown,
@@ -30,6 +32,7 @@ __all__ = [
     "Picture",
     "Sample",
     "Table",
+    "TextTable",
     "attention_map",
     "attention_table",
     "comparison_columns",

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from secateur.report.plots import ATTENTION, MLP, NEUTRAL, plain_label, png
+from secateur.report.style import ATTENTION, MLP, NEUTRAL, plain_label, png
 
 GB = 1e9
 

@@ -1,31 +1,71 @@
 """The HTML page of a run: one file that needs no network, no script and no other file."""
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
 
 import jinja2
+from matplotlib.figure import Figure
 
+from secateur.report.layout import Column, split
+from secateur.report.style import NARROW, WIDE, svg
+
+Draw = Callable[[float], Figure]
 TEMPLATE = "report.html.j2"
+PAGE_WIDTH = 84  # characters of a table, where a page is 800 pixels wide
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text. Columns from `numbers_from` on are aligned to the right."""
+    """Cells as text. Columns from `numbers_from` on are aligned to the right.
+
+    Where not all fit the page, several tables stand below each other, each with the columns before `numbers_from`.
+    """
 
     header: list[str]
     rows: list[list[str]]
     caption: str = ""
     numbers_from: int = 1
+    joined: frozenset[int] = frozenset()
+
+    def parts(self) -> "list[Table]":
+        """The tables that stand below each other, as few as fit `PAGE_WIDTH` characters and about as wide each."""
+        cells = list(zip(*self.rows, strict=True)) or [()] * len(self.header)
+        columns = [
+            Column(header, list(cell), "left" if index < self.numbers_from else "right", index in self.joined)
+            for index, (header, cell) in enumerate(zip(self.header, cells, strict=True))
+        ]
+        found = split(columns, PAGE_WIDTH, self.numbers_from) or [columns]
+        for width in range(PAGE_WIDTH, 0, -2):
+            tried = split(columns, width, self.numbers_from)
+            if tried is None or len(tried) > len(found):
+                break
+            found = tried
+        return [
+            Table(
+                [column.header for column in part],
+                [list(row) for row in zip(*(column.cells for column in part), strict=True)],
+                self.caption if part is found[-1] else "",
+                self.numbers_from,
+            )
+            for part in found
+        ]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG image; `caption` says what it shows and on which text that was measured."""
+    """An SVG image for wide windows and one for narrow ones; `caption` says on which text it was measured."""
 
     title: str
-    png: bytes
+    wide: str
+    narrow: str
     caption: str = ""
+
+    @classmethod
+    def drawn(cls, title: str, draw: Draw, caption: str = "") -> "Picture":
+        """The picture of a plot, by the function that draws it in a given width in inches."""
+        return cls(title, svg(draw(WIDE)), svg(draw(NARROW)), caption)
 
 
 @dataclass(frozen=True)
@@ -79,5 +119,5 @@ def render(page: Page) -> str:
     return environment.from_string(source).render(page=page)
 
 
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _data_uri(image: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(image.encode("utf-8")).decode("ascii")

@@ -2,12 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from secateur.console import counted
 from secateur.report.html import Page, Picture, Sample, Table
-from secateur.report.plots import loss_curve, pruning_strategy, sparsity_map, stage_plot
-from secateur.report.tables import Column, Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
+from secateur.report.layout import Column
+from secateur.report.maps import sparsity_figure
+from secateur.report.plots import loss_figure, stage_figure
+from secateur.report.strategy import scores_used, strategy_figure
+from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
 from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
@@ -38,7 +42,11 @@ def run_page(
         table=_table(rows),
         warnings=source_warnings(metrics["texts"]),
         tables=[("Tasks", task_page_table(rows))] if task_names(rows) else [],
-        texts=[(text["figure"], f"{text['amount']} of {text['description']}") for text in metrics["texts"]],
+        texts=[
+            (text["figure"], f"{text['amount']} of {text['description']}")
+            for text in metrics["texts"]
+            if text["role"] != "importance" or (plan is not None and scores_used(plan, importance))
+        ],
         pictures=list(_pictures(metrics, rows, plan, importance, zeros)),
         samples=_samples(metrics["models"]),
         sample_note=f"Greedy continuations, at most {metrics['sample_tokens']} tokens, of the text in grey. No "
@@ -133,7 +141,9 @@ def _table(rows: Sequence[Row]) -> Table:
 
 def page_table(columns: Sequence[Column], notes: Sequence[str]) -> Table:
     """Columns as a table of the page, with notes as sentences below."""
+    joined = frozenset(index for index, column in enumerate(columns) if column.joined)
     return Table(
+        joined=joined,
         header=[column.header for column in columns],
         rows=[list(row) for row in zip(*(column.cells for column in columns), strict=True)],
         caption="".join(f"{note[0].upper()}{note[1:]}. " for note in notes).strip(),
@@ -148,21 +158,21 @@ def _pictures(
     zeros: Mapping[str, Any] | None,
 ) -> Iterator[Picture]:
     if len(rows) > 1:
-        yield Picture("Perplexity by stage", stage_plot(rows), "; ".join(text_notes(rows)))
+        yield Picture.drawn("Perplexity by stage", partial(stage_figure, rows), "; ".join(text_notes(rows)))
     if plan is not None:
         caption = f"Units chosen on {plan['calibration']}." if plan.get("calibration") else ""
-        if importance is not None and importance.get("corpus"):
+        if importance is not None and importance.get("corpus") and scores_used(plan, importance):
             caption += f" Layers scored on {counted(importance.get('samples', 0), 'window')} of {importance['corpus']}."
-        yield Picture("What was cut, layer by layer", pruning_strategy(plan, importance), caption.strip())
+        yield Picture.drawn("What was cut, layer by layer", partial(strategy_figure, plan, importance), caption.strip())
     if zeros is not None:
         caption = f"Chosen on {zeros['calibration']}." if zeros["calibration"] else "Chosen without a text."
-        yield Picture("Where the zeros are", sparsity_map(zeros), caption)
+        yield Picture.drawn("Where the zeros are", partial(sparsity_figure, zeros), caption)
     training = metrics.get("training")
     if training and training["history"]:
         caption = f"Trained on {training['corpus']}; evaluated on windows of it that were set apart."
         if training["settings"]["teacher"] is not None:
             caption += " The training loss holds the teacher's part, the evaluation loss is cross entropy alone."
-        yield Picture("Loss while training", loss_curve(training["history"]), caption)
+        yield Picture.drawn("Loss while training", partial(loss_figure, training["history"]), caption)
 
 
 def _samples(models: Sequence[Mapping[str, Any]]) -> list[Sample]:

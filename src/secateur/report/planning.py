@@ -1,12 +1,11 @@
 """The table of a plan: every phase's memory and time. Figures are what `ModelEstimate.to_dict()` gives."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from rich.table import Table
-
-from secateur.report.tables import Column, markdown, plain_table
+from secateur.report.layout import NO_BREAK, Column, TextTable
+from secateur.report.tables import markdown
 
 GB = 1e9
 NOT_FITTING = "does not fit"
@@ -34,11 +33,11 @@ def plan_columns(figures: Mapping[str, Any]) -> list[Column]:
     ]
 
 
-def plan_table(figures: Mapping[str, Any]) -> Table:
-    """The phases for the terminal, within 80 columns: each option on a line of its own."""
-    columns = plan_columns(figures)
-    columns[1] = replace(columns[1], cells=[cell.replace(" --", "\n--") for cell in columns[1].cells])
-    return plain_table(columns)
+def plan_table(figures: Mapping[str, Any]) -> TextTable:
+    """The phases for the terminal. An option and its value stay on one line."""
+    phase, options, *figured = plan_columns(figures)
+    kept = [re.sub(r" (?!--)", NO_BREAK, cell) for cell in options.cells]
+    return TextTable([phase, Column(options.header, kept, "left"), *figured])
 
 
 def plan_markdown(figures: Mapping[str, Any]) -> str:

@@ -5,13 +5,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from rich.table import Table
 
-from secateur.report.plots import ATTENTION, NEUTRAL, png
-from secateur.report.tables import Column, plain_table
+from secateur.report.layout import Column, TextTable
+from secateur.report.style import ATTENTION, NEUTRAL, WIDE, heading, honest_scale, png, styled
 
 
-def search_table(found: Mapping[str, Any]) -> Table:
+def search_table(found: Mapping[str, Any]) -> TextTable:
     """Each round's cut: divergence, what attention bears, and what stays whole.
 
     Args:
@@ -19,7 +18,7 @@ def search_table(found: Mapping[str, Any]) -> Table:
     """
     rounds = found["rounds"]
     first = rounds[0]["divergence"]
-    return plain_table(
+    return TextTable(
         [
             Column("round", [_name(number, found["best"]) for number in range(len(rounds))], "left"),
             Column("KL divergence", [f"{row['divergence']:.4f}" for row in rounds]),
@@ -32,32 +31,38 @@ def search_table(found: Mapping[str, Any]) -> Table:
 
 
 def search_plot(found: Mapping[str, Any]) -> bytes:
+    """KL divergence by round and attention's share of the cut, as a PNG image. Arguments as `search_figure`."""
+    return png(search_figure(found))
+
+
+@styled
+def search_figure(found: Mapping[str, Any], width: float = WIDE) -> Figure:
     """KL divergence by round, above the share of the cut that attention bears. The best round is marked.
 
     Args:
         found: content of `search.json`.
-
-    Returns:
-        A PNG image.
+        width: in inches.
     """
     rounds, best = found["rounds"], found["best"]
     numbers = range(1, len(rounds) + 1)
     divergences = [row["divergence"] for row in rounds]
-    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    figure = Figure(figsize=(width, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    upper.plot(numbers, divergences, "o-", color=NEUTRAL)
+    upper.plot(numbers, divergences, "o", color=NEUTRAL)
     upper.plot([best + 1], [divergences[best]], "o", color=ATTENTION, markersize=10, label="the plan")
     upper.axhline(divergences[0], color=NEUTRAL, linestyle=":", label="prune's own allocation")
-    upper.set_ylabel("KL divergence from the uncut\nmodel (nats per token)")
-    upper.legend(fontsize=8)
-    shares = [row["attention_share"] for row in rounds]
-    lower.plot(numbers, shares, "o-", color=ATTENTION)
+    said = honest_scale(upper, divergences)
+    heading(upper, "KL divergence from the uncut model (nats per token)" + (f"; {said}" if said else ""))
+    upper.legend()
+    lower.plot(numbers, [row["attention_share"] for row in rounds], "o", color=ATTENTION)
     lower.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    lower.set_ylim(0, 1.2 * max(shares) or 1)
-    lower.set_ylabel("share of the cut\nin attention")
+    lower.set_ylim(0, 1)
+    heading(lower, "share of the cut that attention bears")
     lower.set_xlabel("round")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return png(figure)
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    return figure
 
 
 def _change(divergence: float, first: float) -> str:

@@ -3,37 +3,21 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.table import Table
-from rich.text import Text
+from typing import Any
 
 from secateur.console import counted
+from secateur.report.layout import Column, TextTable
 
 Row = Mapping[str, Any]
 
 MISSING = "–"
 BASELINE = "baseline"
-WIDTH = 80
-GAP = 2
-NARROWEST_NAME = 10
-TEXT_NAME_WIDTH = 12
-LOCATION_WIDTH = 36
+UNCUT = "original"
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow"}
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of a table as text."""
-
-    header: str
-    cells: list[str]
-    justify: Literal["left", "right"] = "right"
-
-
-def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
+def comparison_columns(rows: Sequence[Row], baseline: int | None = None) -> list[Column]:
     """The comparison of models as columns of text, for any renderer.
 
     Args:
@@ -41,58 +25,77 @@ def comparison_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
             where measured `prefill_tokens_per_second` and `decode_tokens_per_second`. A model fine-tuned
             after a cut says in `recovers` the name of the cut model's row: its change is then the share of
             the rise of log-perplexity, from the baseline to the cut model, that is gone.
-        baseline: which row the others are compared with.
+        baseline: which row those of its family are compared with; by default as in `baselines`.
 
             `values` are those of the recipe's keys that a sweep gave the row. `tasks` are scores by the task's name.
+            `family` says which models are of one family; without it all are.
 
     Returns:
         Model; swept values; perplexity and change for each text; accuracy for each task; share of zeros; parameters
         and change; speeds. What no row has is left out.
     """
-    texts = text_names(rows)
-    columns = [Column("model", [str(row["name"]) for row in rows], "left"), *_value_columns(rows)]
-    for text in texts:
-        suffix = f" ({short_text_name(text)})" if len(texts) > 1 else ""
-        columns += _perplexity_columns(rows, baseline, text, suffix)
-    return columns + _accuracy_columns(rows) + _zeros_column(rows) + _size_and_speed_columns(rows, baseline)
+    return [*_label_columns(rows), *_text_columns(rows, baseline), *_accuracy_columns(rows), *_rest(rows, baseline)]
 
 
-def comparison_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
-    """The comparison of models for the terminal. Arguments as `comparison_columns`.
-
-    It fits 80 columns for up to three texts. With several texts changes stand below the figures, which keeps
-    it to one column per text; so do they where names would otherwise be broken between their slashes.
-    """
-    texts = text_names(rows)
-    figures, values, zeros = _size_and_speed_columns(rows, baseline), _value_columns(rows), _zeros_column(rows)
-    if len(texts) <= 1:
-        quality = [column for text in texts for column in _perplexity_columns(rows, baseline, text, "")]
-        columns = [*values, *quality, *figures, *zeros]
-        if _longest_step(rows) <= _left_for_names(columns):
-            return plain_table(with_names(rows, columns), title)
-    stacked = [_stacked(*_perplexity_columns(rows, baseline, text, f"\n{text}")) for text in texts]
-    columns = [*values, *stacked, _stacked(*figures[:2]), *figures[2:], *zeros]
-    return plain_table(with_names(rows, columns), title)
+def comparison_table(rows: Sequence[Row], *, baseline: int | None = None, title: str | None = None) -> TextTable:
+    """The comparison of models for the terminal, but for tasks. Arguments as `comparison_columns`."""
+    labels = _label_columns(rows)
+    figures = [*_text_columns(rows, baseline), *_rest(rows, baseline, last=True)]
+    return TextTable([*labels, *figures], title, len(labels))
 
 
-def comparison_markdown(rows: Sequence[Row], *, baseline: int = 0) -> str:
+def comparison_markdown(rows: Sequence[Row], *, baseline: int | None = None) -> str:
     """The comparison of models as a Markdown table. Arguments as `comparison_columns`."""
     return markdown(comparison_columns(rows, baseline))
 
 
-def memory_table(rows: Sequence[Row], *, baseline: int = 0, title: str | None = None) -> Table:
+def baselines(rows: Sequence[Row], baseline: int | None = None) -> list[int | None]:
+    """For each row the one that its figures are compared with: the uncut model of its family.
+
+    Args:
+        rows: as for `comparison_columns`. Uncut is the first called `original`; where there is none, the first with
+            the fewest zeros and among those the most parameters.
+        baseline: the row that those of its family are compared with instead.
+    """
+    families: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        families.setdefault(row.get("family") or "", []).append(index)
+    found: list[int | None] = [None] * len(rows)
+    for members in families.values():
+        if baseline in members:
+            first = baseline
+        else:
+            named = [index for index in members if _is_called_original(rows[index])]
+            least_cut = min(members, key=lambda index: (rows[index].get("sparsity") or 0.0, -_size(rows[index])))
+            first = named[0] if named else least_cut
+        for index in members:
+            found[index] = first
+    return found
+
+
+def _is_called_original(row: Row) -> bool:
+    """Whether a run calls it so, or a comparison of several runs: `run/original`, `original (2)`."""
+    return re.fullmatch(rf"(.*/)?{UNCUT}( \(\d+\))?", str(row["name"]), re.DOTALL) is not None
+
+
+def _size(row: Row) -> int:
+    """Its parameters, of which an adapter beside a cut model has some to spare."""
+    return -1 if row.get("recovers") else row.get("parameters") or 0
+
+
+def memory_table(rows: Sequence[Row], *, baseline: int | None = None, title: str | None = None) -> TextTable:
     """Size on disk and peak memory of models (`size_bytes`, `peak_memory_bytes`) where any was measured."""
-    columns = []
+    columns = [Column("model", [str(row["name"]) for row in rows], "left")]
     for header, key in (("size on disk", "size_bytes"), ("peak memory", "peak_memory_bytes")):
         values = [row.get(key) for row in rows]
         if all(value is None for value in values):
             continue
         columns.append(Column(header, [_bytes(value) for value in values]))
-        columns.append(Column("change", _changes(values, baseline), "left"))
-    return plain_table(with_names(rows, columns), title)
+        columns.append(Column("change", _changes(values, baselines(rows, baseline)), "left", joined=True))
+    return TextTable(columns, title)
 
 
-def attention_table(figures: Mapping[str, Any]) -> Table:
+def attention_table(figures: Mapping[str, Any]) -> TextTable:
     """Dense against sparse attention.
 
     Args:
@@ -107,22 +110,22 @@ def attention_table(figures: Mapping[str, Any]) -> Table:
         ("same greedy token", "", f"{figures['greedy_agreement']:.1%}"),
     ]
     names, dense, sparse = (list(column) for column in zip(*rows, strict=True))
-    return plain_table([Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)])
+    return TextTable([Column("", names, "left"), Column("dense", dense), Column("sparse", sparse)])
 
 
-def health_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
+def health_table(report: Mapping[str, Any], *, title: str | None = None) -> TextTable:
     """The problems of a model (`HealthReport.to_dict()`), errors first, for the terminal."""
-    table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("where", no_wrap=True)
-    table.add_column("what", overflow="fold")
-    for problem in sorted(report["problems"], key=lambda problem: problem["severity"] != "error"):
-        severity = Text(problem["severity"], SEVERITY_STYLES[problem["severity"]])
-        table.add_row(severity, Text(wrapped(problem["where"], LOCATION_WIDTH)), Text(problem["what"]))
-    return table
+    problems = sorted(report["problems"], key=lambda problem: problem["severity"] != "error")
+    severities, places, faults = ([problem[key] for problem in problems] for key in ("severity", "where", "what"))
+    columns = [
+        Column("severity", severities, "left", styles=SEVERITY_STYLES),
+        Column("where", places, "left"),
+        Column("what", faults, "left"),
+    ]
+    return TextTable(columns, title, labels=2)
 
 
-def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> Table:
+def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> TextTable:
     """What the weights of a model hold (`HealthReport.to_dict()`), one row per kind for all layers."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for tensor in report["tensors"]:
@@ -134,7 +137,7 @@ def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> Tab
         Column("zeros", [_zero_range(tensors) for tensors in kinds.values()]),
         Column("largest", [f"{max(t['largest'] for t in tensors):.3g}" for tensors in kinds.values()]),
     ]
-    return plain_table(columns, title)
+    return TextTable(columns, title)
 
 
 def text_notes(rows: Sequence[Row]) -> list[str]:
@@ -180,13 +183,33 @@ def short_text_name(text: str) -> str:
     return Path(text).name or text
 
 
-def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: str) -> list[Column]:
+def _label_columns(rows: Sequence[Row]) -> list[Column]:
+    return [Column("model", [str(row["name"]) for row in rows], "left"), *_value_columns(rows)]
+
+
+def _text_columns(rows: Sequence[Row], baseline: int | None) -> list[Column]:
+    """Perplexity and change for each text."""
+    texts, compared = text_names(rows), baselines(rows, baseline)
+    return [
+        column
+        for text in texts
+        for column in _perplexity_columns(rows, compared, text, f" ({short_text_name(text)})" if len(texts) > 1 else "")
+    ]
+
+
+def _rest(rows: Sequence[Row], baseline: int | None, last: bool = False) -> list[Column]:
+    """Zeros, sizes and speeds; the zeros at the end if so wanted."""
+    zeros, others = _zeros_column(rows), _size_and_speed_columns(rows, baselines(rows, baseline))
+    return [*others, *zeros] if last else [*zeros, *others]
+
+
+def _perplexity_columns(rows: Sequence[Row], compared: Sequence[int | None], text: str, suffix: str) -> list[Column]:
     values = [perplexities(row).get(text) for row in rows]
-    changes = _changes(values, baseline)
+    changes = _changes(values, compared)
     by_name = {(row["name"], _values(row)): value for row, value in zip(rows, values, strict=True)}
-    first = values[baseline]
     for index, row in enumerate(rows):
-        name, value = row.get("recovers"), values[index]
+        name, value, baseline = row.get("recovers"), values[index], compared[index]
+        first = None if baseline is None else values[baseline]
         cut = by_name.get((name, _values(row)), by_name.get((name, _values({}))))
         if index != baseline and first and cut and value:
             share = share_of_rise(first, cut, value)
@@ -194,7 +217,7 @@ def _perplexity_columns(rows: Sequence[Row], baseline: int, text: str, suffix: s
                 changes[index] = f"{_signed(-share, 0)} of the rise"
     return [
         Column(f"perplexity{suffix}", [_perplexity(row, text) for row in rows]),
-        Column("change", changes, "left"),
+        Column("change", changes, "left", joined=True),
     ]
 
 
@@ -264,20 +287,11 @@ def _zeros_column(rows: Sequence[Row]) -> list[Column]:
     return [Column("zeros", [f"{share:.1%}" if share else MISSING for share in shares])] if any(shares) else []
 
 
-def _stacked(figures: Column, changes: Column) -> Column:
-    """One column out of two, each change in one or two lines below its figure."""
-    below = [change.replace(" the ", "\nthe ") for change in changes.cells]
-    cells = [f"{figure}\n{change}" for figure, change in zip(figures.cells, below, strict=True)]
-    first, *name = figures.header.split("\n")
-    header = "\n".join([first, *(wrapped(short_text_name(part), TEXT_NAME_WIDTH) for part in name)])
-    return Column(header, cells)
-
-
-def _size_and_speed_columns(rows: Sequence[Row], baseline: int) -> list[Column]:
+def _size_and_speed_columns(rows: Sequence[Row], compared: Sequence[int | None]) -> list[Column]:
     parameters = [row.get("parameters") for row in rows]
     columns = [
         Column("parameters", [_formatted(value, ",") for value in parameters]),
-        Column("change", _changes(parameters, baseline), "left"),
+        Column("change", _changes(parameters, compared), "left", joined=True),
     ]
     for header, key, pattern in (
         ("prefill tok/s", "prefill_tokens_per_second", ",.0f"),
@@ -288,10 +302,13 @@ def _size_and_speed_columns(rows: Sequence[Row], baseline: int) -> list[Column]:
     return columns
 
 
-def _changes(values: Sequence[float | None], baseline: int) -> list[str]:
-    first = values[baseline]
-    changes = [_signed(value / first - 1) if value and first else MISSING for value in values]
-    changes[baseline] = BASELINE
+def _changes(values: Sequence[float | None], compared: Sequence[int | None]) -> list[str]:
+    """Changes in percent, each against the value of the row that it is compared with."""
+    changes = []
+    for index, (value, baseline) in enumerate(zip(values, compared, strict=True)):
+        first = None if baseline is None else values[baseline]
+        change = _signed(value / first - 1) if value and first else MISSING
+        changes.append(BASELINE if baseline == index else change)
     return changes
 
 
@@ -327,61 +344,6 @@ def _bytes(value: float | None) -> str:
 def _zero_range(tensors: Sequence[Mapping[str, Any]]) -> str:
     low, high = (f"{100 * choose(tensor['zeros'] for tensor in tensors):.2f}%" for choose in (min, max))
     return low if low == high else f"{low} to {high}"
-
-
-def with_names(rows: Sequence[Row], columns: Sequence[Column]) -> list[Column]:
-    """Put the models' names before the columns, in the width that those leave."""
-    names = [wrapped(str(row["name"]), _left_for_names(columns)) for row in rows]
-    return [Column("model", names, "left"), *columns]
-
-
-def _left_for_names(columns: Sequence[Column]) -> int:
-    return max(WIDTH - sum(width(column) + GAP for column in columns), NARROWEST_NAME)
-
-
-def _longest_step(rows: Sequence[Row]) -> int:
-    """The longest part of a name between slashes; 0 where no name has any."""
-    steps = [step for row in rows if "/" in row["name"] for step in re.findall(r"[^/]+/?", row["name"])]
-    return max(map(len, steps), default=0)
-
-
-def width(column: Column) -> int:
-    """The width of a column, or of its parts of a phrase where it can be wrapped."""
-    text = "\n".join([_short_header(column), *column.cells])
-    return max(map(len, text.replace(" the ", "\nthe ").split("\n")))
-
-
-def _short_header(column: Column) -> str:
-    return column.header.replace(" tok/s", "\ntok/s")
-
-
-def wrapped(name: str, most: int) -> str:
-    """Break a long name after its slashes, and what is too long between two after hyphens, dots and spaces.
-
-    So no table has to cut it short.
-    """
-    lines = [""]
-    for step in re.findall(r"[^/]+/?|/", name):
-        if lines[-1] and len(lines[-1]) + len(step.rstrip()) > most:
-            lines.append("")
-        for part in re.findall(r"[^-_.\s]*[-_.\s]?", step) if len(step) > most else [step]:
-            if lines[-1] and len(lines[-1]) + len(part.rstrip()) > most:
-                lines.append("")
-            lines[-1] += part
-            while len(lines[-1]) > most:
-                lines[-1:] = [lines[-1][:most], lines[-1][most:]]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def plain_table(columns: Sequence[Column], title: str | None = None) -> Table:
-    """A table without lines; only a column of phrases may be wrapped."""
-    table = Table(title=title, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
-    for column in columns:
-        phrases = any(" of the " in cell for cell in column.cells)
-        table.add_column(_short_header(column), justify=column.justify, no_wrap=not phrases, overflow="fold")
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
 
 
 def markdown(columns: Sequence[Column]) -> str:

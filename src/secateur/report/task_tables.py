@@ -3,46 +3,35 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.table
-
 from secateur.report.html import Table
-from secateur.report.tables import (
-    GAP,
-    MISSING,
-    NARROWEST_NAME,
-    WIDTH,
-    Column,
-    Row,
-    accuracy,
-    plain_table,
-    task_names,
-    value_text,
-    width,
-    wrapped,
-)
-
-TASK_WIDTH = 16
+from secateur.report.layout import NO_BREAK, Column, TextTable
+from secateur.report.tables import MISSING, Row, accuracy, baselines, task_names, value_text
 
 
-def task_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
+def task_columns(rows: Sequence[Row], baseline: int | None = None) -> list[Column]:
     """A line for each task and model.
 
     Args:
         rows: as for `tables.comparison_columns`, with `tasks`.
-        baseline: which row the others are compared with, where it was asked the same questions.
+        baseline: which row those of its family are compared with, where it was asked the same questions.
 
     Returns:
         Task; model; accuracy with its standard error; change in points; acc_norm; other metrics where a task has no
         accuracy; examples; solved examples before each question. What no line has is left out.
     """
-    lines = [(task, row) for task in task_names(rows) for row in rows if task in (row.get("tasks") or {})]
-    scores = [row["tasks"][task] for task, row in lines]
-    first = rows[baseline].get("tasks") or {}
+    compared = baselines(rows, baseline)
+    lines = [
+        (task, row, {} if first is None else rows[first].get("tasks") or {})
+        for task in task_names(rows)
+        for row, first in zip(rows, compared, strict=True)
+        if task in (row.get("tasks") or {})
+    ]
+    scores = [row["tasks"][task] for task, row, _ in lines]
     columns = [
-        Column("task", [task for task, _ in lines], "left"),
-        Column("model", [row_label(row) for _, row in lines], "left"),
+        Column("task", [task for task, _, _ in lines], "left"),
+        Column("model", [row_label(row) for _, row, _ in lines], "left"),
         Column("accuracy", [_with_error(score, "acc", "exact_match") for score in scores]),
-        Column("points", [_points(score, first.get(task)) for (task, _), score in zip(lines, scores, strict=True)]),
+        Column("points", [_points(row["tasks"][task], first.get(task)) for task, row, first in lines]),
         Column("acc_norm", [_with_error(score, "acc_norm") for score in scores]),
         Column("other", [_others(score) for score in scores], "left"),
         Column("n", [f"{score['n']:,}" for score in scores]),
@@ -51,19 +40,16 @@ def task_columns(rows: Sequence[Row], baseline: int = 0) -> list[Column]:
     return [column for column in columns if any(cell != MISSING for cell in column.cells)]
 
 
-def task_table(rows: Sequence[Row], *, baseline: int = 0) -> rich.table.Table:
-    """The same for the terminal, in 80 columns. Arguments as `task_columns`."""
+def task_table(rows: Sequence[Row], *, baseline: int | None = None) -> TextTable:
+    """The same for the terminal. Arguments as `task_columns`."""
     columns = task_columns(rows, baseline)
     if not columns:
-        return plain_table([])
-    tasks, models, *figures = columns
-    names = Column("task", [wrapped(cell, TASK_WIDTH) for cell in _once(tasks)], "left")
-    others = sum(width(column) + GAP for column in [names, *figures])
-    labels = [wrapped(cell, max(WIDTH - others, NARROWEST_NAME)) for cell in models.cells]
-    return plain_table([names, Column("model", labels, "left"), *figures])
+        return TextTable([])
+    tasks, *others = columns
+    return TextTable([Column("task", _once(tasks), "left"), *others], labels=2)
 
 
-def task_page_table(rows: Sequence[Row], *, baseline: int = 0) -> Table:
+def task_page_table(rows: Sequence[Row], *, baseline: int | None = None) -> Table:
     """The same for the HTML page. Arguments as `task_columns`."""
     columns = task_columns(rows, baseline)
     cells = [list(line) for line in zip(*(column.cells for column in columns), strict=True)]
@@ -103,8 +89,8 @@ def _points(score: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
 def _others(score: Mapping[str, Any]) -> str:
     if accuracy(score) is not None:
         return MISSING
-    shown = [f"{name} {value:.4g}" for name, value in score["metrics"].items() if value is not None]
-    return "\n".join(shown) or MISSING
+    shown = [f"{name}{NO_BREAK}{value:.4g}" for name, value in score["metrics"].items() if value is not None]
+    return " ".join(shown) or MISSING
 
 
 def _once(column: Column) -> list[str]:

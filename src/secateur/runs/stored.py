@@ -54,6 +54,7 @@ class PlanFile(RunFile):
     calibration_source: str = ""
     calibration_windows: Count = 0
     layers: list[LayerFigures] = Field(min_length=1, max_length=MOST_LAYERS)
+    settings: dict[str, Any] = {}
 
 
 class ImportanceFile(RunFile):
@@ -74,6 +75,8 @@ class MatrixFigures(RunFile):
     layer: Layer
     name: str
     sparsity: Annotated[float, Field(ge=0, le=1)]
+    norm_lost: Annotated[float, Field(ge=0, le=1)] | None = None
+    pattern: str | None = None
 
 
 class ZerosFile(RunFile):

@@ -23,20 +23,25 @@ from secateur.sparsity.sparsegpt import sparsegpt
 
 Quotas = Mapping[nn.Linear, Quota]
 Cut = Callable[[nn.Linear, Quota], Tensor]
+Lost = dict[nn.Linear, float]  # of a projection's squared norm, the share in weights that became zero
 
 
 @torch.no_grad()
-def cut_by_magnitude(model: PreTrainedModel, quotas: Quotas) -> None:
-    """Zero the smallest weights of each row. No text is needed."""
+def cut_by_magnitude(model: PreTrainedModel, quotas: Quotas) -> Lost:
+    """Zero the smallest weights of each row. No text is needed. Returns as `cut_streamed`."""
+    lost: Lost = {}
     for index, layer in enumerate(adapter_of(model).layers(model)):
         for linear in (module for module in layer.modules() if module in quotas):
             assert isinstance(linear, nn.Linear)
-            linear.weight.mul_(quotas[linear].keep(magnitude(linear.weight.float())))
+            keep = quotas[linear].keep(magnitude(linear.weight.float()))
+            lost[linear] = _norm_lost(linear.weight, keep)
+            linear.weight.mul_(keep)
         settle(model, index, layer)
+    return lost
 
 
 @torch.no_grad()
-def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> None:
+def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> Lost:
     """Cut a model in place by Wanda or SparseGPT, while the calibration text goes through it once.
 
     Each half of a layer is run as far as its first projections, which are cut; then as far as its output projection,
@@ -47,35 +52,41 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, wa
         quotas: the projections that are cut, and their zeros.
         config: how.
         walks: what an earlier try has done of a streamed model, whose layers it has written.
+
+    Returns:
+        For each projection the share of its squared norm that was in the weights that are zero now.
     """
+    lost: Lost = {}
     statistics = _wanda_cut if config.method == "wanda" else _sparsegpt_cut
 
     def cut(linears: Sequence[nn.Linear], inputs: Iterable[Tensor]) -> None:
         chosen = [linear for linear in linears if linear in quotas]
         if chosen:
             by = statistics(onto(inputs, chosen[0].weight.device), config.ridge)
-            _share_out(chosen, lambda linear: by(linear, quotas[linear]))
+            lost.update(_share_out(chosen, lambda linear: by(linear, quotas[linear])))
 
-    for index in _cut_range({"cut": stream}, quotas, config, walks):
+    for index in _cut_range({"cut": stream}, quotas, config, walks, lost):
         for half in stream.halves(index):
             *first, output = half.linears
             cut(first, stream.inputs(index, half, first[0]))
             inputs = stream.stored(stream.inputs(index, half, output))
             cut([output], inputs)
             stream.add(half, inputs)
+    return lost
 
 
 @torch.no_grad()
-def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> None:
+def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> Lost:
     """Cut a model in place by ADMM, towards what the uncut model gives.
 
     Two streams of the calibration text go through the layers side by side, the uncut model's and the cut one's. First
     projections are fitted to the uncut ones' outputs; output projections so that the cut stream comes back to the
     uncut one, which also mends what the layers before have left, each token's error taken relative to its hidden state.
-    Arguments as `cut_streamed`.
+    Arguments and result as `cut_streamed`.
     """
+    lost: Lost = {}
     uncut = stream.fork()
-    for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks):
+    for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks, lost):
         for half in stream.halves(index):
             *first, output = half.linears
             goals = uncut.stored(uncut.inputs(index, half, first[0]))
@@ -84,13 +95,14 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, w
             if chosen:
                 given = onto(stream.inputs(index, half, first[0]), chosen[0].weight.device)
                 gram = Gram.of_pairs(_tokens(given, goals))
-                _refit(chosen, quotas, gram, config, _own_outputs)
+                lost |= _refit(chosen, quotas, gram, config, _own_outputs)
             inputs = stream.stored(stream.inputs(index, half, output))
             if output in quotas:
                 pairs = towards(half, inputs, stream.hidden, uncut.hidden, mixed)
                 gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
-                _refit([output], quotas, gram, config, lambda _, cross: cross)
+                lost |= _refit([output], quotas, gram, config, lambda _, cross: cross)
             stream.add(half, inputs)
+    return lost
 
 
 def _by_norm(pairs: Iterable[tuple[Tensor, Tensor]], hidden: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -112,7 +124,7 @@ def _refit(
     gram: Gram,
     config: SparsifyConfig,
     towards: Callable[[nn.Linear, Tensor], Tensor],
-) -> None:
+) -> Lost:
     """ADMM with a ridge that holds the weights to what they were.
 
     Args:
@@ -130,17 +142,29 @@ def _refit(
         goal = towards(linear, gram.cross) + ridge[:, None] * linear.weight.float().T  # (in_features, out_features)
         return admm(linear.weight, hessian, goal, quotas[linear])
 
-    _share_out(linears, solve)
+    return _share_out(linears, solve)
 
 
-def _share_out(linears: Sequence[nn.Linear], solve: Callable[[nn.Linear], Tensor]) -> None:
+def _share_out(linears: Sequence[nn.Linear], solve: Callable[[nn.Linear], Tensor]) -> Lost:
     """Put new weights into projections with the same inputs, each solved by one process, which sends them to all."""
     solvers = [number % process_count() for number in range(len(linears))]
+    lost: Lost = {}
     for linear, solver in zip(linears, solvers, strict=True):
         if solver == process_number():
-            linear.weight.copy_(solve(linear))
+            solved = solve(linear)
+            lost[linear] = _norm_lost(linear.weight, solved != 0)
+            linear.weight.copy_(solved)
     for linear, solver in zip(linears, solvers, strict=True):
         linear.weight.copy_(broadcast(linear.weight, solver))
+        lost[linear] = float(broadcast(torch.tensor(lost.get(linear, 0.0)), solver))
+    return lost
+
+
+def _norm_lost(weight: Tensor, kept: Tensor) -> float:
+    """The share of a matrix's squared norm that is not in the weights that are kept."""
+    squares = weight.float().square()
+    whole = squares.sum(dtype=torch.float64)
+    return float((squares * ~kept).sum(dtype=torch.float64) / whole) if whole else 0.0
 
 
 def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
@@ -164,10 +188,10 @@ def _sparsegpt_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
     return lambda linear, quota: sparsegpt(linear.weight, damped, quota)
 
 
-def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks) -> Iterator[int]:
+def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks, lost: Lost) -> Iterator[int]:
     """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted.
 
-    Those that an earlier try has done take the weights that it has written.
+    Those that an earlier try has done take the weights that it has written, and `lost` what it has noted.
     """
     model = streams["cut"].model
     layers = adapter_of(model).layers(model)
@@ -175,6 +199,7 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
     first = walks.begin("cut", streams)
     for index in range(first):
         map_settled(model, index, layers[index])
+        lost |= _noted(walks, index, _chosen(layers[index], quotas))
     for index in track(range(first, last + 1), "Cutting"):
         home = device_of(layers[index], streams["cut"].hidden)
         if config.layer_by_layer:
@@ -184,4 +209,17 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
             stream.end_layer(index)
         layers[index].to(home)
         settle(model, index, layers[index])
+        noted = torch.tensor([lost[linear] for linear in _chosen(layers[index], quotas)], dtype=torch.float64)
+        walks.keep("cut", index, {"norm_lost": noted})
         walks.done("cut", index, streams)
+
+
+def _chosen(layer: nn.Module, quotas: Quotas) -> list[nn.Linear]:
+    """The projections of a layer that are cut."""
+    return [module for module in layer.modules() if isinstance(module, nn.Linear) and module in quotas]
+
+
+def _noted(walks: Walks, index: int, chosen: Sequence[nn.Linear]) -> Lost:
+    """What an earlier try has noted of a layer's projections."""
+    found = walks.found("cut", index, ["norm_lost"], lambda found: found["norm_lost"].shape == (len(chosen),))
+    return dict(zip(chosen, found["norm_lost"].tolist(), strict=True))

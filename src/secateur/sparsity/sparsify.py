@@ -45,6 +45,7 @@ class CutMatrix:
         zeros: how many of its weights are zero.
         sparsity: their share.
         pattern: N:M, or None.
+        norm_lost: of its squared norm before the cut, the share in weights that became zero.
     """
 
     layer: int
@@ -53,6 +54,7 @@ class CutMatrix:
     zeros: int
     sparsity: float
     pattern: str | None
+    norm_lost: float | None = None
 
 
 @dataclass(repr=False)
@@ -155,13 +157,13 @@ def sparsify(
         with timed(seconds, "cut"), solvable(config.ridge):
             chosen = dict(zip((matrix.linear for matrix in matrices), planned, strict=True))
             if calibration is None or config.method == "magnitude":
-                cut_by_magnitude(model, chosen)
+                lost = cut_by_magnitude(model, chosen)
             else:
                 stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
                 cut = cut_refitting if config.method == "admm" else cut_streamed
-                cut(stream, chosen, config, walks)
+                lost = cut(stream, chosen, config, walks)
     result = SparsifyResult(
-        matrices=[_described(model, matrix, config.pattern) for matrix in matrices],
+        matrices=[_described(model, matrix, config.pattern, lost.get(matrix.linear)) for matrix in matrices],
         asked=config.share,
         calibration=calibration.description if calibration else "",
         calibration_source=calibration.corpus.source if calibration else "",
@@ -192,8 +194,8 @@ def _allocated(
     return quotas(matrices, config, [by_layer[matrix.layer] for matrix in matrices])
 
 
-def _described(model: PreTrainedModel, matrix: Matrix, pattern: str | None) -> CutMatrix:
+def _described(model: PreTrainedModel, matrix: Matrix, pattern: str | None, lost: float | None) -> CutMatrix:
     weight = matrix.linear.weight
     zeros = weight.numel() - int(weight.count_nonzero())
     release(model, weight)
-    return CutMatrix(matrix.layer, matrix.name, matrix.shape, zeros, zeros / weight.numel(), pattern)
+    return CutMatrix(matrix.layer, matrix.name, matrix.shape, zeros, zeros / weight.numel(), pattern, lost)
