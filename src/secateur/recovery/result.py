@@ -58,7 +58,8 @@ class RecoverResult(Drawn):
     source: str
 
     def headline(self) -> str:
-        losses = [step["eval_loss"] for step in self.history if "eval_loss" in step]
+        names = ("eval_cross_entropy", "eval_loss")
+        losses = [step[name] for step in self.history for name in names if name in step]
         found = f", validation loss {losses[0]:.3f} → {min(losses):.3f}" if losses else ""
         where = f", in {self.output}" if self.output else ""
         return f"{self.method}, {self.steps:,} steps on {self.tokens:,} tokens, {self.seconds:.1f} s{found}{where}"
