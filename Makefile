@@ -5,6 +5,7 @@
 # make docs    the site, into site/
 # make torture every command that writes, killed at every change to the file system
 # make fuzz    every kind of file that secateur reads, damaged 4,200 times in all
+# make options what type checkers see of the options, written from the configs
 # make families every command on a small model of each family; writes the table of docs/families.md
 # make engines vLLM, llama.cpp, mlx-lm and others, an environment each in .engines (9 GB), and pruned models in them
 # make demo    set-up, then the whole job on SmolLM2-135M
@@ -25,7 +26,7 @@ PYTEST := -n 3 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test check newest docs torture fuzz families engines demo clean
+.PHONY: setup test check newest docs torture fuzz options families engines demo clean
 
 setup: $(STAMP)
 
@@ -66,6 +67,9 @@ torture: setup
 
 fuzz: setup
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
+
+options: setup
+	PYTHONPATH=tests $(BIN)/python -m typed_options
 
 families: setup
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m families

@@ -12,7 +12,7 @@ ORDER = (
     *("cli", "runs", "planning", *CUTS, "chat", "recovery", "evaluation", "handover", "exporting"),
     *("comparison", "report", "calibration", "kernels", "models", "data"),
 )
-BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress")
+BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress", "showing", "wording")
 
 
 def imported(file: Path) -> Iterator[str]:

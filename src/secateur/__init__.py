@@ -1,38 +1,70 @@
 """secateur makes transformer language models smaller and faster, and wins back the quality that costs."""
 
 import importlib
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from secateur.evaluation import diagnose
+    from secateur import attention
+    from secateur.comparison.calls import compare
     from secateur.evaluation.evaluate import evaluate
+    from secateur.evaluation.health import diagnose
     from secateur.exporting.export import export
     from secateur.models import load, save
+    from secateur.planning.estimates import estimate as plan
     from secateur.pruning.prune import prune
     from secateur.pruning.search.rounds import search
     from secateur.recovery import merge
     from secateur.recovery.recover import recover
+    from secateur.runs.calls import run, sweep
     from secateur.sparsity.sparsify import sparsify
 
-__all__ = ["diagnose", "evaluate", "export", "load", "merge", "prune", "recover", "save", "search", "sparsify"]
+    __version__: str
+
+__all__ = [
+    "__version__",
+    "attention",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "export",
+    "load",
+    "merge",
+    "plan",
+    "prune",
+    "recover",
+    "run",
+    "save",
+    "search",
+    "sparsify",
+    "sweep",
+]
 
 _HOMES = {
+    "compare": "secateur.comparison",
     "diagnose": "secateur.evaluation",
     "evaluate": "secateur.evaluation",
     "export": "secateur.exporting",
     "load": "secateur.models",
     "merge": "secateur.recovery",
+    "plan": "secateur.planning",
     "prune": "secateur.pruning",
     "recover": "secateur.recovery",
+    "run": "secateur.runs.calls",
     "save": "secateur.models",
     "search": "secateur.pruning.search",
     "sparsify": "secateur.sparsity",
+    "sweep": "secateur.runs.calls",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "attention":
+        return importlib.import_module("secateur.attention")
+    if name == "__version__":
+        return importlib.metadata.version("secateur")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

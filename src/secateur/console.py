@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from secateur.errors import OutputError
 from secateur.files import reported
 from secateur.progress import phase
-
-RENAMED = {"from_directory": "--from"}
+from secateur.wording import RENAMED
 
 Item = TypeVar("Item")
 
@@ -124,7 +123,7 @@ def counted(number: int, noun: str) -> str:
 
 def flag(field: str) -> str:
     """The option of a field: `max_rate` is `--max-rate`."""
-    return RENAMED.get(field, "--" + field.replace("_", "-"))
+    return "--" + RENAMED.get(field, field).replace("_", "-")
 
 
 def command_text(*words: str, config: BaseModel | None = None) -> str:

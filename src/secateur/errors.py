@@ -1,8 +1,16 @@
 """The exceptions a user can meet. Each message says what is wrong and what to do about it, on one line."""
 
+from secateur.wording import worded
+
 
 class SecateurError(Exception):
-    """Base of all errors that the command line prints as one line before it exits with status 1."""
+    """Base of all errors that the command line prints as one line before it exits with status 1.
+
+    Options in the message, written as flags, are put as whoever asked would write them.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(worded(str(message)))
 
 
 class InputError(SecateurError):

@@ -176,9 +176,9 @@ def test_a_model_of_another_family(small_blocks: Blocks) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "nothing says which blocks to leave out: give --profile FILE, --topk or --cdfthreshd"),
-        ({"topk": 0.0}, "topk 0.0: input should be greater than 0"),
-        ({"cdfthreshd": 1.5}, "cdfthreshd 1.5: input should be less than or equal to 1"),
+        ({}, "nothing says which blocks to leave out: give profile=FILE, topk= or cdfthreshd="),
+        ({"topk": 0.0}, "topk=0.0: input should be greater than 0"),
+        ({"cdfthreshd": 1.5}, "cdfthreshd=1.5: input should be less than or equal to 1"),
         ({"topp": 0.5}, "topp"),
     ],
 )

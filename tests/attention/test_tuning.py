@@ -179,8 +179,8 @@ def test_a_damaged_profile(
     [
         ({"seqlen": 200}, InputError, "windows below 256 tokens have too few blocks"),
         ({"pv_l1": 0.05}, InputError, "pv_l1 is 0.05 and l1 0.06: pv_l1 bounds the error of both and must be larger"),
-        ({"layers": "2:9"}, InputError, "--layers 2:9 is outside the model: it has layers 0 to 3"),
-        ({"seqlen": 20000}, DataError, "give a longer text or a smaller --seqlen"),
+        ({"layers": "2:9"}, InputError, 'layers="2:9" is outside the model: it has layers 0 to 3'),
+        ({"seqlen": 20000}, DataError, "give a longer text or a smaller seqlen="),
     ],
 )
 def test_bad_input(

@@ -66,7 +66,7 @@ def test_sequences_are_cut_and_those_without_answer_dropped(
     if expected:
         assert tokenize_examples(tiny_tokenizer, examples, seqlen) == expected
     else:
-        with pytest.raises(DataError, match="raise --seqlen"):
+        with pytest.raises(DataError, match="raise seqlen="):
             tokenize_examples(tiny_tokenizer, examples, seqlen)
 
 

@@ -42,7 +42,7 @@ def test_weights_left_outside_are_refused_at_once(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, offloaded: Offload, command: Callable[..., object]
 ) -> None:
     model = offloaded(tiny_model(num_hidden_layers=2))
-    with pytest.raises(ModelError, match=r"no room for model\..*; use --device cpu"):
+    with pytest.raises(ModelError, match=r"no room for model\..*; use device=.cpu."):
         command(model, tiny_tokenizer)
 
 

@@ -252,7 +252,7 @@ def test_nothing_in_a_file_runs_code(task_directory: Path, add_task: Add, line: 
     file = add_task("sly", line)
     found = refused(task_directory, "sly")
     assert found.startswith(f"{file}: ") and message in found
-    assert found.endswith("pass --trust-remote-code if you trust it")
+    assert found.endswith("pass trust_remote_code=True if you trust it")
     assert not (task_directory / "code.ran").exists()
     load_tasks(config(task_directory, "sums"))  # does not mind what is not asked for
 

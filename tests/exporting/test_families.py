@@ -173,5 +173,5 @@ def test_layers_without_halves(family: str, small_tokenizer: Small, tmp_path: Pa
 def test_layers_without_halves_that_no_graph_has(small_tokenizer: Small, tmp_path: Path) -> None:
     model = make_family("gemma3_text")
     secateur.prune(model, small_tokenizer, **WITHOUT_HALVES)
-    with pytest.raises(ModelError, match=r"this model is gemma3_text; cut it with --keep-halves"):
+    with pytest.raises(ModelError, match=r"this model is gemma3_text; cut it with keep_halves=True"):
         secateur.export(model, small_tokenizer, tmp_path / "model.gguf")

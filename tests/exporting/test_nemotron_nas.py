@@ -198,7 +198,7 @@ def test_weights_keep_their_format_unless_another_is_asked_for(tiny_model, tiny_
             {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
             r"rotary positions of the type 'yarn' \(known are default, linear, llama3\)",
         ),
-        ("llama", {"widths": (256, 768, 712, 768)}, "layer 2 has 712 MLP channels.*cut with --channel-multiple 256"),
+        ("llama", {"widths": (256, 768, 712, 768)}, "layer 2 has 712 MLP channels.*cut with channel_multiple=256"),
         (
             "llama",
             {"head_dim": 16},

@@ -71,13 +71,13 @@ def test_without_the_hub_it_says_what_to_download(
         raise ConnectionError("no route\nto host")
 
     connect(monkeypatch, fail)
-    with pytest.raises(DataError, match=rf"\(no route\); download .*{advice}.*--from") as caught:
+    with pytest.raises(DataError, match=rf"\(no route\); download .*{advice}.*from_directory=") as caught:
         prepare(task, tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_retrieval_without_files_says_what_to_download(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"on no hub; download .*lra_release\.gz.*--from"):
+    with pytest.raises(DataError, match=r"on no hub; download .*lra_release\.gz.*from_directory="):
         prepare("retrieval", tmp_path / "out")
 
 

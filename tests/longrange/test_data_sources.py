@@ -160,14 +160,14 @@ def test_a_missing_batch_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (4, {}, "4 examples, of which a tenth, so none, would be for test and dev; .* with --test and --dev$"),
-        (4, {"test": 1}, "4 examples, of which a tenth, so none, would be for dev; .* how many with --dev$"),
+        (4, {}, "4 examples, of which a tenth, so none, would be for test and dev; .* with test= and dev=$"),
+        (4, {"test": 1}, "4 examples, of which a tenth, so none, would be for dev; .* how many with dev=$"),
         (
             4,
             {"train": 9, "dev": 1, "test": 1},
-            "2 examples for train, and --train asks for 9; lower it or give more",
+            "2 examples for train, and train= asks for 9; lower it or give more",
         ),
-        (4, {"dev": 2, "test": 2}, "no examples left for train; give more data or lower --test or --dev$"),
+        (4, {"dev": 2, "test": 2}, "no examples left for train; give more data or lower test= or dev=$"),
         (0, {}, "no examples for train; give more data$"),
     ],
 )
@@ -301,7 +301,7 @@ def test_a_subset_is_chosen_by_the_seed_from_everywhere(tmp_path: Path) -> None:
 
 def test_more_examples_than_there_are_is_refused(tmp_path: Path) -> None:
     acl_folders(tmp_path / "imdb")
-    with pytest.raises(DataError, match="text has 36 examples for train, and --train asks for 37; lower it"):
+    with pytest.raises(DataError, match="text has 36 examples for train, and train= asks for 37; lower it"):
         prepare("text", tmp_path / "out", from_directory=tmp_path / "imdb", train=37)
 
 
@@ -353,7 +353,7 @@ def test_what_is_replaced_stays_until_the_new_data_are_complete(tmp_path: Path) 
 def test_a_directory_of_something_else_says_what_to_get(tmp_path: Path, task: str, wanted: str, download: str) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "readme.md").write_text("x")
-    with pytest.raises(DataError, match=f"holds readme.md, but no {wanted}.*{download}.*--from") as caught:
+    with pytest.raises(DataError, match=f"holds readme.md, but no {wanted}.*{download}.*from_directory=") as caught:
         prepare(task, tmp_path / "out", from_directory=tmp_path / "source")
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match="is no directory"):

@@ -179,13 +179,13 @@ def test_a_finished_directory_is_left_as_it_is(tmp_path: Path, monkeypatch: pyte
 
 def test_other_options_or_other_things_ask_for_overwrite(tmp_path: Path) -> None:
     prepare("listops", tmp_path / "data", **SMALL)
-    with pytest.raises(OutputError, match=r"another seed \(0, not 1\).*--overwrite"):
+    with pytest.raises(OutputError, match=r"another seed \(0, not 1\).*overwrite=True"):
         prepare("listops", tmp_path / "data", seed=1, **SMALL)
     with pytest.raises(OutputError, match="another task"):
         prepare("pathfinder", tmp_path / "data", train=1, dev=1, test=1)
     assert prepare("listops", tmp_path / "data", overwrite=True, seed=1, **SMALL).seed == 1
     (tmp_path / "data" / "options.json").write_text("[")
-    with pytest.raises(OutputError, match=r"options\.json is damaged.*--overwrite"):
+    with pytest.raises(OutputError, match=r"options\.json is damaged.*overwrite=True"):
         prepare("listops", tmp_path / "data", **SMALL)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
@@ -277,7 +277,7 @@ def test_a_damaged_file_is_found_at_loading(tmp_path: Path, damage, message: str
     damage(tmp_path / "data" / "train-00001.arrow")
     with pytest.raises(DataError, match=rf"train-00001\.arrow is damaged: {message}") as caught:
         LongRangeData.load(tmp_path / "data")
-    assert "prepare it anew with --overwrite" in str(caught.value)
+    assert "prepare it anew with overwrite=True" in str(caught.value)
 
 
 def change(path: Path, **values: object) -> None:
@@ -299,7 +299,7 @@ def change(path: Path, **values: object) -> None:
 def test_a_damaged_meta_file_is_found_at_loading(tmp_path: Path, damage) -> None:
     prepare("listops", tmp_path / "data", **SMALL)
     damage(tmp_path / "data" / "meta.json")
-    with pytest.raises(DataError, match=r"meta\.json is damaged.*--overwrite"):
+    with pytest.raises(DataError, match=r"meta\.json is damaged.*overwrite=True"):
         LongRangeData.load(tmp_path / "data")
 
 
@@ -323,16 +323,16 @@ def test_a_directory_without_data_is_no_traceback(tmp_path: Path) -> None:
     ("task", "options", "message"),
     [
         ("chess", {}, "no task 'chess'; it is one of listops, pathfinder, image, text, retrieval"),
-        ("listops", {"path_length": 6}, "leave out --path-length"),
-        ("listops", {"from_directory": Path("x")}, "leave out --from"),
-        ("pathfinder", {"from_directory": Path("x")}, "leave out --from"),
-        ("pathfinder", {"max_length": 512}, "leave out --max-length"),
-        ("image", {"max_length": 512}, "leave out --max-length"),
-        ("text", {"path_length": 14}, "leave out --path-length"),
-        ("listops", {"max_length": 10_000}, "lower --max-length"),
-        ("listops", {"max_length": 10}, "max_length 10"),
-        ("listops", {"train": 0}, "train 0"),
-        ("pathfinder", {"path_length": 7}, "path_length 7"),
+        ("listops", {"path_length": 6}, "leave out path_length="),
+        ("listops", {"from_directory": Path("x")}, "leave out from_directory="),
+        ("pathfinder", {"from_directory": Path("x")}, "leave out from_directory="),
+        ("pathfinder", {"max_length": 512}, "leave out max_length="),
+        ("image", {"max_length": 512}, "leave out max_length="),
+        ("text", {"path_length": 14}, "leave out path_length="),
+        ("listops", {"max_length": 10_000}, "lower max_length="),
+        ("listops", {"max_length": 10}, "max_length=10"),
+        ("listops", {"train": 0}, "train=0"),
+        ("pathfinder", {"path_length": 7}, "path_length=7"),
         ("listops", {"colour": 1}, "colour"),
     ],
 )

@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite(train: Train, rate: float) -> None:
 def test_runs_with_other_settings_are_kept_apart(train: Train, tmp_path: Path) -> None:
     train()
     with pytest.raises(
-        OutputError, match="holds a run with other settings or data; give another --name, or --overwrite"
+        OutputError, match="holds a run with other settings or data; give another name=, or overwrite=True"
     ):
         train(seed=3)
     assert train(seed=3, overwrite=True)["seed"] == 3
@@ -185,19 +185,19 @@ def test_runs_with_other_settings_are_kept_apart(train: Train, tmp_path: Path) -
 
 def test_checkpoints_that_do_not_fit(train: Train, prepared: Path, tmp_path: Path) -> None:
     train()
-    with pytest.raises(InputError, match="is a checkpoint of the task listops, not of text; give --task listops"):
+    with pytest.raises(InputError, match=r"is a checkpoint of the task listops, not of text; give task=.listops."):
         evaluate(EvaluateConfig(task="text", data=prepared), tmp_path)
     with pytest.raises(InputError, match="holds no run; secateur longrange train makes one"):
         evaluate(EvaluateConfig(task="listops", name="other", data=prepared), tmp_path)
     best = tmp_path / "sat" / "best.safetensors"
     best.write_bytes(best.read_bytes()[:-50])
-    with pytest.raises(DataError, match=r"best.safetensors is damaged; train anew with --overwrite"):
+    with pytest.raises(DataError, match=r"best.safetensors is damaged; train anew with overwrite=True"):
         evaluate(EvaluateConfig(task="listops", data=prepared), tmp_path)
     best.write_bytes((tmp_path / "sat" / "last.safetensors").read_bytes())
     with pytest.raises(DataError, match=r"best.safetensors does not fit the run's settings, or is damaged"):
         evaluate(EvaluateConfig(task="listops", data=prepared), tmp_path)
     (tmp_path / "sat" / "settings.json").write_text("{}")
-    with pytest.raises(InputError, match=r"settings.json is damaged; train anew with --overwrite"):
+    with pytest.raises(InputError, match=r"settings.json is damaged; train anew with overwrite=True"):
         evaluate(EvaluateConfig(task="listops", data=prepared), tmp_path)
 
 
@@ -259,7 +259,7 @@ def test_data_that_do_not_fit(prepared: Path, settled: LongRangeConfig, tmp_path
         config = TrainConfig(task=task, data=data, device="cpu")  # type: ignore[arg-type]
         train_run(config, tmp_path, command_line="", settled=base)
 
-    with pytest.raises(InputError, match="holds examples of listops, not of text; give --data DIR"):
+    with pytest.raises(InputError, match="holds examples of listops, not of text; give data=DIR"):
         started("text", LongRangeConfig.of_task("text"))
     with pytest.raises(InputError, match=r"needs a max_seq_len of 64 and the model has 32; set model.max_seq_len"):
         started("listops", settled.overlaid({"model": {"max_seq_len": 32}}))

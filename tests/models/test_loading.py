@@ -193,7 +193,7 @@ def test_unknown_name_without_a_network() -> None:
     ("options", "message"),
     [
         ({"device_map": "auto"}, "device_map spreads a model .* leave it out, or start one process"),
-        ({"device": "cuda:0"}, "each process takes a GPU of its own; leave out --device cuda:0"),
+        ({"device": "cuda:0"}, 'each process takes a GPU of its own; leave out device="cuda:0"'),
         ({"device": "auto"}, "more processes on this machine than its 1 GPUs"),
     ],
 )

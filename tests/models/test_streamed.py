@@ -127,8 +127,8 @@ def test_by_itself_where_the_model_is_large(
     with caplog.at_level(logging.INFO):
         loaded, tokenizer = load(model, dtype="float32", stream=None)
     assert streamed.streamed(loaded)
-    assert "--stream" in caplog.text
-    with pytest.raises(InputError, match="--own-text 0"):
+    assert "stream=True" in caplog.text
+    with pytest.raises(InputError, match="own_text=0"):
         secateur.prune(loaded, tokenizer, own_text=0.5)
     assert streamed.streamed(load(model, dtype="bfloat16", stream=None)[0]) is None  # converted: in memory, with a word
     with pytest.raises(InputError, match="taylor"):
@@ -138,7 +138,7 @@ def test_by_itself_where_the_model_is_large(
 
 
 def test_refused_where_weights_are_converted(model: str) -> None:
-    with pytest.raises(InputError, match="pass --dtype"):
+    with pytest.raises(InputError, match="pass dtype="):
         load(model, dtype="bfloat16", stream=True)
 
 

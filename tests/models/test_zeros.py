@@ -194,11 +194,11 @@ def test_the_reason_is_one_logged_line(tiny_model: TinyModel, caplog: pytest.Log
         (tiny_model(), "auto", "counts as dense: no zeros in its projections"),
         (changed(tiny_model(**WIDE), quantised(Quantisation.Q4_0)), "auto", "are zero, and without a pattern"),
         (changed(tiny_model(), of_every(2, 4)), "auto", "counts as sparse, 50.0% zeros in 28 of its 28 matrices"),
-        (changed(tiny_model(), of_every(2, 4)), "fill", "may be filled, as --zeros says"),
+        (changed(tiny_model(), of_every(2, 4)), "fill", "may be filled, as zeros= says"),
         (
             changed(tiny_model(), at_random(0.1)),
             "keep",
-            "zeros in 28 of the model's matrices are kept, as --zeros says",
+            "zeros in 28 of the model's matrices are kept, as zeros= says",
         ),
     ]
     for model, zeros, message in cases:

@@ -117,7 +117,7 @@ def test_a_width_that_is_no_multiple_comes_to_one(tiny_model: Models, tiny_token
 def test_equal_layers_are_cut_to_what_cards_share(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model(hidden_size=96, num_attention_heads=6, num_key_value_heads=3, intermediate_size=768)
     options = {"ratio": 0.25, "importance": "magnitude", "tensor_parallel": 2, **QUICK}
-    with pytest.raises(InputError, match=r"layer 0 has 3 GQA groups, and the 2 cards .* --even cuts all layers"):
+    with pytest.raises(InputError, match=r"layer 0 has 3 GQA groups, and the 2 cards .* even=True cuts all layers"):
         prune(model, tiny_tokenizer, **options)
     with pytest.raises(InputError, match=r"cannot share them equally$"):
         prune(model, tiny_tokenizer, target="mlp", even=True, **options)
@@ -132,15 +132,15 @@ def test_equal_layers_are_cut_to_what_cards_share(tiny_model: Models, tiny_token
     [
         (
             {"channel_multiple": 128},
-            "layer 0 has 96 MLP channels and cannot keep a multiple of --channel-m.* 128;",
+            "layer 0 has 96 MLP channels and cannot keep a multiple of channel_m.*128;",
         ),
         ({"channel_multiple": 32, "tensor_parallel": 4, "freeze": [0]}, None),
-        ({"channel_multiple": 25, "tensor_parallel": 4}, "channel-multiple 25 with --tensor-parallel 4; lower it"),
-        ({"tensor_parallel": 8}, "layer 0 has 4 GQA groups, fewer than the 8 cards of --tensor-parallel"),
-        ({"tensor_parallel": 3}, "layer 0 has 4 GQA groups, and the 3 cards of --tensor-parallel cannot share them"),
+        ({"channel_multiple": 25, "tensor_parallel": 4}, "channel_multiple=25 with tensor_parallel=4; lower it"),
+        ({"tensor_parallel": 8}, "layer 0 has 4 GQA groups, fewer than the 8 cards of tensor_parallel="),
+        ({"tensor_parallel": 3}, "layer 0 has 4 GQA groups, and the 3 cards of tensor_parallel= cannot share them"),
         (
             {"channel_multiple": 96, "target": "mlp", "keep_halves": True},
-            "a layer keeps what --channel-multiple and --tensor-parallel ask",
+            "a layer keeps what channel_multiple= and tensor_parallel= ask",
         ),
         ({"channel_multiple": 10**30, "target": "attention", "ratio": 0.05}, None),
     ],
@@ -162,7 +162,7 @@ def test_what_a_layer_cannot_keep_is_said(
 
 def test_even_is_advised_where_it_can_be_had(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     options = {"ratio": 0.1, "tensor_parallel": 3, **QUICK}
-    with pytest.raises(InputError, match="cannot share them equally; --even cuts"):
+    with pytest.raises(InputError, match="cannot share them equally; even=True cuts"):
         prune(tiny_model(), tiny_tokenizer, **options)
     # search has no such option, and prune refuses it for layers that differ.
     with pytest.raises(InputError, match=r"cannot share them equally$"):
@@ -186,7 +186,7 @@ def test_what_is_no_number_of_units(option: str, value: object, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("layer", "options", "message"),
     [
-        ({"intermediate_size": 40}, {"channel_multiple": 16}, "layer 1 is left 40 MLP channels, no multiple of --chan"),
+        ({"intermediate_size": 40}, {"channel_multiple": 16}, "layer 1 is left 40 MLP channels, no multiple of chan"),
         ({"intermediate_size": 40}, {"channel_multiple": 8, "tensor_parallel": 4}, None),
         ({"intermediate_size": 41}, {"tensor_parallel": 2}, "layer 1 is left 41 MLP channels, and the 2 cards"),
         ({"num_key_value_heads": 3}, {"tensor_parallel": 2}, "layer 1 is left 3 GQA groups, and the 2 cards"),
@@ -234,14 +234,14 @@ def test_the_search_of_a_recipe_decides() -> None:
     [
         (
             {"channel_multiple": 256, "target": "mlp"},
-            "the steps of --channel-multiple 256 are large in this model, or --m",
+            "the steps of channel_multiple=256 are large in this model, or m",
         ),
         (
             {"tensor_parallel": 4, "target": "both"},
-            "the steps of --tensor-parallel 4 are large in this model, or whole G",
+            "the steps of tensor_parallel=4 are large in this model, or whole G",
         ),
-        ({"tensor_parallel": 1, "target": "both"}, "whole GQA groups are large in this model, or --max-rate"),
-        ({"target": "mlp"}, "--max-rate, --target or"),
+        ({"tensor_parallel": 1, "target": "both"}, "whole GQA groups are large in this model, or max_rate="),
+        ({"target": "mlp"}, "max_rate=, target= or"),
     ],
 )
 def test_a_missed_ratio_is_put_down_to_its_steps_first(

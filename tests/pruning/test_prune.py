@@ -299,11 +299,11 @@ def test_ratio_outside_0_1(ratio: float) -> None:
         ({"ratio": 0.95}, "more than can be removed.*at most 0"),
         ({"ratio": 0.5, "target": "attention"}, "more than can be removed"),
         ({"layers": "2:9"}, "outside the model: it has layers 0 to 3"),
-        ({"layers": "3:1"}, "--layers 3:1 names no layer"),
+        ({"layers": "3:1"}, 'layers="3:1" names no layer'),
         ({"freeze": [4]}, "names layer 4; the model has layers 0 to 3"),
         ({"layers": "1:2", "freeze": [1]}, "no layer is left"),
         ({"even": True, "freeze": [0]}, "cannot be combined"),
-        ({"min_rate": 0.6, "max_rate": 0.5}, "larger than --max-rate"),
+        ({"min_rate": 0.6, "max_rate": 0.5}, "larger than max_rate"),
         ({"layer_importance_file": "/nowhere.json", "allocation": "inverse"}, "cannot be read"),
     ],
 )

@@ -247,7 +247,7 @@ def test_the_record_beside_the_weights(train: Train, tiny_model: TinyModel, stor
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0}, "lr 0: .*greater than 0"),
+        ({"lr": 0}, "lr=0: .*greater than 0"),
         ({"lora_target": "atention"}, "lora_target 'atention' is unknown; use attention, mlp, or any of q_proj"),
         ({"lorar": 4}, "lorar"),
         ({"method": "full", "merge": True}, "merge is for method lora"),

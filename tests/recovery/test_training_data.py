@@ -123,5 +123,5 @@ def test_too_few_windows_for_a_share_are_said(
             is None
         )
     assert caplog.messages == [
-        "Nothing is set apart for validation: --val-size 0.05 of 8 windows is none; --val-size 1 sets one apart"
+        "Nothing is set apart for validation: val_size=0.05 of 8 windows is none; val_size=1 sets one apart"
     ]

@@ -152,7 +152,7 @@ def test_overwrite_starts_afresh(bench: Bench) -> None:
 def test_damaged_state_is_reported(bench: Bench) -> None:
     bench.run()
     (bench.path / STAGES).write_text("{")
-    with pytest.raises(OutputError, match="damaged; pass --overwrite"):
+    with pytest.raises(OutputError, match="damaged; pass overwrite=True"):
         bench.run()
     assert bench.run(overwrite=True) == ["a", "b", "c"]
 
@@ -162,7 +162,7 @@ def test_a_state_that_names_a_path_deletes_nothing(bench: Bench) -> None:
     victim = bench.path.parent / "victim"
     victim.mkdir()
     (bench.path / STAGES).write_text(json.dumps({"../victim": {"fingerprint": "x", "seconds": 1.0}}))
-    with pytest.raises(OutputError, match="damaged; pass --overwrite"):
+    with pytest.raises(OutputError, match="damaged; pass overwrite=True"):
         bench.run()
     assert victim.is_dir()
 

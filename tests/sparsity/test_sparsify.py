@@ -207,8 +207,8 @@ def test_the_same_seed_gives_the_same_zeros(cut: Callable[..., SparsifyResult], 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": 1.0}, "sparsity 1.0: input should be less than 1"),
-        ({"sparsity": 0}, "sparsity 0: input should be greater than 0"),
+        ({"sparsity": 1.0}, "sparsity=1.0: input should be less than 1"),
+        ({"sparsity": 0}, "sparsity=0: input should be greater than 0"),
         ({"pattern": "2:5"}, r"the pattern 2:5 does not divide the input width 64 of q_proj in layer 0"),
         ({"pattern": "4:2"}, "'4:2' is no pattern; write N:M"),
         ({"pattern": "2:4", "sparsity": 0.5}, "give sparsity or pattern, not both"),
@@ -222,9 +222,9 @@ def test_the_same_seed_gives_the_same_zeros(cut: Callable[..., SparsifyResult], 
             "fisher_range has no effect on this cut; it is for allocation fisher",
         ),
         ({"pattern": "2:4", "owl_range": 0.1}, "owl_range has no effect on this cut; it is for allocation owl"),
-        ({"layers": "2:2"}, "--layers 2:2 names no layer"),
-        ({"layers": "2:9"}, "--layers 2:9 is outside the model: it has layers 0 to 3"),
-        ({"skip": "w_proj"}, "--skip names 'w_proj', which is no projection"),
+        ({"layers": "2:2"}, 'layers="2:2" names no layer'),
+        ({"layers": "2:9"}, 'layers="2:9" is outside the model: it has layers 0 to 3'),
+        ({"skip": "w_proj"}, "skip= names 'w_proj', which is no projection"),
         ({"skip": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"}, "no projection is left to cut"),
     ],
 )
@@ -268,5 +268,5 @@ def test_moments_that_cannot_be_inverted(
     model = tiny_model()
     with torch.no_grad():
         model.model.layers[2].mlp.down_proj.weight.mul_(huge)
-    with pytest.raises(InputError, match="raise --damping"):
+    with pytest.raises(InputError, match="raise damping="):
         cut(model, method=method, damping=1e-12, seqlen=16, samples=1)

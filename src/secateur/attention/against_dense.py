@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.attention.config import CompareConfig
 from secateur.attention.hook import Applied, apply, remove
+from secateur.attention.options import CompareOptions
 from secateur.attention.profile import AttentionProfile
 from secateur.calibration.losses import CHUNK_TOKENS
 from secateur.console import track
@@ -22,14 +23,16 @@ from secateur.models.adapters import adapter_of, head_of
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
+from secateur.models.options import configured, takes_options
+from secateur.showing import Shown
 
 Apply = Callable[[], Applied]
 
 LARGEST_LOSS = 700.0
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What sparse attention changes.
 
     Attributes:
@@ -58,26 +61,44 @@ class Comparison:
     windows: int
     data: str = ""
 
+    def headline(self) -> str:
+        speed = self.seconds / self.sparse_seconds
+        return (
+            f"perplexity {self.perplexity:,.2f} → {self.sparse_perplexity:,.2f}, {self.sparsity:.1%} of the blocks "
+            f"left out, first token {speed:.2f} times as fast"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [self.to_dict()]
+
     def to_dict(self) -> dict[str, Any]:
         """The figures for `--json`."""
         ratios = {"ppl_ratio": self.sparse_perplexity / self.perplexity, "speedup": self.seconds / self.sparse_seconds}
         return {**asdict(self), **ratios}
 
 
+@takes_options(CompareConfig)
 @in_eval_mode
-def compare_with_dense(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CompareConfig) -> Comparison:
+def compare_with_dense(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: CompareConfig | None = None,
+    **options: Unpack[CompareOptions],
+) -> Comparison:
     """Read the same windows densely and sparsely.
 
     Args:
         model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
         config: the profile or rule, and the text.
+        options: fields of `CompareConfig`, instead of `config` or over it.
 
     Raises:
         InputError: the profile is another model's.
         DataError: the text is shorter than one window.
         ModelError: the family is not supported, or weights are not finite or outside of memory.
     """
+    config = configured(CompareConfig, config, options)
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     require_in_memory(model)
     require_finite(model, "the model")

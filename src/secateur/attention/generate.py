@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jinja2 import TemplateError
@@ -11,12 +11,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
+from secateur.attention.options import GenerateOptions
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import DataError, InputError, ModelError
 from secateur.files import expanded
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.json_file import one_line
 from secateur.models.modes import in_eval_mode, own_settings_aside
+from secateur.models.options import configured, takes_options
 
 logger = logging.getLogger(__name__)
 
@@ -56,21 +58,29 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
+@takes_options(GenerateConfig)
 @torch.no_grad()
 @in_eval_mode
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> Written:
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: GenerateConfig | None = None,
+    **options: Unpack[GenerateOptions],
+) -> Written:
     """Write on after a prompt.
 
     Args:
         model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
         config: the prompt, and what is left out.
+        options: fields of `GenerateConfig`, instead of `config` or over it.
 
     Raises:
         InputError: the profile is another model's, or there is no chat template.
         DataError: the prompt cannot be read, or is empty.
         ModelError: weights are not finite or outside of memory.
     """
+    config = configured(GenerateConfig, config, options)
     require_in_memory(model)
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)

@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from peft import PeftModel
@@ -14,6 +14,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from secateur.attention.config import SparseOptions
+from secateur.attention.options import ApplyOptions
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
@@ -22,6 +24,7 @@ from secateur.kernels import Backend
 from secateur.models.adapters import adapter_of
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.lora import underlying
+from secateur.models.options import takes_options
 from secateur.models.widths import layer_widths
 
 Seen = Callable[[int, Tensor, Tensor, Tensor, float], None]
@@ -101,12 +104,13 @@ class Applied(LeftOut):
         return self._mask[1]
 
 
+@takes_options(SparseOptions)
 def apply(
     model: PreTrainedModel | PeftModel,
     profile: AttentionProfile | None = None,
     *,
     backend: Backend = "auto",
-    **options: Any,
+    **options: Unpack[ApplyOptions],
 ) -> Applied:
     """Make a model's prefill sparse; decoding with a cache stays dense. `remove` undoes it.
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,10 @@ from secateur.errors import InputError, OutputError
 from secateur.files import write_bytes
 from secateur.files.json_text import parse_json
 from secateur.models.fingerprint import same_weights
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMAT = "secateur attention profile 1"
 DENSE = 2.0
@@ -41,8 +45,8 @@ class LayerProfile:
     error: Tensor
 
 
-@dataclass(frozen=True)
-class AttentionProfile:
+@dataclass(frozen=True, repr=False)
+class AttentionProfile(Drawn):
     """Thresholds of the layers that were tuned.
 
     Attributes:
@@ -61,6 +65,21 @@ class AttentionProfile:
     def sparsity(self) -> float:
         """Mean share of blocks left out, over all heads that were tuned."""
         return float(torch.cat([layer.sparsity for layer in self.layers.values()]).mean())
+
+    def headline(self) -> str:
+        return f"{self.sparsity:.1%} of the blocks left out, mean over the heads of {len(self.layers)} layers"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [
+            {"layer": index, "head": head, **{name: values[head].item() for name, values in vars(layer).items()}}
+            for index, layer in sorted(self.layers.items())
+            for head in range(len(layer.sparsity))
+        ]
+
+    def plot(self) -> "Figure":
+        from secateur.report import attention_map, figure_of
+
+        return figure_of(attention_map, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for `--json`."""

@@ -3,7 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from secateur.attention.blocks import choose
 from secateur.attention.config import TuneConfig
 from secateur.attention.curve import Curve, pv_curve, threshold_curve
 from secateur.attention.hook import watching
+from secateur.attention.options import TuneOptions
 from secateur.attention.profile import DENSE, AttentionProfile, LayerProfile
 from secateur.attention.sparse import predict
 from secateur.calibration.streaming import LayerStream
@@ -25,7 +26,7 @@ from secateur.models.checks import require_finite, require_in_memory, warn_of_lo
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,13 @@ class LayerInputs:
     scale: float
 
 
+@takes_options(TuneConfig)
 @in_eval_mode
 def tune(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TuneConfig | None = None, **options: Any
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TuneConfig | None = None,
+    **options: Unpack[TuneOptions],
 ) -> AttentionProfile:
     """Find for each head the threshold that is worth most while the error of its output is within a bound.
 

@@ -24,6 +24,7 @@ from secateur.errors import SecateurError
 from secateur.files import require_writable
 from secateur.files.input_text import shortened
 from secateur.progress import phase
+from secateur.wording import asked_by
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -99,7 +100,7 @@ class Command:
             configure_logging(verbose, quiet)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
             try:
-                with in_process_group(self.name, self.together) as first:
+                with asked_by("command line"), in_process_group(self.name, self.together) as first:
                     if config:
                         values["config"] = validated(config, given)
                     if "command_line" in wanted:

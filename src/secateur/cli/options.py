@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from secateur.console import flag
 from secateur.errors import SecateurError
+from secateur.wording import asked_by
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -42,6 +43,10 @@ METAVARS: dict[object, str] = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
 
 class UsageError(SecateurError):
     """The command line is wrong: exit status 2."""
+
+    def __init__(self, message: str) -> None:
+        with asked_by("command line"):
+            super().__init__(message)
 
 
 def option_parameters(

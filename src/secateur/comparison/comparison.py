@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.comparison.results import SPEEDS, Result, Row, read_result
 from secateur.errors import OutputError
@@ -30,14 +30,18 @@ from secateur.report import (
 )
 from secateur.report.comparison import size_figure, sweep_figure
 from secateur.report.html import Draw
+from secateur.showing import Drawn, model_row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARKDOWN, PAGE, PLOT = "comparison.md", "comparison.html", "comparison.png"
 SWEEP_PLOT = "sweep.png"
 OWN_FILES = (MARKDOWN, COMPARED, PAGE, PLOT, SWEEP_PLOT)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Drawn):
     """Models side by side.
 
     Attributes:
@@ -53,6 +57,17 @@ class Comparison:
     results: list[tuple[str, str]]
     settings: str = ""
     keys: list[str] = field(default_factory=list)
+
+    def headline(self) -> str:
+        return f"{len(self.rows)} models: {', '.join(row['name'] for row in self.rows)}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [model_row(row) for row in self.rows]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, size_plot
+
+        return figure_of(size_plot, self.rows)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, which `compare` reads as well."""

@@ -115,7 +115,7 @@ def read_result(path: Path) -> Result:
     if not isinstance(content, dict) or not isinstance(content.get("models"), list) or not content["models"]:
         raise InputError(f"{place} holds no models; give a --json file of evaluate, a run or a sweep")
     named = place.parent.resolve().name if place.name in (METRICS, COMPARED) else place.stem
-    return Result(str(content.get("name") or named), place, [_row(row, place) for row in content["models"]])
+    return Result(str(content.get("name") or named), place, [row_of(row, place) for row in content["models"]])
 
 
 def read_sweep(directory: Path, cells: Sequence[str] | None = None) -> Result:
@@ -158,7 +158,8 @@ def _quality(row: Row) -> Row:
     return {key: value for key, value in row.items() if key not in (*SPEEDS, "values")}
 
 
-def _row(values: Any, file: Path) -> Row:
+def row_of(values: Any, source: Path | str) -> Row:
+    """A model's figures, checked. Raises `InputError`, which calls them `source`."""
     try:
         return _Row.model_validate(values).model_dump()
     except ValidationError as error:
@@ -166,5 +167,5 @@ def _row(values: Any, file: Path) -> Row:
         place = shortened(".".join(map(str, problem["loc"])))
         message = re.sub(r"^Value error, ", "", problem["msg"])
         raise InputError(
-            f"{file} is not what evaluate or run writes: {f'{place}: ' if place else ''}{message}"
+            f"{source} is not what evaluate or run writes: {f'{place}: ' if place else ''}{message}"
         ) from error

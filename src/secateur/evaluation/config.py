@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from secateur.data import DataName, DataOptions, texts_of
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions
@@ -55,6 +55,11 @@ class EvaluateConfig(DataOptions, StreamOptions):
         le=LARGEST_SEED,
         description="Seed of the random prompt that speed is measured on, and of the tasks' solved examples.",
     )
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _stride_leaves_no_gaps(self) -> Self:

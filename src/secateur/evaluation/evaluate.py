@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from peft import PeftModel
 from torch import Tensor
@@ -15,6 +15,7 @@ from secateur.distributed import barrier, is_first
 from secateur.errors import InputError
 from secateur.evaluation.config import EvaluateConfig
 from secateur.evaluation.modes import input_device
+from secateur.evaluation.options import EvaluateOptions
 from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.evaluation.tasks import TaskScore, load_tasks, measure_tasks
@@ -23,13 +24,19 @@ from secateur.models.checks import warn_of_long_windows
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
 from secateur.models.modeling_secateur import PREFIX
+from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
+from secateur.showing import Drawn, model_row
+from secateur.wording import worded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class Evaluation:
+@dataclass(repr=False)
+class Evaluation(Drawn):
     """The figures of one model.
 
     Attributes:
@@ -75,12 +82,27 @@ class Evaluation:
         for name, value in asdict(speed).items():
             setattr(self, name, value)
 
+    def headline(self) -> str:
+        found = [f"perplexity {value:,.2f} on {text}" for text, value in self.perplexity.items()]
+        if self.decode_tokens_per_second:
+            found.append(f"{self.decode_tokens_per_second:,.1f} tokens/s")
+        return ", ".join([self.name, f"{self.parameters:,} parameters", *found])
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [model_row(self.to_dict())]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, perplexity_plot
+
+        return figure_of(perplexity_plot, [self.to_dict()])
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values; a perplexity that is not finite is None."""
         finite = {name: value if math.isfinite(value) else None for name, value in self.perplexity.items()}
         return {**asdict(self), "perplexity": finite}
 
 
+@takes_options(EvaluateConfig, hidden=LOADING - {"trust_remote_code"} | {"adapter", "semi_structured"})
 def evaluate(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -88,7 +110,7 @@ def evaluate(
     *,
     name: str = "model",
     size_bytes: int | None = None,
-    **options: Any,
+    **options: Unpack[EvaluateOptions],
 ) -> Evaluation:
     """Measure perplexity on each text, tasks, the number of parameters, speed and peak memory of a model in memory.
 
@@ -134,7 +156,7 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
             "of a streamed model only perplexity is measured, one layer at a time; leave out --tasks and --speed"
         )
     if config.speed:
-        logger.info("Speed is not measured: the model's layers are read one at a time (--stream)")
+        logger.info(worded("Speed is not measured: the model's layers are read one at a time (--stream)"))
     return False
 
 

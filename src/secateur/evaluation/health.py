@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,16 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
+from secateur.evaluation.options import DiagnoseOptions
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
 from secateur.models.checks import require_in_memory
 from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
+from secateur.models.options import takes_options
+from secateur.showing import Drawn, html_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RANDOM_TOKENS = 32
 ROUNDING = 1.001
@@ -46,8 +52,8 @@ class TensorHealth:
     dead_rows: int
 
 
-@dataclass(frozen=True)
-class HealthReport:
+@dataclass(frozen=True, repr=False)
+class HealthReport(Drawn):
     """What `diagnose` found.
 
     Attributes:
@@ -71,6 +77,24 @@ class HealthReport:
         """Whether no problem is an error."""
         return all(problem.severity != "error" for problem in self.problems)
 
+    def headline(self) -> str:
+        errors = sum(problem.severity == "error" for problem in self.problems)
+        state = "healthy" if self.healthy else f"{errors} errors"
+        loss = "" if self.loss is None else f", loss of text {self.loss:.2f} of {self.uniform_loss:.2f} by guessing"
+        return f"{state}, {len(self.problems) - errors} warnings, {len(self.tensors)} weights{loss}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(tensor) for tensor in self.tensors]
+
+    def _repr_html_(self) -> str:
+        problems = html_table([asdict(problem) for problem in self.problems]) if self.problems else ""
+        return problems + super()._repr_html_()
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, weights_plot
+
+        return figure_of(weights_plot, self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
         loss = self.loss if self.loss is not None and math.isfinite(self.loss) else None
@@ -84,11 +108,12 @@ def diagnose_model(name: str, config: DiagnoseConfig | None = None) -> HealthRep
     return diagnose(model, tokenizer, config)
 
 
+@takes_options(DiagnoseConfig)
 def diagnose(
     model: PreTrainedModel,
-    text: PreTrainedTokenizerBase | Tensor | None = None,
+    tokenizer: PreTrainedTokenizerBase | Tensor | None = None,
     config: DiagnoseConfig | None = None,
-    **options: Any,
+    **options: Unpack[DiagnoseOptions],
 ) -> HealthReport:
     """Look for what is wrong with a model.
 
@@ -99,8 +124,8 @@ def diagnose(
 
     Args:
         model: a causal language model.
-        text: for the forward pass: the tokenizer, to run the config's text, or windows of real text,
-            (windows, seqlen); without either random tokens are run and their loss is not judged.
+        tokenizer: its tokenizer, to run the text of `data`, or windows of real text, (windows, seqlen); without either
+            random tokens are run and their loss is not judged.
         config: what counts as huge, and the text.
         options: fields of `DiagnoseConfig`, instead of `config` or over it.
 
@@ -120,7 +145,7 @@ def diagnose(
     problems += [*shapes, *_tying_problems(model)]
     loss = None
     if not shapes:
-        windows = _windows(text, config)
+        windows = _windows(tokenizer, config)
         found, loss = _forward_problems(model, windows)
         problems += found
     return HealthReport(

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import gguf
 import numpy as np
@@ -18,13 +18,14 @@ from secateur.exporting import nemotron_nas
 from secateur.exporting.config import ExportConfig, Format, NumberFormat
 from secateur.exporting.layout import Layout, embeddings, layout_of, require_carried
 from secateur.exporting.metadata import write_shape
+from secateur.exporting.options import ExportOptions
 from secateur.exporting.result import ExportResult
 from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
 from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
 from secateur.files import new_file
 from secateur.models import count_parameters
 from secateur.models.checks import require_finite, require_in_memory
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ FILE_TYPES = {
 }
 
 
+@takes_options(ExportConfig, hidden={"adapter", "zeros", "trust_remote_code"})
 def export(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -43,7 +45,7 @@ def export(
     *,
     overwrite: bool = False,
     extras: Mapping[str, object] | None = None,
-    **options: Any,
+    **options: Unpack[ExportOptions],
 ) -> ExportResult:
     """Write a model as GGUF, for llama.cpp, or as a `nemotron-nas` directory, for vLLM, SGLang and mlx-lm.
 

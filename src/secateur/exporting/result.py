@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secateur.exporting.config import Format
+from secateur.showing import Shown
 
 OPENS_IN: dict[Format, str] = {
     "gguf": "Opens in llama.cpp and the programs that are built on it",
@@ -11,8 +12,8 @@ OPENS_IN: dict[Format, str] = {
 }
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(Shown):
     """What was written.
 
     Attributes:
@@ -41,6 +42,14 @@ class ExportResult:
     def opens_in(self) -> str:
         """One line that says which engines open what was written."""
         return OPENS_IN[self.format]
+
+    def headline(self) -> str:
+        return (
+            f"{self.format}, {self.architecture}, {self.parameters:,} parameters in {self.dtype}, {self.bytes:,} bytes"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [{"number format": name, "tensors": count} for name, count in self.tensors.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures for `--json`."""

@@ -23,6 +23,7 @@ from secateur.files.marks import (
     require_only_own,
 )
 from secateur.files.names import OLD, beside, partial_of
+from secateur.wording import worded
 
 REPLACED = ".replaced"
 
@@ -91,7 +92,7 @@ def working_directory(
             for there in (target, place):
                 require_only_own(there)
         elif not is_empty(partial_of(target)):
-            logger.info("%s is left as it is; --overwrite would go on with it", partial_of(target))
+            logger.info(worded("%s is left as it is; --overwrite would go on with it"), partial_of(target))
         add_to_mark(place, own)
         try:
             yield place

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from secateur.files import expanded
 from secateur.longrange.config import LongRangeConfig
 from secateur.models.options import LARGEST_SEED
+from secateur.wording import know_options
 
 Task = Literal["listops", "text", "retrieval", "image", "pathfinder"]
 Mode = Literal["auto", "dense", "sparse"]
@@ -91,3 +92,7 @@ class EvaluateConfig(RunOptions):
 
     split: Literal["test", "dev"] = Field(default="test", description="Which examples.")
     batch_size: int = Field(default=32, ge=1, description="Examples at once.")
+
+
+know_options(TrainConfig)
+know_options(EvaluateConfig)

@@ -32,6 +32,7 @@ from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require
 from secateur.models.weight_files import weight_files
 from secateur.models.zeros_record import load_zeros
 from secateur.progress import announced
+from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +117,12 @@ def load(
 def _may_stream(path: Path, arguments: Mapping[str, Any]) -> bool:
     """Whether a model larger than most of memory is streamed, which nobody has asked for; said either way."""
     if sys.platform.startswith("linux") and _as_stored(path, arguments):
-        logger.info("%s takes more than 60 %% of memory: its layers are read one at a time (--stream)", path)
+        logger.info(worded("%s takes more than 60 %% of memory: its layers are read one at a time (--stream)"), path)
         return True
     stored = _name(checkpoint_dtype(path))
-    logger.warning("%s takes more than 60 %% of memory; on Linux with --dtype %s --stream needs less", path, stored)
+    logger.warning(
+        worded("%s takes more than 60 %% of memory; on Linux with --dtype %s --stream needs less"), path, stored
+    )
     return False
 
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from secateur.models.adapters import adapter_of
 from secateur.models.streamed import release
 from secateur.models.zeros_record import RECORD, believed_zeros, projections_of, remember_zeros, zeros_in
+from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
 
@@ -59,14 +60,14 @@ def zeros_to_keep(model: PreTrainedModel, zeros: Zeros = "auto") -> dict[str, Te
         As `zero_masks`.
     """
     if zeros == "fill":
-        logger.info("The model's zeros may be filled, as --zeros says")
+        logger.info(worded("The model's zeros may be filled, as --zeros says"))
         return {}
     if zeros == "auto":
         judgement = _judged(model)
         logger.log(logging.INFO if judgement.is_worth_a_word else logging.DEBUG, "%s", judgement.sentence)
         return _masks(judgement.sparse)
     masks = masks_of_all_zeros(model)
-    logger.info("The zeros in %d of the model's matrices are kept, as --zeros says", len(masks))
+    logger.info(worded("The zeros in %d of the model's matrices are kept, as --zeros says"), len(masks))
     if masks:
         remember_zeros(model, {"matrices": [_described(name, keep) for name, keep in masks.items()]})
     return masks

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-Model = TypeVar("Model", bound=nn.Module)
-Rest = ParamSpec("Rest")
-Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @contextmanager
@@ -37,14 +35,12 @@ def own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = before
 
 
-def in_eval_mode(
-    function: Callable[Concatenate[Model, Rest], Result],
-) -> Callable[Concatenate[Model, Rest], Result]:
+def in_eval_mode(function: Function) -> Function:
     """A function of a model that runs without dropout and gives the model back in the mode it came in."""
 
     @wraps(function)
-    def inside(model: Model, *arguments: Rest.args, **options: Rest.kwargs) -> Result:
+    def inside(model: nn.Module, *arguments: Any, **options: Any) -> Any:
         with eval_mode(model):
             return function(model, *arguments, **options)
 
-    return inside
+    return cast(Function, inside)

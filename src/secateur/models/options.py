@@ -1,11 +1,17 @@
-"""What every command that loads a model lets its user choose."""
+"""What every command that loads a model lets its user choose, and how functions take their options."""
 
-from collections.abc import Mapping
+import difflib
+import inspect
+import logging
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import InputError
+from secateur.wording import argument, know_options, option_lines, worded
+
+logger = logging.getLogger(__name__)
 
 LARGEST_SEED = 2**32 - 1  # what every library takes
 
@@ -46,7 +52,61 @@ class StreamOptions(LoadOptions):
         return {**super().load_arguments(), "stream": self.stream}
 
 
+for _options in (LoadOptions, StreamOptions):
+    know_options(_options)
+LOADING = frozenset(StreamOptions.model_fields)  # of which a function that is given a loaded model needs none
+
+# Of the functions that take a config's options: their other arguments, and the fields they have no use for.
+_arguments: dict[type[BaseModel], set[str]] = {}
+_unused: dict[type[BaseModel], Collection[str]] = {}
+
 Config = TypeVar("Config", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def takes_options(
+    config: type[BaseModel], *, hidden: Collection[str] = LOADING, also: Mapping[str, Any] | None = None
+) -> Callable[[Function], Function]:
+    """Show the options of a function, the fields of its config, in its signature and its docstring.
+
+    The function collects them in `**options` and hands those to `configured`. What type checkers see of them is the
+    `TypedDict` of the same names, which `make options` writes.
+
+    Args:
+        config: the pydantic model.
+        hidden: fields that the function has no use for. They are taken all the same, as they are in a config.
+        also: types by name, of fields for which the function takes more than the config.
+    """
+    know_options(config)
+    _unused[config] = hidden
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {each.name for each in own}
+        _arguments.setdefault(config, set()).update(taken)
+        names = [name for name in config.model_fields if name not in taken and name not in hidden]
+        shown = {name: config.model_fields[name] for name in sorted(names, key=LOADING.__contains__)}
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True),
+                annotation=(also or {}).get(name, field.annotation),
+            )
+            for name, field in shown.items()
+        ]
+        described: Any = function
+        described.__signature__ = signature.replace(parameters=[*own, *options])
+        described.__doc__ = "\n".join(
+            [inspect.getdoc(function) or "", "", "Options:", *(f"    {line}" for line in option_lines(shown))]
+        )
+        described.options_config, described.options_shown = config, tuple(shown)
+        return function
+
+    return show
 
 
 def configured(kind: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:
@@ -61,17 +121,31 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         InputError: an option is unknown or its value is refused.
     """
     given = config.model_dump(exclude_unset=True) if config is not None else {}
+    for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
+        logger.warning("%s= has no effect here: it is for secateur.load, and the model is loaded", name)
     try:
         return kind.model_validate({**given, **options})
     except ValidationError as error:
-        raise InputError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
+        problems = [_complaint(dict(problem), kind) for problem in error.errors()]
+        raise InputError("; ".join(problems)) from error
 
 
-def _complaint(problem: dict[str, Any]) -> str:
+def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     location, message = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
     if not location:
         return message
-    return f"{location[0]} {problem['input']}: {message[0].lower()}{message[1:]}"
+    name = str(location[0])
+    if problem["type"] == "extra_forbidden":
+        return no_option(name, [*kind.model_fields, *sorted(_arguments.get(kind, set()) - {"model", "tokenizer"})])
+    if problem["type"] == "missing":
+        return worded(f"--{name.replace('_', '-')} is missing")
+    return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def no_option(name: str, known: Collection[str]) -> str:
+    """What to say about an option that there is not: `no option 'ratoi': did you mean 'ratio'?`"""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"no option '{name}'" + (f": did you mean '{near[0]}'?" if near else f"; there are {', '.join(known)}")
 
 
 def no_number(value: object, form: str, example: str) -> object:

@@ -2,7 +2,8 @@
 
 from secateur.planning.config import PlanConfig
 from secateur.planning.estimates import ModelEstimate, PhaseEstimate, estimate
+from secateur.planning.estimates import estimate as plan
 from secateur.planning.shape import ModelShape, shape_of
 from secateur.planning.source import model_shape
 
-__all__ = ["ModelEstimate", "ModelShape", "PhaseEstimate", "PlanConfig", "estimate", "model_shape", "shape_of"]
+__all__ = ["ModelEstimate", "ModelShape", "PhaseEstimate", "PlanConfig", "estimate", "model_shape", "plan", "shape_of"]

@@ -4,17 +4,25 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+from transformers import PreTrainedModel
 
 from secateur.models import configured
+from secateur.models.options import takes_options
 from secateur.planning.calibration import prune_phases, search, sparsify_phases
 from secateur.planning.config import PlanConfig
 from secateur.planning.devices import GB, NETWORK, Device, named_devices
+from secateur.planning.options import PlanOptions
 from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.running import evaluate, load, recover_phases
-from secateur.planning.shape import BYTES, ModelShape
+from secateur.planning.shape import BYTES, ModelShape, shape_of
 from secateur.planning.source import model_shape
 from secateur.planning.work import Work, seconds
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TORCHRUN = "torchrun"
 COPIES, SPREAD, SHARDED, LAYERED = "", "--device-map auto", "--fsdp", "--layer-by-layer --offload cpu"
@@ -44,8 +52,8 @@ class PhaseEstimate:
     processes: int
 
 
-@dataclass(frozen=True)
-class ModelEstimate:
+@dataclass(frozen=True, repr=False)
+class ModelEstimate(Drawn):
     """All phases of a model on devices.
 
     Attributes:
@@ -74,19 +82,37 @@ class ModelEstimate:
     phases: list[PhaseEstimate]
     advice: list[str]
 
+    def headline(self) -> str:
+        fitting = sum(phase.fits for phase in self.phases)
+        devices = f"{self.devices} × {self.device} of {self.device_memory_bytes / GB:,.0f} GB"
+        return (
+            f"{self.parameters:,} parameters in {self.dtype} on {devices}: {fitting} of {len(self.phases)} phases fit"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(phase) for phase in self.phases]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, plan_plot
+
+        return figure_of(plan_plot, self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain JSON values."""
         return asdict(self)
 
 
-def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any) -> ModelEstimate:
+@takes_options(PlanConfig, hidden=())
+def estimate(
+    model: str | Path | PreTrainedModel, config: PlanConfig | None = None, **options: Unpack[PlanOptions]
+) -> ModelEstimate:
     """What each phase of secateur's commands needs in memory and time.
 
     No weights are read. FLOPs and bytes are counted from the widths in `config.json`; the share of a device's rates
     that each kind of work reaches is measured in part on a CPU, and assumed on GPUs.
 
     Args:
-        model: a directory with a `config.json`, that file, a hub id, or `smollm2-135m`.
+        model: a directory with a `config.json`, that file, a hub id, `smollm2-135m`, or a loaded model.
         config: devices and amounts.
         options: fields of `PlanConfig`, instead of `config` or over it: `estimate("out/pruned", devices="8xH100")`.
 
@@ -96,7 +122,8 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
     """
     config = configured(PlanConfig, config, options)
     count, device = named_devices(config.devices, config.memory_gb, config.tflops)
-    shape = model_shape(model)
+    shape = model_shape(model) if isinstance(model, str | Path) else shape_of(model.config.to_dict(), "the model")
+    name = str(model if isinstance(model, str | Path) else model.name_or_path)
     dtype = _number_format(config, shape, device)
     setting = Setting(shape, config, BYTES[dtype], device.is_cpu)
     products = device.float32 if dtype == "float32" else device.products
@@ -104,7 +131,7 @@ def estimate(model: str | Path, config: PlanConfig | None = None, **options: Any
     phases = [_way(position) for position in range(len(_phases(setting)))]
     found = [(phase, cluster.best(setting, phase)) for phase in phases]
     return ModelEstimate(
-        model=str(model),
+        model=name,
         family=shape.family,
         parameters=shape.parameters,
         dtype=dtype,

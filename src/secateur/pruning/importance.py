@@ -1,6 +1,6 @@
 """Scores of units: which GQA groups and MLP channels of a layer matter least, and what each costs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,6 +48,42 @@ class PartScores:
 
 
 LayerScores = dict[Part, PartScores]
+
+
+@dataclass(frozen=True)
+class UnitStatistics:
+    """What a score of one's own is made of: a half of a layer, and what its units gave on the calibration text.
+
+    The inputs of the output projection (`o_proj`, `down_proj`) belong to the units, one after another: to a GQA group
+    those of its query heads, to an MLP channel one.
+
+    Attributes:
+        units: how many: GQA groups or MLP channels.
+        weights: of the projections by name, (out_features, in_features) each; the output projection is the last.
+        mean: of the output projection's inputs over all tokens, (in_features,).
+        variance: the same, (in_features,).
+        tokens: how many there were.
+    """
+
+    units: int
+    weights: Mapping[str, Tensor]
+    mean: Tensor
+    variance: Tensor
+    tokens: int
+
+    @property
+    def output(self) -> Tensor:
+        """The weight of the output projection, (hidden_size, in_features)."""
+        return list(self.weights.values())[-1]
+
+    def by_unit(self, values: Tensor) -> Tensor:
+        """Sums of a value for each input of the output projection, (in_features,), over each unit: (units,)."""
+        return values.reshape(self.units, -1).sum(1)
+
+
+# Takes a layer's index, the half and its statistics, and gives scores, (units,): the lowest leave first.
+UnitScore = Callable[[int, Part, UnitStatistics], Tensor]
+HalfScore = Callable[[int, Half, UnitStatistics], Tensor]
 
 
 def kept_scores(scores: LayerScores) -> dict[str, Tensor]:
@@ -113,6 +149,46 @@ def activation_scores(
         offload: where activations wait between layers.
         walks: what an earlier try has done.
     """
+
+    def fluctuation(_: int, half: Half, found: UnitStatistics) -> Tensor:
+        metric = metric_of_outputs(half, None)
+        weight = found.output.double()
+        weight = weight if metric is None else metric.diagonal().double()[:, None] * weight
+        return found.by_unit(error_factor(half, metric) * found.variance * weight.square().sum(0))
+
+    return _streamed_scores(model, windows, batch_size, offload, walks, fluctuation)
+
+
+def own_scores(
+    model: PreTrainedModel,
+    windows: Tensor,
+    batch_size: int,
+    offload: Offload,
+    walks: Walks,
+    score: UnitScore,
+) -> list[LayerScores]:
+    """Scores by a function of the user's own. Arguments as `activation_scores`.
+
+    Raises:
+        InputError: it does not give a finite score for each unit.
+    """
+
+    def checked(index: int, half: Half, found: UnitStatistics) -> Tensor:
+        scores = torch.as_tensor(score(index, half.part, found)).detach().double()
+        where = f"importance= gave for the {half.part} of layer {index}"
+        if scores.shape != (half.units,):
+            raise InputError(f"{where} a shape of {tuple(scores.shape)}; give one score for each unit, ({half.units},)")
+        if not bool(scores.isfinite().all()):
+            raise InputError(f"{where} scores that are not finite")
+        return scores
+
+    return _streamed_scores(model, windows, batch_size, offload, walks, checked)
+
+
+def _streamed_scores(
+    model: PreTrainedModel, windows: Tensor, batch_size: int, offload: Offload, walks: Walks, score: HalfScore
+) -> list[LayerScores]:
+    """Scores by what the inputs of each half's output projection are, layer by layer."""
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size, offload)
     begin = walks.begin("scores", {"uncut": stream})
@@ -133,11 +209,9 @@ def activation_scores(
             (tokens,) = all_reduce_numbers(tokens)
             mean = all_reduce_sum(first) / tokens
             variance = all_reduce_sum(second) / tokens - mean.square()
-            metric = metric_of_outputs(half, None)
-            weight = linear.weight.detach().double()
-            weight = weight if metric is None else metric.diagonal().double()[:, None] * weight
-            weighted = error_factor(half, metric) * variance * weight.square().sum(0)
-            layer_scores[half.part] = PartScores.from_unit_scores(weighted.view(half.units, -1).sum(1))
+            weights = {name: each.weight.detach() for name, each in half.projections.items()}
+            found = UnitStatistics(half.units, weights, mean, variance, int(tokens))
+            layer_scores[half.part] = PartScores.from_unit_scores(score(index, half, found))
         stream.end_layer(index)
         release(model, layer)
         scores.append(layer_scores)

@@ -3,13 +3,18 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from secateur.console import flag
 from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths
 from secateur.pruning.config import MULTIPLES
 from secateur.pruning.units import PartShape, usual_attention
+from secateur.showing import Drawn
+from secateur.wording import worded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOLERANCE = 0.005  # of the share of all parameters that is asked for
 logger = logging.getLogger(__name__)
@@ -43,14 +48,25 @@ class LayerPlan:
     frozen: bool
     importance: float | None = None
 
+    def figures(self) -> dict[str, Any]:
+        """A row of a table: shares that leave, and widths before and after."""
+        names = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+        widths = {
+            f"{name}{when}": getattr(of, name)
+            for name in names
+            for when, of in (("", self.after), (" before", self.before))
+        }
+        shares = {name: getattr(self, name) for name in ("layer", "rate", "attention_rate", "mlp_rate", "importance")}
+        return {**shares, **widths, "frozen": self.frozen}
+
     def to_dict(self) -> dict[str, Any]:
         widths = {name: [value, getattr(self.after, name)] for name, value in asdict(self.before).items()}
         rest = {key: value for key, value in asdict(self).items() if key not in ("before", "after")}
         return {**rest, **widths}
 
 
-@dataclass
-class PruningPlan:
+@dataclass(repr=False)
+class PruningPlan(Drawn):
     """A whole cut.
 
     Attributes:
@@ -81,6 +97,17 @@ class PruningPlan:
     def reached(self) -> float:
         """Share of all parameters that is removed."""
         return 1 - self.parameters_after / self.parameters_before
+
+    def headline(self) -> str:
+        return f"{self.parameters_before:,} → {self.parameters_after:,} parameters, {self.reached:.1%} removed"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [layer.figures() for layer in self.layers]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, pruning_strategy
+
+        return figure_of(pruning_strategy, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         own = {key: value for key, value in vars(self).items() if key != "layers"}
@@ -128,7 +155,7 @@ def plan_layers(
 def warn_of_miss(plan: PruningPlan, even: bool = False) -> None:
     """Say where a cut is not as large as was asked, and why."""
     if abs(plan.reached - plan.ratio) > TOLERANCE:
-        reasons = ", or ".join(_reasons_of_miss(plan, even))
+        reasons = worded(", or ".join(_reasons_of_miss(plan, even)))
         logger.warning("Removed %.3f of all parameters, not %.3f: %s", plan.reached, plan.ratio, reasons)
 
 

@@ -1,9 +1,10 @@
 """Structured pruning from a configuration to a smaller model and the plan of what was cut."""
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,30 +23,37 @@ from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
-from secateur.pruning.config import LayerImportanceMethod, PruneConfig
+from secateur.pruning.config import LayerImportanceMethod, PruneConfig, UnitImportance
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
     LayerScores,
+    UnitScore,
     activation_scores,
     magnitude_scores,
+    own_scores,
     taylor_scores,
 )
 from secateur.pruning.ladders import units_removed
 from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
 from secateur.pruning.multiples import require_kept_multiples, require_multiples
+from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PruneResult:
+@dataclass(repr=False)
+class PruneResult(Drawn):
     """What a cut did.
 
     Attributes:
@@ -60,6 +68,19 @@ class PruneResult:
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
+    def headline(self) -> str:
+        return f"{self.plan.headline()}, {sum(self.seconds.values()):.1f} s"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return self.plan.rows_of_figures()
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, pruning_strategy
+
+        return figure_of(
+            pruning_strategy, self.plan.to_dict(), self.layer_importance.to_dict() if self.layer_importance else None
+        )
+
     def files(self) -> dict[str, Any]:
         """The JSON files that go beside the model."""
         files: dict[str, Any] = {PLAN: self.plan.to_dict()}
@@ -68,15 +89,16 @@ class PruneResult:
         return files
 
 
+@takes_options(PruneConfig, also={"importance": UnitImportance | UnitScore})
 @in_eval_mode
 def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: PruneConfig | None = None,
     *,
-    layer_importance: LayerImportance | LayerImportanceMethod | None = None,
+    layer_importance: LayerImportance | LayerImportanceMethod | Sequence[float] | None = None,
     walks: Walks = NOTHING_KEPT,
-    **options: Any,
+    **options: Unpack[PruneOptions],
 ) -> PruneResult:
     """Remove whole GQA groups and MLP channels from a model, in place.
 
@@ -85,8 +107,11 @@ def prune(
         tokenizer: its tokenizer.
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
-        layer_importance: scores of the layers, measured before, or how to measure them; they are measured if the
-            allocation needs them or an option is about them.
+            `importance` may be a function of one's own: it is given a layer's index, "attention" or "mlp", and
+            `UnitStatistics`, and returns a score for each unit, (units,); the lowest leave first.
+        layer_importance: scores of the layers, measured before or one number for each, or how to measure them:
+            removal, activation or similarity. They are measured if the allocation needs them or an option is about
+            them. The allocations `inverse` and `proportional` go by them.
         walks: what an earlier try with the same model and settings has done, of a model that is streamed.
 
     Raises:
@@ -94,9 +119,13 @@ def prune(
         DataError: the calibration text cannot be used.
         ModelError: the model's family is not supported, or a weight is NaN or infinite.
     """
+    given: dict[str, Any] = {**options}
+    own_score: UnitScore | None = given.pop("importance") if callable(given.get("importance")) else None
+    if own_score is not None:
+        given["importance"] = "activation"  # which is found on the same way
     if isinstance(layer_importance, str):
-        options["layer_importance"], layer_importance = layer_importance, None
-    config = configured(PruneConfig, config, options)
+        given["layer_importance"], layer_importance = layer_importance, None
+    config = configured(PruneConfig, config, given)
     require_in_memory(model)
     require_finite(model, "the model")
     if zeros_to_keep(model, config.zeros) and config.compensate:
@@ -107,6 +136,8 @@ def prune(
     warn_of_long_windows(model, config.seqlen)
     log_what_stays(model)
     shapes = part_shapes(model)
+    if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
+        layer_importance = _given_importance(layer_importance, len(shapes), config)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
     if planned is None:
@@ -124,7 +155,7 @@ def prune(
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
             metrics = _metrics(model, windows, config, planned)
-            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks)
+            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks, own_score)
         with timed(seconds, "cut"):
             if config.compensate:
                 order = scores if planned or not config.by_refit else None
@@ -148,7 +179,7 @@ def prune(
         head_dim=head_dim,
         query_heads_per_group=usual_attention(shapes).heads_per_group,
         layers=plan_layers(shapes, head_dim, removed, cut_layers, layer_scores),
-        settings=config.model_dump(),
+        settings={**config.model_dump(), **({"importance": _name_of(own_score)} if own_score else {})},
         calibration=calibration.description,
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
@@ -181,6 +212,7 @@ def unit_scores(
     config: PruneConfig,
     metrics: Metrics | None = None,
     walks: Walks = NOTHING_KEPT,
+    own_score: UnitScore | None = None,
 ) -> list[LayerScores]:
     """The units of every layer in the order in which they go, with what each costs.
 
@@ -188,7 +220,10 @@ def unit_scores(
         windows: calibration tokens, (windows, seq).
         metrics: for `fisher`, `metrics_of_layers`.
         walks: what an earlier try has done.
+        own_score: a function of the user's own, in the place of `config.importance`.
     """
+    if own_score is not None:
+        return own_scores(model, windows, config.batch_size, config.offload, walks, own_score)
     if config.by_refit:
         return obs_scores(model, windows, config.batch_size, config.damping, metrics, config.offload, walks)
     if config.importance == "taylor":
@@ -215,16 +250,37 @@ def _decide(
     layer_importance: Sequence[float] | None,
     metrics: Metrics | None,
     walks: Walks,
+    own_score: UnitScore | None,
 ) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
     """The order in which units go, and how many of each half of each layer."""
     if planned is None:
-        scores = unit_scores(model, windows, config, metrics, walks)
+        scores = unit_scores(model, windows, config, metrics, walks, own_score)
         return scores, units_removed(allocate(model, config, scores, layer_importance))
     found_by_the_cut = config.compensate and config.by_refit
     if planned.names_all_units or found_by_the_cut:
         return planned.units, planned.counts
-    scored = unit_scores(model, windows, config, metrics, walks)
+    scored = unit_scores(model, windows, config, metrics, walks, own_score)
     return [{**found, **named} for found, named in zip(scored, planned.units, strict=True)], planned.counts
+
+
+def _given_importance(scores: Sequence[float], layers: int, config: PruneConfig) -> LayerImportance:
+    """Scores of layers that a user gives as numbers."""
+    numbers = [float(score) for score in scores]
+    if len(numbers) != layers:
+        raise InputError(f"layer_importance= has {len(numbers)} scores; the model has {layers} layers")
+    if not all(map(math.isfinite, numbers)):
+        raise InputError("layer_importance= holds scores that are not finite")
+    if config.even or config.allocation not in ("inverse", "proportional"):
+        logger.warning(
+            "layer_importance= is recorded but not used: allocation %s goes by the units; pass allocation='inverse' or "
+            "'proportional'",
+            config.allocation,
+        )
+    return LayerImportance("given", numbers, "as given")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _importance_if_needed(

@@ -17,6 +17,7 @@ from secateur.data.sources import mixed
 from secateur.distributed import process_count, share
 from secateur.errors import InputError
 from secateur.recovery.config import RecoverConfig
+from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,7 @@ def _split(sequences: Sequences, name: str, config: RecoverConfig) -> tuple[Sequ
             )
         if config.val_size:
             logger.info(
-                "Nothing is set apart for validation: --val-size %g of %s is none; --val-size 1 sets one apart",
+                worded("Nothing is set apart for validation: --val-size %g of %s is none; --val-size 1 sets one apart"),
                 config.val_size,
                 counted(total, "window"),
             )

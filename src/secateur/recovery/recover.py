@@ -3,17 +3,18 @@
 import importlib.util
 import logging
 import math
-from contextlib import nullcontext
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Unpack, cast
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from secateur import files
 from secateur.data import Corpus, load_corpus
@@ -23,7 +24,8 @@ from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.lora import underlying
-from secateur.models.masks import Masks, sparsity_of, zeros_to_keep
+from secateur.models.masks import Masks, zeros_to_keep
+from secateur.models.options import LOADING, takes_options
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
@@ -33,70 +35,31 @@ from secateur.recovery.datasets import Amount, Padding, extra_windows, training_
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
+from secateur.recovery.options import RecoverOptions
+from secateur.recovery.own_loss import OwnLoss, name_of
+from secateur.recovery.result import RecoverResult, history_of, record_of, result_of
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import HISTORY_FILE, Workplace
+from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
 
 CPU_MICRO_BATCH_SIZE = 2
 
 
-@dataclass
-class RecoverResult:
-    """What a training gave.
-
-    Attributes:
-        model: the trained model, in evaluation mode; with the adapter unmerged beside its weights unless merged.
-        output: the directory written: an adapter (method lora, not merged) or a model.
-        history: by step: `step`; `loss`, what is trained on, and what it is made of, `cross_entropy` and, with a
-            teacher, `kl_divergence` from it, all as means over the steps since the entry before, in nats per token;
-            `learning_rate`, `grad_norm`; of the validation windows `eval_cross_entropy` and, with a teacher,
-            `eval_kl_divergence`; `perplexity` by text. Step 0 is before training.
-        steps: optimizer steps done.
-        tokens: tokens trained on, each epoch counted.
-        sequences: different windows or examples that the steps have seen.
-        sequences_given: how many the data has, those for validation included; None where that is not known.
-        seconds: training and evaluation, all runs of a resumed training together.
-        tokens_per_second: of the optimizer steps, evaluation not counted.
-        best_step: the step whose weights these are, where there is a validation loss.
-        micro_batch_size: windows that went through the model at once in the end.
-        method: how, as it was settled.
-        sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
-        corpus: what was trained on, in words: how much of which data.
-        source: its identity, `Corpus.source`.
-    """
-
-    model: PreTrainedModel | PeftModel
-    output: Path
-    history: list[dict[str, Any]]
-    steps: int
-    tokens: int
-    sequences: int
-    sequences_given: int | None
-    seconds: float
-    tokens_per_second: float
-    best_step: int | None
-    micro_batch_size: int
-    method: str
-    sparsity: float | None
-    corpus: str
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the model, as `recovery.json` holds it."""
-        return {name: value for name, value in vars(self).items() if name not in ("model", "output")}
-
-
+@takes_options(RecoverConfig, hidden=LOADING - {"device_map", "trust_remote_code"})
 def recover(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    output: str | Path,
+    output: str | Path | None = None,
     config: RecoverConfig | None = None,
     *,
     teacher: PreTrainedModel | str | None = None,
+    loss: OwnLoss | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
     overwrite: bool = False,
     extras: dict[str, object] | None = None,
-    **options: Any,
+    **options: Unpack[RecoverOptions],
 ) -> RecoverResult:
     """Train a model on text or instruction data, with an adapter or as a whole, and write the result.
 
@@ -111,9 +74,14 @@ def recover(
     Args:
         model: changed in place.
         tokenizer: the model's.
-        output: an adapter directory for method `lora`; a model directory for `full`, or with `merge`.
+        output: an adapter directory for method `lora`; a model directory for `full`, or with `merge`. Without it
+            nothing is written: the model is trained in memory, and a training that is stopped is lost.
         config: all settings; by default those of `RecoverConfig`.
         teacher: a loaded teacher, or the name of one, instead of the name in `config.teacher`.
+        loss: a function in the place of cross entropy: it is given what the model gives (`logits`, (batch, seq,
+            vocabulary)) and the batch (`input_ids`, `labels` with -100 where there is no loss, `attention_mask`;
+            (batch, seq) each), and returns the mean over the batch's tokens. Validation stays cross entropy.
+        callbacks: Transformers' `TrainerCallback`s, told what its Trainer tells them; they may stop the training.
         overwrite: replace what the output holds, and drop an unfinished training with other settings.
         extras: more files for the output, as in `secateur.save`.
         **options: single fields of `RecoverConfig`, on top of `config`.
@@ -125,9 +93,39 @@ def recover(
         TrainingError: the loss is no longer finite, or one window does not fit into memory. The last good weights are
             then in `OUTPUT.last-good`.
     """
+    given: dict[str, Any] = {**options}
     if isinstance(teacher, str):
-        options, teacher = {**options, "teacher": teacher}, None
-    config = configured(RecoverConfig, config, options)
+        given["teacher"], teacher = teacher, None
+    config = configured(RecoverConfig, config, given)
+    with _place(output) as place:
+        return _recovered(model, tokenizer, place, config, teacher, loss, callbacks, overwrite, extras, output is None)
+
+
+@contextmanager
+def _place(output: str | Path | None) -> Iterator[str | Path]:
+    """Where a training works: at its output, or in a directory that goes when it is done."""
+    if output is not None:
+        yield output
+        return
+    if process_count() > 1:
+        raise InputError("several processes train into a directory that they share; give output=")
+    with tempfile.TemporaryDirectory(prefix="secateur-") as directory:
+        yield Path(directory) / "trained"
+
+
+def _recovered(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    output: str | Path,
+    config: RecoverConfig,
+    teacher: PreTrainedModel | None,
+    loss: OwnLoss | None,
+    callbacks: Sequence[TrainerCallback],
+    overwrite: bool,
+    extras: dict[str, object] | None,
+    in_memory: bool,
+) -> RecoverResult:
+    """As `recover`; `in_memory`: the output goes, so nothing is written there but what the training needs itself."""
     free = overwrite or Workplace(files.expanded(output)).is_finished
     target = files.require_free(output, free)
     require_in_memory(model)
@@ -142,6 +140,8 @@ def recover(
     train, validation = training_sequences(tokenizer, corpus, config)
     amount = Amount.of(tokenizer, corpus, config)
     guide = _teacher(model, tokenizer, teacher, config, len(train), len(validation or ()))
+    if guide is not None and loss is not None:
+        raise InputError("loss= and teacher= exclude each other; let the loss of your own run the teacher")
     padding = Padding(_pad_token(tokenizer, model.config.vocab_size))
     data = TrainingData(train, validation, extra_windows(tokenizer, config), padding)
     workplace = Workplace(target)
@@ -149,6 +149,8 @@ def recover(
         if is_first():
             identity = _identity(model, corpus, guide, config)
             identity["template"] = template_of(tokenizer, config.chat_template).fingerprint if amount.written else None
+            if loss is not None:
+                identity["loss"] = name_of(loss)
             workplace.open(identity, overwrite)
         barrier()
         set_seed(config.seed)
@@ -163,36 +165,44 @@ def recover(
             logger.info("Going on from %s", resume)
         evaluate_first = resume is None and bool(data.validation or data.extra)
         arguments = training_arguments(learner, number_format, config, workplace.path, evaluate_first)
-        student = Student(learner, guide)
+        student = Student(learner, guide, loss)
         if config.fsdp:
             sharding.shard(student, adapter_of(model).layers(model))
         trainer = RecoveryTrainer(student, arguments, config, data, progress, workplace, masks)
         try:
             with training_bar(progress, trainer.losses) as bar, reports_below(workplace.path):
-                trainer.add_callback(bar)
+                for callback in (bar, *callbacks):
+                    trainer.add_callback(callback)
                 trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         except KeyboardInterrupt:
-            workplace.tell()
+            if not in_memory:
+                workplace.tell()
             raise
         except Diverged as problem:
             if trainer.good_step:
                 checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
             learner = _gathered(learner, skeleton)
-            kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
+            if in_memory:
+                _finish(learner, number_format, merged=False)
+                kept: Path | str | None = "the model" if trainer.good_step else None
+            else:
+                kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
             if is_first():
                 workplace.remove()
             barrier()
             raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
-        result = _result(trainer, learner, target, corpus, amount)
+        result = result_of(trainer, learner, target, corpus, amount)
         if skeleton is None or is_first():
             result.model = _finish(learner, number_format, config.merge)
             require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
-        if is_first():
+        if in_memory:
+            result.output = None
+        elif is_first():
             workplace.finish()
-            contents = {HISTORY_FILE: _record(result, config), **reports(workplace.path), **(extras or {})}
+            contents = {HISTORY_FILE: record_of(result, config), **reports(workplace.path), **(extras or {})}
             _write(result.model, tokenizer, target, free, contents)
             workplace.remove()
         barrier()
@@ -300,7 +310,9 @@ def _restore_best(trainer: RecoveryTrainer) -> None:
         return
     logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
     if best == 0:
-        logger.warning("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+        logger.warning(
+            worded("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+        )
     weights = load_file(trainer.workplace.best / checkpoints.WEIGHTS)
     checkpoints.load_weights(trainer.student, weights)
 
@@ -313,51 +325,6 @@ def _finish(
     bake_in(model)
     nn.Module.to(model, number_format)  # PreTrainedModel.to is annotated without its arguments
     return model.eval()
-
-
-def _result(
-    trainer: RecoveryTrainer, model: PreTrainedModel | PeftModel, output: Path, corpus: Corpus, amount: Amount
-) -> RecoverResult:
-    progress = trainer.progress
-    # An epoch takes each sequence once, so the first steps see as many as they take.
-    seen = min(len(trainer.data.train), trainer.state.global_step * trainer.config.batch_size)
-    return RecoverResult(
-        model=model,
-        output=output,
-        history=_history(trainer.state.log_history),
-        steps=trainer.state.global_step,
-        tokens=progress.tokens,
-        sequences=seen,
-        sequences_given=amount.given,
-        seconds=progress.seconds,
-        tokens_per_second=progress.tokens / max(progress.training_seconds, 1e-9),
-        best_step=progress.best_step,
-        micro_batch_size=progress.micro_batch_size,
-        method=trainer.config.method,
-        sparsity=sparsity_of(trainer.masks) if trainer.masks else None,
-        corpus=f"{amount.told(seen)} of {corpus.title}",
-        source=corpus.source,
-    )
-
-
-def _history(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The Trainer's log, one entry per step."""
-    entries: dict[int, dict[str, Any]] = {}
-    for record in log:
-        if "train_runtime" in record:
-            continue
-        entry = entries.setdefault(record["step"], {"step": record["step"]})
-        for name, value in record.items():
-            if name.startswith("eval_perplexity "):
-                entry.setdefault("perplexity", {})[name.removeprefix("eval_perplexity ")] = value
-            else:
-                entry[name] = value
-    return [entries[step] for step in sorted(entries)]
-
-
-def _record(result: RecoverResult, config: RecoverConfig) -> dict[str, Any]:
-    settings = {**config.model_dump(), "lr": config.learning_rate}
-    return {**result.to_dict(), "settings": settings}
 
 
 def _write(
@@ -389,7 +356,7 @@ def _keep_last_good(
         return None
     kept = _unused(output.with_name(f"{output.name}.last-good"))
     barrier()
-    note = {"stopped": problem, "step": trainer.good_step, "history": _history(trainer.state.log_history)}
+    note = {"stopped": problem, "step": trainer.good_step, "history": history_of(trainer.state.log_history)}
     if is_first():
         _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})
     return kept
@@ -401,7 +368,7 @@ def _unused(path: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def _advice(problem: Diverged, step: int, kept: Path | None, config: RecoverConfig) -> str:
+def _advice(problem: Diverged, step: int, kept: Path | str | None, config: RecoverConfig) -> str:
     where = f"the last good weights are in {kept}" if kept else "no weights are worth keeping"
     return (
         f"training stopped at step {step + 1}: {problem}; {where}; try a lower --lr (now {config.learning_rate:g}) or "

@@ -42,6 +42,7 @@ from secateur.recovery.datasets import Batch, Padding, Sequences, own_parts, sco
 from secateur.recovery.distillation import Teacher
 from secateur.recovery.losses import losses_apart, vocabulary_loss
 from secateur.recovery.masked import require_zeros
+from secateur.recovery.own_loss import OwnLoss, mean_of
 from secateur.recovery.sharding import average_unsharded_gradients, reduce_gradients, reshard, take_as_it_is, whole
 from secateur.recovery.timing import TimeLimit
 from secateur.recovery.workplace import Workplace
@@ -60,9 +61,12 @@ class Diverged(Exception):
 class Student(nn.Module):
     """A language model, with or without adapter, as a map from tokens to their summed loss."""
 
-    def __init__(self, model: PreTrainedModel | PeftModel, teacher: Teacher | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, teacher: Teacher | None, own_loss: OwnLoss | None = None
+    ) -> None:
         super().__init__()
         self.model = model
+        self._own_loss = (own_loss,)  # in a tuple, as the teacher below
         if hasattr(model, "hf_device_map"):
             self.hf_device_map = model.hf_device_map
         self._teacher = (teacher,)  # in a tuple, so that it is no submodule
@@ -90,6 +94,11 @@ class Student(nn.Module):
             index: the number of each window in the training data, (batch,).
             attention_mask: (batch, seq), or None without padding.
         """
+        (own_loss,) = self._own_loss
+        if self.training and own_loss is not None:
+            outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            batch = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+            return mean_of(own_loss, outputs, batch) * scored_tokens(labels)
         hidden = self.hidden_states(input_ids, attention_mask)
         (teacher,) = self._teacher
         if not self.training and (teacher is None or not self.hears_teacher):

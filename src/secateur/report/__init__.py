@@ -1,6 +1,8 @@
 """Showing results: tables, plots, the HTML page."""
 
 from secateur.report.comparison import comparison_page, size_plot, sweep_plot
+from secateur.report.drawings import plan_plot, weights_plot
+from secateur.report.figures import figure_of
 from secateur.report.html import Page, Picture, Sample, Table, render
 from secateur.report.layout import Column, TextTable
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
@@ -38,6 +40,7 @@ __all__ = [
     "comparison_page",
     "comparison_rows",
     "comparison_table",
+    "figure_of",
     "health_table",
     "longrange_table",
     "loss_curve",
@@ -46,6 +49,7 @@ __all__ = [
     "pattern_plot",
     "perplexity_plot",
     "plan_markdown",
+    "plan_plot",
     "plan_summary",
     "plan_table",
     "prepared_table",
@@ -63,5 +67,6 @@ __all__ = [
     "switch_plot",
     "task_table",
     "text_notes",
+    "weights_plot",
     "weights_table",
 ]

@@ -19,6 +19,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
+from secateur.report.figures import keep
+
 # Okabe and Ito's colours, which people who are colour-blind can tell apart.
 ATTENTION, MLP, NEUTRAL = "#0072B2", "#E69F00", "#555555"
 TEXT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -75,6 +77,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG image on white."""
+    keep(figure)
     image = io.BytesIO()
     FigureCanvasAgg(figure)
     with rc_context(STYLE):  # for labels of ticks, which are made when they are drawn

@@ -32,6 +32,7 @@ from secateur.files import (
 from secateur.files.json_text import read_json
 from secateur.files.marks import MARK
 from secateur.files.result_files import CARD, LINEAGE, STAGES
+from secateur.wording import asked_by
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,8 @@ class Run:
         accept_changes(directory)  # that the stage is not as it was is why it is done again
         with claimed(directory):
             barrier()  # the others find the place free
-            stage.work(directory)
+            with asked_by("recipe"):
+                stage.work(directory)
         self.progress[stage.name] = StageProgress(
             fingerprint,
             seconds=time.perf_counter() - start,

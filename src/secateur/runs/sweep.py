@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -24,8 +24,13 @@ from secateur.files.json_text import read_json
 from secateur.files.result_files import RECIPE, SWEEP
 from secateur.files.yaml_text import Place, yaml_value
 from secateur.longrange.recipe import LongRangeRecipe
+from secateur.report import figure_of, sweep_plot
 from secateur.runs.recipe import Recipe, checked_recipe, read_recipe, recipe_text
 from secateur.runs.stages import run_recipe
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +59,8 @@ class Cell:
     directory: str
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, repr=False)
+class SweepResult(Drawn):
     """What a sweep gave.
 
     Attributes:
@@ -69,6 +74,17 @@ class SweepResult:
     page: Path | None
     failed: dict[str, str]
     cells: int
+
+    def headline(self) -> str:
+        return f"{self.cells - len(self.failed)} of {self.cells} cells done" + (f", {self.page}" if self.page else "")
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return self.comparison.rows_of_figures() if self.comparison else []
+
+    def plot(self) -> "Figure":
+        if self.comparison is None:
+            raise InputError("no cell of the sweep is finished, so there is nothing to draw; see failed")
+        return figure_of(sweep_plot, self.comparison.rows, self.comparison.keys[0])
 
 
 def sweep_recipe(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,15 +16,20 @@ from secateur.errors import InputError
 from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import LOADING, configured, takes_options
 from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import remember_zeros
+from secateur.showing import Drawn
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
 from secateur.sparsity.fisher import fisher_shares
 from secateur.sparsity.matrices import Matrix, cut_matrices, quotas
+from secateur.sparsity.options import SparsifyOptions
 from secateur.sparsity.owl import layer_sparsities, outlier_shares
 from secateur.sparsity.quota import Quota
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FISHER_WINDOWS = 8
 
@@ -52,8 +57,8 @@ class CutMatrix:
     norm_lost: float | None = None
 
 
-@dataclass
-class SparsifyResult:
+@dataclass(repr=False)
+class SparsifyResult(Drawn):
     """What a cut did.
 
     Attributes:
@@ -86,12 +91,27 @@ class SparsifyResult:
         """Their share."""
         return self.zeros / sum(math.prod(matrix.shape) for matrix in self.matrices)
 
+    def headline(self) -> str:
+        return (
+            f"{self.zeros:,} zeros, {self.reached:.1%} of {len(self.matrices)} matrices, "
+            f"{sum(self.seconds.values()):.1f} s"
+        )
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        return [asdict(matrix) for matrix in self.matrices]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, sparsity_map
+
+        return figure_of(sparsity_map, self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `sparsity.json`."""
         own = {name: value for name, value in asdict(self).items() if name not in ("seconds", "peak_memory_bytes")}
         return {**own, "zeros": self.zeros, "reached": self.reached}
 
 
+@takes_options(SparsifyConfig, hidden=LOADING - {"device"})
 @in_eval_mode
 def sparsify(
     model: PreTrainedModel,
@@ -99,7 +119,7 @@ def sparsify(
     config: SparsifyConfig | None = None,
     *,
     walks: Walks = NOTHING_KEPT,
-    **options: Any,
+    **options: Unpack[SparsifyOptions],
 ) -> SparsifyResult:
     """Set single weights of a model's projections to zero, in place.
 

@@ -294,9 +294,9 @@ def test_a_refused_search_leaves_nothing(
 
 def test_what_cannot_be_solved_for_is_named(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     few = {"damping": 1e-300, "samples": 1, "seqlen": 8}
-    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise --damping"):
+    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise damping="):
         _search(tiny_model(), tiny_tokenizer, **few)
-    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise --damping"):
+    with pytest.raises(InputError, match="cannot be solved for with a damping of 1e-300; raise damping="):
         prune(tiny_model(), tiny_tokenizer, **{**QUICK, **few})
 
 

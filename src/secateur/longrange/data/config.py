@@ -12,6 +12,7 @@ from secateur.files import expanded
 from secateur.longrange.data import listops
 from secateur.longrange.data.rows import BYTE_VOCABULARY, SPLITS, SplitName
 from secateur.models.options import LARGEST_SEED
+from secateur.wording import know_options
 
 TaskName = Literal["listops", "pathfinder", "image", "text", "retrieval"]
 
@@ -161,3 +162,6 @@ class PrepareConfig(BaseModel):
             raise InputError(f"a picture of {task} is always {PICTURE:,} tokens long; leave out --max-length")
         if task == "listops" and self.max_length and self.max_length > listops.LONGEST:
             raise InputError(f"listops cannot be longer than {listops.LONGEST:,} tokens; lower --max-length")
+
+
+know_options(PrepareConfig)

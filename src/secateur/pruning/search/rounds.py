@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from secateur.models.halves import PARTS
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
-from secateur.models.options import configured
+from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
@@ -41,8 +41,13 @@ from secateur.pruning.search.candidates import (
 )
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
+from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.units import log_what_stays, part_shapes, usual_attention
+from secateur.showing import Drawn
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]
@@ -79,8 +84,8 @@ class Round:
         return asdict(self)
 
 
-@dataclass
-class SearchResult:
+@dataclass(repr=False)
+class SearchResult(Drawn):
     """What a search found.
 
     Attributes:
@@ -94,6 +99,23 @@ class SearchResult:
     rounds: list[Round]
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+
+    def headline(self) -> str:
+        first, best = self.rounds[0].divergence, self.rounds[self.best].divergence
+        found = f"round {self.best + 1} of {len(self.rounds)}: KL divergence {best:.4f}, prune's own {first:.4f}"
+        return f"{self.plan.headline()}; {found}"
+
+    def rows_of_figures(self) -> list[dict[str, Any]]:
+        names = ("divergence", "attention_share", "seconds")
+        return [
+            {"round": number, **{name: getattr(done, name) for name in names}, "best": number == self.best + 1}
+            for number, done in enumerate(self.rounds, start=1)
+        ]
+
+    def plot(self) -> "Figure":
+        from secateur.report import figure_of, search_plot
+
+        return figure_of(search_plot, self.to_dict())
 
     @property
     def best(self) -> int:
@@ -109,6 +131,7 @@ class SearchResult:
         }
 
 
+@takes_options(SearchConfig)
 @in_eval_mode
 def search(
     model: PreTrainedModel,
@@ -117,7 +140,7 @@ def search(
     *,
     done: Sequence[Round] = (),
     keep: Callable[[list[Round]], None] | None = None,
-    **options: Any,
+    **options: Unpack[SearchOptions],
 ) -> SearchResult:
     """Find how a cut is best spread: between attention and MLP, over the layers, and which layers stay whole.
 

@@ -1,0 +1,61 @@
+"""Options by name, for type checkers: `make options` writes this file from the configs."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+
+class PlanOptions(TypedDict, total=False):
+    """Options of `secateur.plan`, the fields of `PlanConfig`."""
+
+    devices: str
+    """How many of which device: 8xH100, 1xA100-40, 2xRTX4090, cpu. Required."""
+
+    memory_gb: float | None
+    """Another memory of a device than its data sheet's."""
+
+    tflops: float | None
+    """Another rate of dense bfloat16 products, in TFLOP/s. With memory_gb= the device may have any name."""
+
+    devices_per_machine: int
+    """Devices over which device_map="auto" can spread. Default: 8."""
+
+    ratio: float
+    """Share of all parameters that prune removes. Default: 0.25."""
+
+    samples: int
+    """Calibration windows of prune and sparsify. Default: 64."""
+
+    seqlen: int
+    """Tokens in a window, of all commands. Default: 512."""
+
+    own_text: float
+    """Share of prune's windows that the model writes itself. Default: 0.5."""
+
+    batch_size: int
+    """Windows that go through the model at once while calibrating. Default: 8."""
+
+    evaluate_windows: int
+    """Windows that evaluate measures. Default: 64."""
+
+    recover_windows: int
+    """Windows that recover draws. Default: 20000."""
+
+    recover_epochs: float
+    """Passes over them. Default: 1.0."""
+
+    recover_batch_size: int
+    """Windows in an optimizer step of recover, of all processes together. Default: 8."""
+
+    micro_batch_size: int | None
+    """Windows that go through recover's model at once; unless given, 2 on a CPU and a process's whole batch on a GPU.
+    """
+
+    lora_r: int
+    """Rank of recover's adapter. Default: 8."""
+
+    gradient_checkpointing: bool
+    """Whether recover computes activations anew. Default: False."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    """Number format of the weights. auto: the checkpoint's; bfloat16 on cpu. Default: 'auto'."""

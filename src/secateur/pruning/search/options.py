@@ -1,0 +1,106 @@
+"""Options by name, for type checkers: `make options` writes this file from the configs."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from secateur.data import Data
+from secateur.models.masks import Zeros
+from secateur.pruning.config import Share, Target
+
+
+class SearchOptions(TypedDict, total=False):
+    """Options of `secateur.search`, the fields of `SearchConfig`."""
+
+    text_column: str | None
+    """The column of plain text; 'text' unless given."""
+
+    prompt_column: str | None
+    """The column of what is asked; by its usual names unless given. Goes with answer_column."""
+
+    input_column: str | None
+    """The column of what it is asked about, beside prompt_column."""
+
+    answer_column: str | None
+    """The column of the answer."""
+
+    chat_template: str | None
+    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
+    The model's unless given, where it has one, else alpaca.
+    """
+
+    layers: str | None
+    """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
+
+    calibration: Data
+    """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
+    'pydocs'.
+    """
+
+    samples: int
+    """Windows that the cut is fitted to. Default: 64."""
+
+    own_text: float
+    """Share of those windows that the model writes itself, so that the cut spares what the calibration text does not
+    show. Default: 0.5.
+    """
+
+    seqlen: int
+    """Tokens in a window. Default: 512."""
+
+    batch_size: int
+    """Windows that go through the model at once. Default: 8."""
+
+    seed: int
+    """Seed for the choice of windows. Default: 0."""
+
+    ratio: float
+    """Share of all parameters to remove. Default: 0.25."""
+
+    target: Target
+    """What is cut; depth: only whole halves of layers. Default: 'both'."""
+
+    keep_halves: bool
+    """Leave something of every attention and every MLP; no half of a layer goes whole. Default: False."""
+
+    drop_layers: int
+    """Drop so many whole layers, those that cost least. Default: 0."""
+
+    drop: str
+    """Halves to drop whole: layers=20-24, attention=25,26, mlp=3, or several of them. Default: ''."""
+
+    freeze: str | list[int]
+    """Layers that lose nothing, e.g. 0,1,31. Default: []."""
+
+    min_rate: Share
+    """Least share of its parameters that a cut layer loses. Default: 0.0."""
+
+    max_rate: Share
+    """Largest share of its parameters that a cut layer loses. Default: 0.8."""
+
+    channel_multiple: int | None
+    """How many MLP channels a cut layer keeps is a multiple of this. Unless given, 32 where the widest layer has 1,024
+    or more, else 8.
+    """
+
+    tensor_parallel: int
+    """How many cards are to share each layer: what it keeps of GQA groups and of MLP channels divides by this. Default:
+    1.
+    """
+
+    zeros: Zeros
+    """Whether zeros are to stay. auto: in a model whose sparsity.json says so, or with N:M or a third zeros, no re-fit
+    is made, which would fill them. Default: 'auto'.
+    """
+
+    damping: float
+    """Ridge of the re-fit, as a share of the inputs' mean second moment. Default: 0.2."""
+
+    rounds: int
+    """How often the cut is made, the cost of each half measured where it stands, and spread anew. Default: 8."""
+
+    measured: int
+    """Windows of the calibration text, beside those fitted to, to measure the cut on. Default: 16."""
+
+    patience: int
+    """Rounds in a row without a lower KL divergence after which the search ends. Default: 3."""

@@ -1,0 +1,96 @@
+"""Training from Python: without an output, with callbacks, with a loss of the user's own."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+
+from secateur import recover
+from secateur.errors import InputError, TrainingError
+
+Models = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 100)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "temporary").mkdir()
+    data = str(tmp_path / "text.txt")
+    return {"data": data, "seqlen": 32, "samples": 16, "batch_size": 4, "method": "full", "lr": 1e-3}
+
+
+def cross_entropy(outputs: Any, batch: Mapping[str, Tensor | None]) -> Tensor:
+    assert batch["labels"] is not None
+    return functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def test_a_model_trains_in_memory_as_it_does_to_a_directory(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    result = recover(model, tiny_tokenizer, **options)
+    written = recover(tiny_model("llama"), tiny_tokenizer, tmp_path / "out", **options)
+    assert result.model is model and result.output is None and written.output == tmp_path / "out"
+    assert [step.get("loss") for step in result.history] == [step.get("loss") for step in written.history]
+    assert not list((tmp_path / "temporary").iterdir()), "nothing is left behind"
+
+
+def test_a_loss_of_ones_own_that_is_cross_entropy_trains_the_same(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]
+) -> None:
+    own = recover(tiny_model("llama"), tiny_tokenizer, loss=cross_entropy, micro_batch_size=2, **options)
+    usual = recover(tiny_model("llama"), tiny_tokenizer, micro_batch_size=2, **options)
+    losses = [[step["loss"] for step in result.history if "loss" in step] for result in (own, usual)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_callbacks_are_told_and_may_stop(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]
+) -> None:
+    class Stop(TrainerCallback):
+        steps = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.steps += 1
+            control.should_training_stop = self.steps == 2
+
+    stop = Stop()
+    result = recover(tiny_model("llama"), tiny_tokenizer, callbacks=[stop], **options)
+    assert (stop.steps, result.steps) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, _: outputs.logits.sum(-1), r"loss= gave \(2, 32\); it gives one number"),
+        (lambda outputs, _: outputs.logits.sum().detach(), "without a gradient"),
+    ],
+)
+def test_what_is_no_loss_is_told(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], loss: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        recover(tiny_model("llama"), tiny_tokenizer, loss=loss, **options)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_weights_in_the_model(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]
+) -> None:
+    calls = 0
+
+    def breaking(outputs: Any, batch: Mapping[str, Tensor | None]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return cross_entropy(outputs, batch) * (torch.nan if calls > 4 else 1)
+
+    model = tiny_model("llama")
+    with pytest.raises(TrainingError, match=r"try a lower lr= \(now 0.001\) or max_grad_norm="):
+        recover(model, tiny_tokenizer, loss=breaking, **options)
+    assert all(bool(weight.isfinite().all()) for weight in model.parameters())
