@@ -1,0 +1,1 @@
+"""Three ways that people come in, each a script that anyone could type."""
