@@ -1,6 +1,8 @@
-"""A page of the site that no file holds: all commands with their options, as `--help` prints them."""
+"""What the site has beside the pages' text: formulas as MathML, and a page of all commands as `--help` prints them."""
 
+import html
 import os
+import re
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -11,11 +13,32 @@ What `secateur COMMAND --help` prints. Exit status: 0 done, 2 an option or argum
 everything else that fails, 130 interrupted. Errors are one line; `--debug` shows the traceback.
 """
 
+FORMULA = re.compile(
+    r'<span class="arithmatex">\\\((?P<inline>.*?)\\\)</span>|<div class="arithmatex">\\\[(?P<block>.*?)\\\]</div>',
+    re.DOTALL,
+)
+
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add `commands.md`."""
     files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Formulas, which arithmatex has marked, become MathML: a browser draws it by itself."""
+    return FORMULA.sub(lambda found: mathml(html.unescape(found["inline"] or found["block"]), bool(found["block"])), content)
+
+
+def mathml(latex: str, block: bool = False) -> str:
+    """A formula in LaTeX as a MathML element.
+
+    Raises:
+        latex2mathml's errors for what is no formula.
+    """
+    from latex2mathml.converter import convert
+
+    return convert(" ".join(latex.split()), display="block" if block else "inline")
 
 
 def commands_page() -> str:
@@ -36,5 +59,6 @@ def _help_of(words: str) -> str:
 
     from secateur.cli.main import app
 
-    printed = CliRunner().invoke(app, [*words.split(), "--help"], env={**os.environ, "COLUMNS": "80"})
+    environment = {**os.environ, "COLUMNS": "80"}
+    printed = CliRunner().invoke(app, [*words.split(), "--help"], prog_name="secateur", env=environment)
     return f"```text\n{printed.output.strip()}\n```\n"
