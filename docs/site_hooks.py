@@ -3,6 +3,7 @@
 import html
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -18,16 +19,27 @@ FORMULA = re.compile(
     re.DOTALL,
 )
 
+OPTION = re.compile(r"<code>(-[^<]{1,33})</code>")
+PICTURES = {"first-result.svg": 7.4, "first-result-narrow.svg": 3.7}  # inches
+INDEX = Path(__file__).parent / "index.md"
+
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add `commands.md`."""
+    """Add `commands.md` and the picture of the first page in two widths."""
+    for name, width in PICTURES.items():
+        files.append(File.generated(config, name, content=first_picture(width)))
     files.append(File.generated(config, "commands.md", content=commands_page()))
     return files
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas, which arithmatex has marked, become MathML: a browser draws it by itself."""
-    return FORMULA.sub(lambda found: mathml(html.unescape(found["inline"] or found["block"]), bool(found["block"])), content)
+    """Formulas become MathML, and options are not broken in two."""
+    content = FORMULA.sub(_formula, content)
+    return OPTION.sub(r'<code class="option">\1</code>', content)
+
+
+def _formula(found: re.Match[str]) -> str:
+    return mathml(html.unescape(found["inline"] or found["block"]), block=bool(found["block"]))
 
 
 def mathml(latex: str, block: bool = False) -> str:
@@ -39,6 +51,23 @@ def mathml(latex: str, block: bool = False) -> str:
     from latex2mathml.converter import convert
 
     return convert(" ".join(latex.split()), display="block" if block else "inline")
+
+
+def first_figures() -> list[dict[str, Any]]:
+    """The models of the table on the first page, as the tables of reports have them."""
+    table = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d,]+) \|", INDEX.read_text(encoding="utf-8"), re.MULTILINE)
+    return [
+        {"name": name, "perplexity": {"pydocs": float(perplexity)}, "parameters": int(parameters.replace(",", ""))}
+        for name, perplexity, parameters in table
+    ]
+
+
+def first_picture(width: float) -> str:
+    """The same drawn, as a run's report draws it: an SVG image, light or dark."""
+    from secateur.report.plots import stage_figure
+    from secateur.report.style import svg
+
+    return svg(stage_figure(first_figures(), width))
 
 
 def commands_page() -> str:

@@ -48,9 +48,7 @@ class Group:
         return get_command(app)
 
 
-def listing(
-    commands: "Mapping[str, Command | Group]", kind: type[LazyGroup], examples: Sequence[str]
-) -> typer.Typer:
+def listing(commands: "Mapping[str, Command | Group]", kind: type[LazyGroup], examples: Sequence[str]) -> typer.Typer:
     """An app that names commands, with examples; the group puts the built one in the place of what it lists."""
     own = type(kind.__name__, (kind,), {"listed": commands, "examples": examples})
     app = typer.Typer(cls=own, add_completion=False, rich_markup_mode=None)

@@ -61,8 +61,8 @@ def option_parameters(
 
     Args:
         config: the model.
-        panels: headings of the help text, and the fields below each in their order; what is in none goes below the name of the
-            class that declares it where that is not `config` itself.
+        panels: headings of the help text, and the fields below each in their order; what is in none goes below the
+            name of the class that declares it where that is not `config` itself.
     """
     panels = panels or {}
     panel_of = {field: panel for panel, fields in panels.items() for field in fields}
