@@ -77,7 +77,7 @@ def test_what_fits_where(llama) -> None:
 
 def test_advice_names_devices_that_are_enough(llama) -> None:
     found = estimate(llama("8b"), devices="1xH100")
-    (advice,) = [line for line in found.advice if line.startswith("recover: full, teacher needs")]
+    (advice,) = [line for line in found.advice if line.startswith("you cannot: recover --method full --teacher, which")]
     assert advice.endswith("; 4 of them are enough with torchrun --fsdp")
     assert by_name(estimate(llama("8b"), devices="4xH100"))["recover: full, teacher"].fits
     small = estimate(llama("70b"), devices="1xRTX4090")
@@ -196,6 +196,20 @@ def test_activations_of_full_training(tiny_model, family: str) -> None:
         ("64×H200", 64, "H200"),
         ("1xRTX4090", 1, "RTX4090"),
         ("4090", 1, "RTX4090"),
+        ("rtx4090", 1, "RTX4090"),
+        ("2 x NVIDIA GeForce RTX 4090", 2, "RTX4090"),
+        ("rtx 3060", 1, "RTX3060"),
+        ("4060 Ti", 1, "RTX4060-Ti-16"),
+        ("RTX 5060 Ti 8GB", 1, "RTX5060-Ti-8"),
+        ("Tesla T4", 1, "T4"),
+        ("V100 16GB", 1, "V100-16"),
+        ("A100 40 GB", 1, "A100-40"),
+        ("rtx a6000", 1, "A6000"),
+        ("RTX 6000 Ada", 1, "RTX6000-Ada"),
+        ("8xMI300X", 8, "MI300X"),
+        ("M1 8GB", 1, "M1-8GB"),
+        ("MacBook Pro M4 Max 64GB", 1, "M4-Max-64GB"),
+        ("m3-ultra-512", 1, "M3-Ultra-512GB"),
         ("cpu", 1, "cpu"),
     ],
 )
@@ -210,6 +224,11 @@ def test_texts_that_name_devices(text: str, count: int, name: str) -> None:
     [
         ("8xH10O", "did you mean H100"),
         ("8xTPU", "the device 'TPU' is unknown"),
+        ("RTX 4900", "did you mean RTX4090"),
+        ("MI300", "did you mean MI300X"),
+        ("M4 Mxa 64GB", "did you mean M4-Max"),
+        ("M3 Max", "say its memory as well"),
+        ("M4 Ultra 64GB", "say its memory as well"),
         ("0xH100", "between 1 and"),
         ("8 H100", "is no number of devices"),
         ("", "is no number of devices"),
