@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from secateur.cli.main import COMMANDS, app
 from secateur.planning import PlanConfig, estimate
+from secateur.planning.known_devices import GPUS
 from secateur.report.planning import duration, plan_table
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -156,6 +157,11 @@ def test_smaller_batches_and_samples_are_tried_before_it_does_not_fit(tmp_path: 
     found = {phase.phase: phase for phase in tight.phases}
     assert found["prune: scores"].fits and "--samples" in found["prune: scores"].options
     assert found["prune: scores"].options == found["prune: cut and re-fit"].options
+
+
+def test_the_docs_name_every_device() -> None:
+    text = SCALE.read_text(encoding="utf-8")
+    assert all(f"`{gpu.name}`" in text for gpu in GPUS)
 
 
 def test_durations() -> None:

@@ -1,6 +1,7 @@
 """Memory and time of phases: against what secateur's own code counts and holds, and as properties of the formula."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from secateur.models import supported_model_types
 from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
-from secateur.planning.devices import GPUS, named_devices
+from secateur.planning.devices import named_devices
+from secateur.planning.known_devices import GPUS, all_names
 from secateur.planning.phase import Setting
 from secateur.planning.running import recover_phases
 from secateur.planning.shape import shape_of
@@ -103,11 +105,26 @@ def test_more_to_do_takes_longer(llama) -> None:
     assert base["recover: lora"].seconds < base["recover: lora, teacher"].seconds
 
 
-def test_every_device_of_the_table_is_planned_with(llama) -> None:
-    for gpu in GPUS:
-        found = estimate(llama("8b"), devices=f"8x{gpu.name}")
-        assert all(phase.memory_bytes > 0 for phase in found.phases)
+def test_every_device_of_the_table_is_planned_with(tiny_model, tmp_path: Path) -> None:
+    tiny_model().config.save_pretrained(tmp_path)
+    for name in all_names():
+        found = estimate(tmp_path, devices=f"8x{name}")
+        assert all(phase.fits and phase.seconds > 0 for phase in found.phases)
         assert found.utilisation == "assumed"
+        assert found.device.startswith(name)
+
+
+def test_figures_of_devices_are_of_their_order() -> None:
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    for gpu in GPUS:
+        assert gpu.name.endswith(f"-{gpu.memory / 1e9:.0f}") or not re.search(r"-\d+$", gpu.name)
+        assert gpu.float64 <= gpu.float32 <= gpu.products <= 40 * gpu.float32
+        assert gpu.link < gpu.bandwidth < gpu.products
+
+
+def test_a_device_without_bfloat16_is_faster_in_float16(llama) -> None:
+    stored, half = (by_name(estimate(llama("8b"), devices="8xT4", dtype=dtype)) for dtype in ("auto", "float16"))
+    assert stored["sparsify: wanda"].seconds > 2 * half["sparsify: wanda"].seconds
 
 
 def test_flops_of_the_removal_order() -> None:
