@@ -43,9 +43,8 @@ DEPENDENT = {
 }
 NUMBER = r"\d{1,3}(?:,\d{3})+|\d[\d.]*(?:e-?\d+)?"
 # `--alpha` (1), `--samples` windows (64), (`--damping`, 0.2), `--lora-target` names (`attention,mlp`)
-IN_SENTENCES = re.compile(
-    rf"`(--[a-z0-9-]+)`(?:(?: \w+)? \((?:default )?(?P<value>(?:{NUMBER})(?=[,) ])|`[\w,]+`(?=[,)]))|, (?P<number>{NUMBER})\b(?! %))"
-)
+VALUE = rf"(?P<value>(?:{NUMBER})(?=[,) ])|`[\w,]+`(?=[,)]))"
+IN_SENTENCES = re.compile(rf"`(--[a-z0-9-]+)`(?:(?: \w+)? \((?:default )?{VALUE}|, (?P<number>{NUMBER})\b(?! %))")
 WORDS = {"three sentences": 3}
 SECTION = re.compile(r"^`(\w+)`: .*?\n\n((?:\|.*\n)+)", re.MULTILINE)
 
