@@ -55,7 +55,19 @@ def test_the_first_page_shows_the_figures_of_the_readme() -> None:
     assert all("parameters (millions)" in site_hooks.first_picture(width) for width in site_hooks.PICTURES.values())
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_seen_whole(page: str) -> None:
+    """A block of code has 80 columns where the window has 1,280 pixels."""
+    blocks = re.findall(r"^ *```.*?^ *```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    started = ("secateur ", "torchrun ", "accelerate launch ")
+    lines = [line for block in blocks for line in block.splitlines() if line.lstrip().startswith(started)]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_formulas_of_a_page_can_be_set(page: str) -> None:
     """What is no formula is refused when the site is built; what is not marked as one stays plain text."""
     pytest.importorskip("latex2mathml", reason="of the extra docs")
