@@ -159,6 +159,13 @@ def test_smaller_batches_and_samples_are_tried_before_it_does_not_fit(tmp_path: 
     assert found["prune: scores"].options == found["prune: cut and re-fit"].options
 
 
+def test_what_comes_next_is_a_cut_that_fits(tmp_path: Path) -> None:
+    model = written(tmp_path, "8b")
+    small = secateur("plan", model / "config.json", "--devices", "3070").stderr
+    wanda = f"sparsify {model} -o out/wanda --method wanda --layer-by-layer --offload cpu"
+    assert small.splitlines()[-1] == f"next: secateur {wanda}"
+
+
 def test_the_docs_name_every_device() -> None:
     text = SCALE.read_text(encoding="utf-8")
     assert all(f"`{gpu.name}`" in text for gpu in GPUS)

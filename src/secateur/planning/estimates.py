@@ -1,5 +1,6 @@
 """Memory and time of every phase, from a model's `config.json` and the data sheets of devices."""
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -111,8 +112,14 @@ def estimate(
         device_memory_bytes=device.memory,
         utilisation="measured in part" if device.is_cpu and device.has_bfloat16 else "assumed",
         phases=[phase for _, phases in found for phase in phases],
-        advice=advice(cluster, setting, name, found),
+        advice=advice(cluster, setting, _to_start_with(name), found),
     )
+
+
+def _to_start_with(name: str) -> str:
+    """A model's name for a command line; of a `config.json` its directory."""
+    path = Path(name)
+    return shlex.quote(str(path.parent) if path.name == "config.json" else name)
 
 
 def _number_format(config: PlanConfig, shape: ModelShape, device: Device) -> str:
