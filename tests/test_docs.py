@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 import secateur
@@ -41,6 +42,41 @@ def test_the_page_of_commands_has_every_option() -> None:
     page = site_hooks.commands_page()
     for text in ("## secateur prune", "### secateur attention tune", "--ratio", "--layer-importance-samples", "Usage:"):
         assert text in page
+    assert set(re.findall(r"Usage: (\w+) ", page)) == {"secateur"}
+
+
+def test_the_first_page_shows_the_figures_of_the_readme() -> None:
+    figures = site_hooks.first_figures()
+    assert [row["name"] for row in figures] == ["original", "pruned", "recovered"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in figures:
+        shown = rf"^{row['name']} +{row['perplexity']['pydocs']:.2f} .* {row['parameters']:,} "
+        assert re.search(shown, readme, re.MULTILINE), row
+    assert all("parameters (millions)" in site_hooks.first_picture(width) for width in site_hooks.PICTURES.values())
+
+
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_are_seen_whole(page: str) -> None:
+    """A block of code has 80 columns where the window has 1,280 pixels."""
+    blocks = re.findall(r"^ *```.*?^ *```", (DOCS / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    started = ("secateur ", "torchrun ", "accelerate launch ")
+    lines = [line for block in blocks for line in block.splitlines() if line.lstrip().startswith(started)]
+    assert [line for line in lines if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_formulas_of_a_page_can_be_set(page: str) -> None:
+    """What is no formula is refused when the site is built; what is not marked as one stays plain text."""
+    pytest.importorskip("latex2mathml", reason="of the extra docs")
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    formulas = re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", text, re.DOTALL)
+    for block, inline in formulas:
+        assert site_hooks.mathml(block or inline, bool(block)).startswith("<math")
+    plain = re.sub(r"\$\$.+?\$\$|\$[^$\n]+\$", "", text, flags=re.DOTALL)
+    assert re.findall(r"[‖Σ√λ∂ᵀ⁻]", plain) == []
 
 
 def messages() -> set[str]:

@@ -1,8 +1,12 @@
 """The commands on a tiny model: what they write and print, their exit status, and what bad input gets."""
 
+import functools
 import json
+import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +75,34 @@ def test_help_fits_the_terminal_and_panels_name_real_fields(words: str) -> None:
     listed = [field for fields in command.panels.values() for field in fields]
     assert set(listed) <= options
     assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_the_example_of_every_help_is_a_command_line(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, (*group, name), called = LEAVES[words], words.split(), []
+    assert command.example.startswith(f"secateur {words} ")
+    text = done(secateur(*words.split(), "--help")).output
+    shown = text.partition("Example:\n")[2].partition("\n\n")[0]
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(command.example)
+    given = re.findall(r" (--?[a-z][\w-]*)", command.example)
+    main = text.partition("Options:\n")[2].partition("\n\n")[0]
+    assert [option for option in given if not re.search(rf"^  {option}[ ,]", main, re.MULTILINE)] == []
+    stub = functools.wraps(command.function)(lambda **values: called.append(values))
+    listed = COMMANDS[group[0]].commands if group else COMMANDS
+    monkeypatch.setitem(listed, name, replace(command, function=stub))
+    done(secateur(*shlex.split(command.example)[1:]))
+    assert len(called) == 1
+
+
+def test_the_most_used_options_come_first() -> None:
+    text = done(secateur("recover", "--help")).output
+    order = ["Example:", "Arguments:", "Options:", "  -o, --output", "  --data", "  --teacher", "  --json", "Adapter:"]
+    assert sorted(order, key=lambda part: text.index(f"\n{part}")) == order
+
+
+def test_lists_of_commands_have_examples() -> None:
+    assert "Examples:\n  secateur prune " in done(secateur("--help")).output
+    assert "  secateur longrange train --task" in done(secateur("longrange", "--help")).output
 
 
 def test_a_group_lists_its_commands() -> None:

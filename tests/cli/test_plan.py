@@ -1,13 +1,19 @@
 """`secateur plan`: what it prints and writes, and that docs/scale.md shows just that."""
 
+import functools
 import json
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from secateur.cli.main import app
+from secateur.cli.main import COMMANDS, app
+from secateur.planning import PlanConfig, estimate
+from secateur.planning.known_devices import GPUS
 from secateur.report.planning import duration, plan_table
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -94,8 +100,75 @@ def test_all_sizes_and_counts_are_in_the_docs() -> None:
 
 @pytest.mark.parametrize(("size_shown", "devices", "table"), SHOWN)
 def test_the_docs_show_what_the_command_prints(tmp_path: Path, size_shown: str, devices: str, table: str) -> None:
-    result = secateur("plan", written(tmp_path, size_shown), "--devices", devices)
-    assert [line.rstrip() for line in result.stdout.splitlines()] == table.splitlines()
+    result = secateur("plan", directory := written(tmp_path, size_shown), "--devices", devices)
+    assert [
+        line.rstrip() for line in result.stdout.replace(str(directory), f"llama-3-{size_shown}").splitlines()
+    ] == table.splitlines()
+
+
+OF_THE_PLAN = {
+    "evaluate": {"windows": "evaluate_windows"},
+    "recover": {"samples": "recover_windows", "epochs": "recover_epochs", "batch_size": "recover_batch_size"},
+}
+
+
+@pytest.mark.parametrize("devices", ["1xRTX4090", "2x3060", "8xH100", "1xT4", "M2 16GB"])
+def test_what_you_can_do_is_a_command_line_that_fits(
+    tmp_path: Path, devices: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ["--devices", devices, "--ratio", "0.3", "--samples", "48", "--recover-windows", "500"]
+    lines = secateur("plan", written(tmp_path, "8b"), *told).stdout.splitlines()
+    can = [line.removeprefix("you can: ") for line in lines if line.startswith("you can: ")]
+    cannot = [line for line in lines if line.startswith("you cannot: ")]
+    assert len(can) + len(cannot) == 11 and lines[-11:] == [*(line for line in lines if "you can" in line)]
+    called: list[dict[str, Any]] = []
+    for name in ("evaluate", "prune", "search", "sparsify", "recover"):
+        stub = functools.wraps(COMMANDS[name].function)(lambda **values: called.append(values))
+        monkeypatch.setitem(COMMANDS, name, replace(COMMANDS[name], function=stub))
+    for line in can:
+        # Started as it is written, its options are the command's own.
+        words = shlex.split(line.partition("secateur ")[2])
+        result = secateur(*words)
+        assert result.exit_code == 0, (line, result.output)
+        # A plan that is told these options as asked needs no others.
+        config = called[-1]["config"]
+        renamed = OF_THE_PLAN.get(words[0], {})
+        given = {renamed.get(name, name): getattr(config, name) for name in config.model_fields_set}
+        plan = PlanConfig(
+            devices=devices, **{name: value for name, value in given.items() if name in PlanConfig.model_fields}
+        )
+        method = f": {config.method}" if hasattr(config, "method") else ""
+        teacher = ", teacher" if getattr(config, "teacher", None) else ""
+        phases = [
+            phase
+            for phase in estimate(tmp_path, plan).phases
+            if phase.phase.startswith(f"{words[0]}{method}") and (", teacher" in phase.phase) == bool(teacher)
+        ]
+        assert phases and all(phase.fits for phase in phases), line
+        assert not any("--batch-size" in phase.options or "--samples" in phase.options for phase in phases), line
+
+
+def test_smaller_batches_and_samples_are_tried_before_it_does_not_fit(tmp_path: Path) -> None:
+    model = written(tmp_path, "8b")
+    options = {phase.phase: phase.options for phase in estimate(model, devices="RTX4090").phases if phase.fits}
+    assert options["search"] == "--batch-size 4"
+    # Samples are the last to be given up.
+    tight = estimate(model, devices="mine", memory_gb=21.2, tflops=100, samples=512)
+    found = {phase.phase: phase for phase in tight.phases}
+    assert found["prune: scores"].fits and "--samples" in found["prune: scores"].options
+    assert found["prune: scores"].options == found["prune: cut and re-fit"].options
+
+
+def test_what_comes_next_is_a_cut_that_fits(tmp_path: Path) -> None:
+    model = written(tmp_path, "8b")
+    small = secateur("plan", model / "config.json", "--devices", "3070").stderr
+    wanda = f"sparsify {model} -o out/wanda --method wanda --layer-by-layer --offload cpu"
+    assert small.splitlines()[-1] == f"next: secateur {wanda}"
+
+
+def test_the_docs_name_every_device() -> None:
+    text = SCALE.read_text(encoding="utf-8")
+    assert all(f"`{gpu.name}`" in text for gpu in GPUS)
 
 
 def test_durations() -> None:

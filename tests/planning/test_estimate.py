@@ -1,6 +1,7 @@
 """Memory and time of phases: against what secateur's own code counts and holds, and as properties of the formula."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from secateur.models import supported_model_types
 from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
-from secateur.planning.devices import GPUS, named_devices
+from secateur.planning.devices import named_devices
+from secateur.planning.known_devices import GPUS, all_names
 from secateur.planning.phase import Setting
 from secateur.planning.running import recover_phases
 from secateur.planning.shape import shape_of
@@ -77,7 +79,7 @@ def test_what_fits_where(llama) -> None:
 
 def test_advice_names_devices_that_are_enough(llama) -> None:
     found = estimate(llama("8b"), devices="1xH100")
-    (advice,) = [line for line in found.advice if line.startswith("recover: full, teacher needs")]
+    (advice,) = [line for line in found.advice if line.startswith("you cannot: recover --method full --teacher, which")]
     assert advice.endswith("; 4 of them are enough with torchrun --fsdp")
     assert by_name(estimate(llama("8b"), devices="4xH100"))["recover: full, teacher"].fits
     small = estimate(llama("70b"), devices="1xRTX4090")
@@ -103,11 +105,26 @@ def test_more_to_do_takes_longer(llama) -> None:
     assert base["recover: lora"].seconds < base["recover: lora, teacher"].seconds
 
 
-def test_every_device_of_the_table_is_planned_with(llama) -> None:
-    for gpu in GPUS:
-        found = estimate(llama("8b"), devices=f"8x{gpu.name}")
-        assert all(phase.memory_bytes > 0 for phase in found.phases)
+def test_every_device_of_the_table_is_planned_with(tiny_model, tmp_path: Path) -> None:
+    tiny_model().config.save_pretrained(tmp_path)
+    for name in all_names():
+        found = estimate(tmp_path, devices=f"8x{name}")
+        assert all(phase.fits and phase.seconds > 0 for phase in found.phases)
         assert found.utilisation == "assumed"
+        assert found.device.startswith(name)
+
+
+def test_figures_of_devices_are_of_their_order() -> None:
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
+    for gpu in GPUS:
+        assert gpu.name.endswith(f"-{gpu.memory / 1e9:.0f}") or not re.search(r"-\d+$", gpu.name)
+        assert gpu.float64 <= gpu.float32 <= gpu.products <= 40 * gpu.float32
+        assert gpu.link < gpu.bandwidth < gpu.products
+
+
+def test_a_device_without_bfloat16_is_faster_in_float16(llama) -> None:
+    stored, half = (by_name(estimate(llama("8b"), devices="8xT4", dtype=dtype)) for dtype in ("auto", "float16"))
+    assert stored["sparsify: wanda"].seconds > 2 * half["sparsify: wanda"].seconds
 
 
 def test_flops_of_the_removal_order() -> None:
@@ -196,6 +213,20 @@ def test_activations_of_full_training(tiny_model, family: str) -> None:
         ("64×H200", 64, "H200"),
         ("1xRTX4090", 1, "RTX4090"),
         ("4090", 1, "RTX4090"),
+        ("rtx4090", 1, "RTX4090"),
+        ("2 x NVIDIA GeForce RTX 4090", 2, "RTX4090"),
+        ("rtx 3060", 1, "RTX3060"),
+        ("4060 Ti", 1, "RTX4060-Ti-16"),
+        ("RTX 5060 Ti 8GB", 1, "RTX5060-Ti-8"),
+        ("Tesla T4", 1, "T4"),
+        ("V100 16GB", 1, "V100-16"),
+        ("A100 40 GB", 1, "A100-40"),
+        ("rtx a6000", 1, "A6000"),
+        ("RTX 6000 Ada", 1, "RTX6000-Ada"),
+        ("8xMI300X", 8, "MI300X"),
+        ("M1 8GB", 1, "M1-8GB"),
+        ("MacBook Pro M4 Max 64GB", 1, "M4-Max-64GB"),
+        ("m3-ultra-512", 1, "M3-Ultra-512GB"),
         ("cpu", 1, "cpu"),
     ],
 )
@@ -210,6 +241,11 @@ def test_texts_that_name_devices(text: str, count: int, name: str) -> None:
     [
         ("8xH10O", "did you mean H100"),
         ("8xTPU", "the device 'TPU' is unknown"),
+        ("RTX 4900", "did you mean RTX4090"),
+        ("MI300", "did you mean MI300X"),
+        ("M4 Mxa 64GB", "did you mean M4-Max"),
+        ("M3 Max", "say its memory as well"),
+        ("M4 Ultra 64GB", "say its memory as well"),
         ("0xH100", "between 1 and"),
         ("8 H100", "is no number of devices"),
         ("", "is no number of devices"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from secateur.attention.config import CompareConfig, GenerateConfig, TuneConfig
 
 BLOCKS = ("predictor", "query_block", "key_block", "simthreshd", "keep_ends")
-RULE = ("profile", "topk", "cdfthreshd", "pvthreshd", "backend")
+RULE = ("topk", "cdfthreshd", "pvthreshd", "backend")
 
 ProfileFile = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="Where the profile goes: FILE.safetensors.")
@@ -29,8 +29,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile 
 @command(
     "secateur.attention.config:TuneConfig",
     {
-        "Error bounds": ("l1", "pv_l1", "price", "metric"),
-        "Text": ("data", "samples", "seqlen", "seed"),
+        "Options": ("data", "l1"),
+        "Error bounds": ("pv_l1", "price", "metric"),
+        "Text": ("samples", "seqlen", "seed"),
         "Blocks": ("layers", *BLOCKS),
     },
     together=True,
@@ -47,6 +48,8 @@ def tune(
 
     One pass of a few windows through the model. The profile is a safetensors file for attention generate, attention
     compare and secateur.attention.apply. With torchrun --nproc-per-node N -m secateur the heads are shared out.
+
+    secateur attention tune smollm2-135m -o profile.safetensors --data notes.txt
     """
     from secateur.attention.profile import require_new
     from secateur.attention.tuning import tune
@@ -78,13 +81,17 @@ def tune(
 @command(
     "secateur.attention.config:GenerateConfig",
     {
-        "Prompt": ("prompt", "prompt_file", "max_new_tokens", "chat", "compile"),
+        "Options": ("prompt_file", "prompt", "profile", "max_new_tokens"),
+        "Prompt": ("chat", "compile"),
         "What is left out": RULE,
         "Blocks": BLOCKS,
     },
 )
 def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
-    """Read a prompt with sparse attention and write on, greedily."""
+    """Read a prompt with sparse attention and write on, greedily.
+
+    secateur attention generate smollm2-135m --prompt-file long.txt --profile profile.safetensors
+    """
     from secateur.attention.generate import generate
     from secateur.models import load
 
@@ -103,13 +110,17 @@ def generate(model: Model, config: "GenerateConfig", json: Json = None) -> None:
 @command(
     "secateur.attention.config:CompareConfig",
     {
-        "Text": ("data", "windows", "seqlen", "batch_size", "repeats", "seed"),
+        "Options": ("profile", "data"),
+        "Text": ("windows", "seqlen", "batch_size", "repeats", "seed"),
         "What is left out": RULE,
         "Blocks": BLOCKS,
     },
 )
 def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
-    """Sparse attention against dense: quality, time, sparsity."""
+    """Sparse attention against dense: quality, time, sparsity.
+
+    secateur attention compare smollm2-135m --profile profile.safetensors --data notes.txt
+    """
     from secateur.attention.against_dense import compare_with_dense
     from secateur.models import load
     from secateur.report import attention_table

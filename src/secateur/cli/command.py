@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -17,7 +18,7 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from secateur.cli.next_step import tell_next
-from secateur.cli.options import UsageError, option_parameters, validated
+from secateur.cli.options import MAIN_PANEL, UsageError, option_parameters, validated
 from secateur.cli.output import complain, in_process_group
 from secateur.console import configure_logging
 from secateur.errors import SecateurError
@@ -31,7 +32,10 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 ARGUMENTS = "secateur.arguments"
 SUPPLIED = ("config", "command_line")
 FILES = {"json", "plot"}
-LAST_PANEL = "Terminal"
+ARGUMENTS_PANEL = "Arguments"
+FIRST_PANELS, LAST_PANEL = (ARGUMENTS_PANEL, MAIN_PANEL), "Terminal"
+RARE = {"overwrite", "json", "plot", "help"}  # of the main panel they come last
+COLUMNS = 78
 TERMINAL = {
     "debug": Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=LAST_PANEL)
@@ -44,21 +48,26 @@ TERMINAL = {
 
 
 class GroupedHelp(TyperCommand):
-    """Help as plain text of 80 columns, the options below the headings of their panels."""
+    """Help as plain text of 80 columns: an example, the most used options, the others below their panels' headings."""
+
+    example = ""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         names = [_argument_name(parameter) for parameter in self.get_params(ctx) if _is_argument(parameter)]
         return ["[OPTIONS]", *names]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
+        if self.example:
+            formatter.write(f"\nExample:\n{example_lines(self.example)}\n")
         sections: dict[str, list[tuple[str, str]]] = {}
-        for parameter in cast(list[Any], self.get_params(ctx)):
+        parameters = cast(list[Any], self.get_params(ctx))
+        for parameter in sorted(parameters, key=lambda parameter: parameter.name in RARE):
             if _is_argument(parameter):
-                sections.setdefault("Arguments", []).append((_argument_name(parameter), parameter.help))
+                sections.setdefault(ARGUMENTS_PANEL, []).append((_argument_name(parameter), parameter.help))
                 continue
-            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            panel = getattr(parameter, "rich_help_panel", None) or MAIN_PANEL
             sections.setdefault(panel, []).append(parameter.get_help_record(ctx))
-        for panel in sorted(sections, key=lambda name: name == LAST_PANEL):
+        for panel in sorted(sections, key=lambda name: (name == LAST_PANEL, name not in FIRST_PANELS)):
             with formatter.section(panel):
                 formatter.write_dl(sections[panel])
 
@@ -68,10 +77,11 @@ class Command:
     """One command whose options are built when it is called, since its config's module takes seconds to import.
 
     Attributes:
-        function: calls the library and prints; the docstring is its help, the first line its short help. It is
-            given what its parameters name: its own options, `config`, and `command_line`, the text to repeat it.
+        function: calls the library and prints; the docstring is its help, the first line its short help, the last
+            paragraph an example, `secateur …`. It is given what its parameters name: its own options, `config`, and
+            `command_line`, the text to repeat it.
         config: "module:Class" of the pydantic model that arrives as `config` and whose fields become options.
-        panels: headings of the help text, and the fields of the config below each.
+        panels: headings of the help text, and the fields of the config below each; "Options" are the most used.
         together: whether it works in several processes, under torchrun.
     """
 
@@ -87,6 +97,18 @@ class Command:
     @property
     def summary(self) -> str:
         return (inspect.getdoc(self.function) or "").splitlines()[0]
+
+    @property
+    def example(self) -> str:
+        """The command line that its help shows; nothing where the docstring ends without one."""
+        *_, last = (inspect.getdoc(self.function) or "").split("\n\n")
+        return " ".join(last.split()) if last.startswith("secateur ") else ""
+
+    @property
+    def description(self) -> str:
+        """The docstring without the example."""
+        text = inspect.getdoc(self.function) or ""
+        return text.rpartition("\n\n")[0] if self.example else text
 
     def build(self) -> Any:
         """The Typer command with all its options."""
@@ -129,7 +151,8 @@ class Command:
 
         callback.__signature__ = _signature([*own, *from_config])  # type: ignore[attr-defined]
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(self.name, cls=GroupedHelp, help=inspect.getdoc(self.function))(callback)
+        shown = type(GroupedHelp.__name__, (GroupedHelp,), {"example": self.example})
+        app.command(self.name, cls=shown, help=self.description)(callback)
         return get_command(app)
 
 
@@ -181,6 +204,16 @@ def _is_argument(parameter: Any) -> bool:
 
 def _argument_name(parameter: Any) -> str:
     return parameter.display_name_raw + ("..." if parameter.nargs != 1 else "")
+
+
+def example_lines(line: str) -> str:
+    """A command line as help shows it: in lines that a shell reads as one, broken before options where it is long."""
+    lines = [""]
+    for part in re.split(r" (?=-)", line):
+        if lines[-1] and len(lines[-1]) + len(part) > COLUMNS - 4:
+            lines.append("")
+        lines[-1] += f" {part}" if lines[-1] else part
+    return " \\\n    ".join(lines).join(["  ", ""])
 
 
 def _class_at(path: str) -> type[BaseModel]:

@@ -39,6 +39,8 @@ def compare(
     Writes comparison.md, comparison.json, comparison.html and comparison.png: parameters against perplexity and
     accuracy, with a sweep sweep.png as well. What was not measured alike stands in columns of its own. Changes are
     against the uncut model of the same family.
+
+    secateur compare runs/first runs/second -o out/compared
     """
     from secateur.comparison.comparison import compare_results, require_place, write_comparison
     from secateur.report import comparison_table, task_table

@@ -19,6 +19,8 @@ def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
     The exit status is 1 if there is an error.
 
     NaN, infinities, zeros, huge values, head ratios and shapes against the config, tied weights, a forward pass.
+
+    secateur diagnose out/pruned
     """
     from secateur.evaluation import diagnose_model
     from secateur.report import health_table, weights_table

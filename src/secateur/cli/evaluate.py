@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from secateur.evaluation import EvaluateConfig
 
 PANELS = {
-    "Perplexity": ("data", "perplexity", "seqlen", "stride", "windows", "batch_size"),
-    "Tasks": ("tasks", "limit", "num_fewshot", "include_path"),
+    "Options": ("data", "tasks", "adapter"),
+    "Perplexity": ("perplexity", "seqlen", "stride", "windows", "batch_size"),
+    "Tasks": ("limit", "num_fewshot", "include_path"),
     "Speed": ("speed", "prompt_tokens", "new_tokens", "repeats", "max_seconds", "semi_structured", "seed"),
 }
 
@@ -35,6 +36,8 @@ def evaluate(
     The first model is the baseline of the changes, but for models of another family. --tasks asks questions with
     known answers, zero-shot unless --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is
     measured. A task of one's own in --include-path may only run code with --trust-remote-code.
+
+    secateur evaluate smollm2-135m out/pruned out/recovered --data 'notes.txt[80%:]'
     """
     if plot is not None and not config.perplexity:
         raise UsageError("--plot draws perplexities; leave out --no-perplexity")

@@ -31,6 +31,8 @@ def export(
     GGUF is the file that llama.cpp runs: weights, tokenizer and chat template are in it, and a model whose layers
     differ keeps its widths. --format nemotron-nas writes a directory that vLLM, SGLang and mlx-lm read, of a model of
     which MLP channels alone are cut.
+
+    secateur export out/recovered -o model.gguf --dtype q8_0
     """
     from secateur.runs.steps import export_model
 

@@ -27,6 +27,8 @@ def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: 
 
     listops and pathfinder are generated; image, text and retrieval come from the hub or, with --from, from the
     published files. A prepare that was stopped goes on where it stopped.
+
+    secateur longrange prepare listops -o out/data/listops
     """
     from secateur.longrange.data import prepare
     from secateur.report import prepared_table
@@ -39,8 +41,9 @@ def prepare(task: TaskName, config: "PrepareConfig", output: Output, overwrite: 
 @command(
     "secateur.longrange.options:TrainConfig",
     {
-        "Which run": ("task", "name", "data", "config", "seed"),
-        "The switch": ("mode", "pattern", "skewness", "distance", "check_every"),
+        "Options": ("task", "name", "data", "mode"),
+        "Which run": ("config", "seed"),
+        "The switch": ("pattern", "skewness", "distance", "check_every"),
     },
     together=True,
 )
@@ -51,6 +54,8 @@ def train(
 
     The run is NAME below the output directory. One that was stopped goes on where it stopped. With torchrun or
     accelerate launch -m secateur each process takes its share of every batch.
+
+    secateur longrange train --task listops --name sat -o out
     """
     from secateur.longrange.run import train_run
     from secateur.report import longrange_table
@@ -64,9 +69,12 @@ def train(
     say(str(output / config.name))
 
 
-@command("secateur.longrange.options:EvaluateConfig")
+@command("secateur.longrange.options:EvaluateConfig", {"Options": ("task", "name", "data", "split")})
 def evaluate(config: "EvaluateConfig", output: Above, json: Json = None) -> None:
-    """Accuracy of a run's best model."""
+    """Accuracy of a run's best model.
+
+    secateur longrange evaluate --task listops --name sat -o out
+    """
     from secateur.longrange.evaluate import evaluate
 
     figures = evaluate(config, expanded(output))

@@ -57,7 +57,7 @@ class CommandGroup(LazyGroup):
         sys.exit(status or 0)
 
 
-app = listing(COMMANDS, CommandGroup)
+app = listing(COMMANDS, CommandGroup, [each.example for each in (prune, recover, evaluate)])
 
 
 def _print_version(wanted: bool) -> None:

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from secateur.recovery import MergeConfig
 
 
-@command("secateur.recovery:MergeConfig")
+@command("secateur.recovery:MergeConfig", {"Options": ("adapter",)})
 def merge(model: Model, config: "MergeConfig", output: Output, command_line: str, overwrite: Overwrite = False) -> None:
     """Add a LoRA adapter to the weights of its model.
 
     In a sparse model that would fill the zeros: choose --keep-zeros or --allow-dense.
+
+    secateur merge out/pruned --adapter out/adapter -o out/merged
     """
     from secateur.runs.steps import merge_model
 

@@ -1,5 +1,6 @@
 """What to do after each command: load → measure → cut → recover → measure → ship."""
 
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from secateur.console import command_text, flag, stderr
 
+CAN = "you can: "
 CUT_RECORDS = ("pruning_plan.json", "sparsity.json")
 TRAINING_RECORD = "recovery.json"
 ADAPTER = "adapter_config.json"
@@ -117,10 +119,13 @@ def _after_diagnose(values: Values) -> str:
     return _command("evaluate", values["model"])
 
 
-def _after_plan(values: Values) -> str:
-    model = Path(values["model"])
-    name = str(model.parent) if model.name == "config.json" else str(model)
-    return _command("prune", name, "-o", "out/pruned", "--ratio", f"{values['config'].ratio:g}")
+def _after_plan(values: Values) -> str | None:
+    """The first cut that fits, with the options it needs."""
+    from secateur.planning import estimate
+
+    advice = estimate(values["model"], values["config"]).advice
+    fitting = [line.removeprefix(CAN) for line in advice if line.startswith(CAN)]
+    return next((line for line in fitting if re.search(r" (prune|sparsify) ", line)), None)
 
 
 def _ship(model: str | Path) -> str:

@@ -38,6 +38,8 @@ Overwrite = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures to this file.")]
 
+MAIN_PANEL = "Options"
+
 METAVARS: dict[object, str] = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
 
 
@@ -59,13 +61,20 @@ def option_parameters(
 
     Args:
         config: the model.
-        panels: headings of the help text, and the fields below each; what is in none goes below the name of the
-            class that declares it where that is not `config` itself.
+        panels: headings of the help text, and the fields below each in their order; what is in none goes below the
+            name of the class that declares it where that is not `config` itself.
     """
     panels = panels or {}
     panel_of = {field: panel for panel, fields in panels.items() for field in fields}
     inherited = {name: _inherited_panel(config, name) for name in config.model_fields}
-    order = [None, *panels]
+    listed = list(panel_of)
+
+    def place(name: str) -> tuple[int, int]:
+        """The most used options, then those below no heading, then panel by panel."""
+        if name in panel_of:
+            return 0 if panel_of[name] == MAIN_PANEL else 2, listed.index(name)
+        return 1 if inherited[name] is None else 3, 0
+
     return [
         inspect.Parameter(
             name,
@@ -73,9 +82,7 @@ def option_parameters(
             default=... if config.model_fields[name].is_required() else None,
             annotation=_annotation(name, config.model_fields[name], panel_of.get(name) or inherited[name]),
         )
-        for name in sorted(
-            config.model_fields, key=lambda name: (inherited[name] is not None, order.index(panel_of.get(name)))
-        )
+        for name in sorted(config.model_fields, key=place)
     ]
 
 

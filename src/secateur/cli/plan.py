@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from secateur.planning import PlanConfig
 
 PANELS = {
-    "Devices": ("devices", "memory_gb", "tflops", "devices_per_machine", "dtype"),
-    "What is to be done": ("ratio", "samples", "seqlen", "own_text", "batch_size", "evaluate_windows"),
+    "Options": ("devices", "ratio"),
+    "Devices": ("memory_gb", "tflops", "devices_per_machine", "dtype"),
+    "What is to be done": ("samples", "seqlen", "own_text", "batch_size", "evaluate_windows"),
     "Recovery": (
         "recover_windows",
         "recover_epochs",
@@ -40,6 +41,8 @@ def plan(
 
     No weights are read or fetched. FLOPs and bytes are counted; the share of a device's rates that is reached is
     measured in part on a CPU and assumed on GPUs. The column "options" says what a command needs to be given there.
+
+    secateur plan out/model --devices rtx4090
     """
     from secateur.planning import estimate
     from secateur.report import plan_summary, plan_table

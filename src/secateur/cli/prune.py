@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
 
 PANELS = {
-    "What is cut": ("ratio", "plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
+    "Options": ("ratio", "calibration"),
+    "What is cut": ("plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "How the cut is spread": (
         "allocation",
@@ -22,7 +23,7 @@ PANELS = {
         "layer_importance_file",
     ),
     "Which units leave, and the re-fit": ("importance", "compensate", "damping"),
-    "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
 }
 
 
@@ -40,6 +41,8 @@ def prune(
     The output is a Hugging Face model directory; one whose layers differ loads after `import secateur`, or without it
     with trust_remote_code=True. Beside the weights stand pruning_plan.json, what each layer loses and keeps;
     pruning_strategy.png, the same drawn; layer_importance.json where layers were scored; command.txt and run.log.
+
+    secateur prune smollm2-135m -o out/pruned --ratio 0.2 --calibration 'notes.txt[:80%]'
     """
     from secateur.distributed import is_first
     from secateur.runs.steps import prune_model, where_it_opens

@@ -12,10 +12,9 @@ if TYPE_CHECKING:
     from secateur.recovery import RecoverConfig
 
 PANELS = {
-    "Method": ("method",),
-    "Text": ("data", "samples", "seqlen", "val_size", "seed"),
+    "Options": ("data", "teacher", "merge", "method", "epochs"),
+    "Text": ("samples", "seqlen", "val_size", "seed"),
     "Training": (
-        "epochs",
         "max_minutes",
         "lr",
         "warmup_steps",
@@ -27,8 +26,8 @@ PANELS = {
         "checkpoint_steps",
         "fsdp",
     ),
-    "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "merge", "load_in_8bit"),
-    "Teacher": ("teacher", "distill_weight", "distill_temperature"),
+    "Adapter": ("lora_r", "lora_alpha", "lora_dropout", "lora_target", "load_in_8bit"),
+    "Teacher": ("distill_weight", "distill_temperature"),
     "Looking on": ("eval_steps", "early_stopping_patience", "extra_eval", "extra_eval_windows", "report_to"),
 }
 
@@ -46,6 +45,8 @@ def recover(
 
     Writes a LoRA adapter, or a whole model with --merge and with all methods but lora. A model's zeros stay zero. A
     training that was stopped leaves its last checkpoint in OUTPUT.partial; the same command goes on from there.
+
+    secateur recover out/pruned -o out/recovered --merge --data 'notes.txt[:80%]' --teacher smollm2-135m --epochs 1
     """
     from secateur.runs.steps import recover_model
 

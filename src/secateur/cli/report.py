@@ -11,7 +11,10 @@ from secateur.cli.output import say
 
 @command()
 def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory.")]) -> None:
-    """Write the HTML page of a run again."""
+    """Write the HTML page of a run again.
+
+    secateur report runs/first
+    """
     from secateur.runs.stages import write_report
 
     say(str(write_report(run)))

@@ -26,6 +26,8 @@ def run(
 
     What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
     afresh.
+
+    secateur run examples/smollm2-prune.yaml -o runs/first
     """
     from secateur.distributed import is_first, process_count
     from secateur.errors import InputError

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig
 
 PANELS = {
-    "What is cut": ("ratio", "target", "layers", "freeze", "min_rate", "max_rate"),
+    "Options": ("ratio", "calibration"),
+    "What is cut": ("target", "layers", "freeze", "min_rate", "max_rate"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "The search": ("rounds", "measured", "patience", "damping"),
-    "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
 }
 
 
@@ -32,6 +33,8 @@ def search(
 
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
+
+    secateur search smollm2-135m -o out/search --ratio 0.2 --calibration 'notes.txt[:80%]'
     """
     from secateur.report import search_table
     from secateur.runs.searching import search_model

@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from secateur.sparsity import SparsifyConfig
 
 PANELS = {
-    "What is cut": ("sparsity", "pattern", "layers", "skip"),
-    "Which weights leave, and the re-fit": ("method", "damping"),
+    "Options": ("sparsity", "pattern", "method", "calibration"),
+    "What is cut": ("layers", "skip"),
+    "Which weights leave, and the re-fit": ("damping",),
     "How the zeros are spread": ("allocation", "fisher_range", "owl_range", "owl_outlier"),
-    "Calibration text": ("calibration", "samples", "own_text", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
     "Memory": ("offload", "layer_by_layer"),
 }
 
@@ -33,6 +34,8 @@ def sparsify(
 
     The output is a Hugging Face model directory of the same shapes. Beside the weights stand sparsity.json, each
     matrix's share of zeros and its pattern; sparsity.png, the same as a heat map; command.txt and run.log.
+
+    secateur sparsify smollm2-135m -o out/sparse --sparsity 0.5 --calibration 'notes.txt[:80%]'
     """
     from secateur.runs.steps import sparsify_model
 

@@ -38,6 +38,8 @@ def sweep(
     Each cell is a run directory below the sweep's. What is done and unchanged is not done again, and a stopped sweep
     goes on where it stopped. A cell that fails does not stop the others; the exit status is 1 then. The results stand
     in comparison.md, comparison.json, comparison.html, comparison.png and sweep.png.
+
+    secateur sweep examples/smollm2-prune.yaml --set prune.ratio=0.15,0.25
     """
     from secateur.report import comparison_table, task_table
     from secateur.runs.sweep import sweep_recipe

@@ -157,12 +157,8 @@ def gram(tokens: int, n: int) -> float:
     return float(tokens * n * (n + min(n, PANEL)))
 
 
-def sparsify_phases(setting: Setting) -> list[Phase]:
-    """One phase for each method, its allocation included."""
-    return [_magnitude(setting), _wanda(setting), _sparsegpt(setting), _admm(setting)]
-
-
-def _magnitude(setting: Setting) -> Phase:
+def magnitude(setting: Setting) -> Phase:
+    """`sparsify --method magnitude`, which reads no text."""
     largest = max(rows * columns for rows, columns in _matrices(setting))
     return Phase(
         "sparsify: magnitude",
@@ -172,7 +168,8 @@ def _magnitude(setting: Setting) -> Phase:
     )
 
 
-def _wanda(setting: Setting) -> Phase:
+def wanda(setting: Setting) -> Phase:
+    """`sparsify --method wanda`: norms of inputs, and a ranking in each row."""
     shape, tokens = setting.shape, setting.calibration_tokens
     inputs = sum(2 * shape.hidden_size + n for n, _, _ in setting.halves()) * tokens
     largest = max(rows * columns for rows, columns in _matrices(setting))
@@ -186,7 +183,8 @@ def _wanda(setting: Setting) -> Phase:
     )
 
 
-def _sparsegpt(setting: Setting) -> Phase:
+def sparsegpt(setting: Setting) -> Phase:
+    """`sparsify --method sparsegpt`: column by column, the errors handed on."""
     shape, tokens = setting.shape, setting.calibration_tokens
     solves = Work()
     for rows, n in _solved(setting):
@@ -209,8 +207,8 @@ def _sparsegpt(setting: Setting) -> Phase:
     )
 
 
-def _admm(setting: Setting) -> Phase:
-    """The default: shares by Fisher information, then two streams and ADMM for every projection."""
+def admm(setting: Setting) -> Phase:
+    """`sparsify --method admm`, the default: shares by Fisher information, then two streams and ADMM everywhere."""
     shape, tokens, hidden = setting.shape, setting.calibration_tokens, setting.shape.hidden_size
     few = setting.few_tokens(FISHER_WINDOWS)
     fisher = Work(training=few * (2 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops))

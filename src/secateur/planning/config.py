@@ -19,7 +19,7 @@ class PlanConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
-    devices: str = Field(description="How many of which device: 8xH100, 1xA100-40, 2xRTX4090, cpu.")
+    devices: str = Field(description="How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu.")
     memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")
     tflops: float | None = Field(
         None,

@@ -2,85 +2,29 @@
 
 import difflib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psutil
 
 from secateur.environment import memory_bytes
 from secateur.errors import InputError
+from secateur.planning.known_devices import GB, GPUS, MAC_NAME, TFLOPS, Device, all_names, known_device, plain
 
-GB = 1e9
-TFLOPS = 1e12
 NETWORK = 50 * GB  # bytes a second to another machine, for each device: 400 Gbit/s
-DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(\w[\w.-]*)")
+DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(?!\d{1,3}\s)(\w[\w. -]*)")
 LARGEST_COUNT = 100_000
 
-
-@dataclass(frozen=True)
-class Device:
-    """One accelerator, or a CPU with its memory.
-
-    Attributes:
-        name: as `--devices` takes it.
-        memory: bytes.
-        products: FLOP/s of dense matrix products in bfloat16, the sums in float32.
-        float32: FLOP/s of float32 products, without TF32.
-        float64: FLOP/s of float64 products.
-        bandwidth: bytes a second from and to its memory.
-        link: bytes a second to another device of its machine, one direction.
-    """
-
-    name: str
-    memory: float
-    products: float
-    float32: float
-    float64: float
-    bandwidth: float
-    link: float
-
-    @property
-    def is_cpu(self) -> bool:
-        return self.name.startswith("cpu")
-
-
-def _gpu(
-    name: str, memory: float, products: float, float32: float, float64: float, bandwidth: float, link: float
-) -> Device:
-    """A GPU from a data sheet's figures: GB, TFLOP/s three times, GB/s twice."""
-    return Device(name, memory * GB, products * TFLOPS, float32 * TFLOPS, float64 * TFLOPS, bandwidth * GB, link * GB)
-
-
-# NVIDIA's data sheets: products without sparsity; NVLink, or PCIe where there is none, in one direction.
-GPUS = (
-    _gpu("B200", 180, 2250, 75, 37, 7700, 900),
-    _gpu("H200", 141, 989, 67, 67, 4800, 450),
-    _gpu("H100", 80, 989, 67, 67, 3350, 450),
-    _gpu("H100-PCIe", 80, 756, 51, 51, 2000, 64),
-    _gpu("H800", 80, 989, 67, 1, 3350, 200),
-    _gpu("H20", 96, 148, 44, 1, 4000, 450),
-    _gpu("A100-80", 80, 312, 19.5, 19.5, 2039, 300),
-    _gpu("A100-40", 40, 312, 19.5, 19.5, 1555, 300),
-    _gpu("A800", 80, 312, 19.5, 19.5, 2039, 200),
-    _gpu("L40S", 48, 362, 91.6, 1.4, 864, 32),
-    _gpu("L4", 24, 121, 30.3, 0.5, 300, 32),
-    _gpu("A10", 24, 125, 31.2, 0.5, 600, 32),
-    _gpu("RTX6000-Ada", 48, 364, 91.1, 1.4, 960, 32),
-    _gpu("RTX5090", 32, 210, 104.8, 1.6, 1792, 64),
-    _gpu("RTX4090", 24, 165, 82.6, 1.3, 1008, 32),
-    _gpu("RTX3090", 24, 71, 35.6, 0.6, 936, 32),
-)
-OTHER_NAMES = {"a100": "A100-80", "h100-sxm": "H100", "h100-80": "H100", "4090": "RTX4090", "3090": "RTX3090"}
-
 # One core of an Intel Xeon with AMX, as `benchmarks/scale.py --rates` measures it.
-CORE = Device("cpu-core", 0.0, 684e9, 138e9, 67e9, 15e9, 1 * GB)
+CORE = Device("cpu-core", 0.0, 684e9, 138e9, 67e9, 15e9, 1 * GB, is_cpu=True)
 
 
 def named_devices(text: str, memory_gb: float | None = None, tflops: float | None = None) -> tuple[int, Device]:
     """How many devices a text such as `8xH100` names, and which.
 
     Args:
-        text: a number, x, and a name of `GPUS`; the name alone is one of them. `cpu` is all cores of this machine,
-            each taken to be as fast as the one that was measured, and `cpu-core` is one of them.
+        text: a number, x, and a name of `GPUS`, or a Mac's chip with its memory (`M4 Max 64GB`); the name alone is one
+            of them. `cpu` is all cores of this machine, each taken to be as fast as the one that was measured, and
+            `cpu-core` is one of them.
         memory_gb: another memory than the table's, in GB.
         tflops: another rate of bfloat16 products than the table's, in TFLOP/s; the other rates are scaled with it.
             With both a name that the table lacks is a device like an H100 in other respects.
@@ -105,6 +49,7 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
             float32=device.float32 * factor,
             float64=device.float64 * factor,
             bandwidth=device.bandwidth * factor,
+            float16=None,
         )
     return count, device
 
@@ -124,18 +69,25 @@ def _processor(name: str) -> Device:
 
 
 def _device(name: str, described: bool) -> Device:
+    name = name.strip()
     if name.lower() in ("cpu", CORE.name):
         return _processor(name.lower())
-    by_name = {gpu.name.lower(): gpu for gpu in GPUS}
-    known = by_name.get(OTHER_NAMES.get(name.lower(), name).lower())
+    known = known_device(name)
     if known is not None:
         return known
     if described:
-        return replace(by_name["h100"], name=name)
-    near = difflib.get_close_matches(name.lower(), by_name, n=1, cutoff=0.5)
-    hint = f"did you mean {by_name[near[0]].name}? " if near else ""
+        return replace(known_device("H100") or GPUS[0], name=name)
+    mac = MAC_NAME.fullmatch(plain(name))
+    if mac is not None:
+        raise InputError(
+            f"the device '{name}' is a Mac's chip or like one; say its memory as well: M4-Max-64GB, M2-16GB"
+        )
+    by_plain = {plain(known): known for known in all_names()}
+    by_plain |= {key.removeprefix("rtx"): known for key, known in by_plain.items()}
+    near = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.5)
+    hint = f"did you mean {by_plain[near[0]]}? " if near else ""
     names = ", ".join(gpu.name for gpu in GPUS)
     raise InputError(
-        f"the device '{name}' is unknown; {hint}Known are {names} and cpu; describe another one with --memory-gb and "
-        "--tflops"
+        f"the device '{name}' is unknown; {hint}Known are {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; describe "
+        "another one with --memory-gb and --tflops"
     )

@@ -1,8 +1,7 @@
 """Memory and time of every phase, from a model's `config.json` and the data sheets of devices."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+import shlex
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,46 +9,19 @@ from transformers import PreTrainedModel
 
 from secateur.models import configured
 from secateur.models.options import takes_options
-from secateur.planning.calibration import prune_phases, search, sparsify_phases
 from secateur.planning.config import PlanConfig
-from secateur.planning.devices import GB, NETWORK, Device, named_devices
+from secateur.planning.devices import named_devices
+from secateur.planning.known_devices import GB, Device
+from secateur.planning.layouts import Cluster, PhaseEstimate, advice
 from secateur.planning.options import PlanOptions
-from secateur.planning.phase import Phase, Setting, Sharding
-from secateur.planning.running import evaluate, load, recover_phases
+from secateur.planning.phase import Setting
 from secateur.planning.shape import BYTES, ModelShape, shape_of
 from secateur.planning.source import model_shape
-from secateur.planning.work import Work, seconds
+from secateur.planning.tasks import TASKS
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-TORCHRUN = "torchrun"
-COPIES, SPREAD, SHARDED, LAYERED = "", "--device-map auto", "--fsdp", "--layer-by-layer --offload cpu"
-MOST_ADVISED = 1024
-
-Ways = Callable[[Setting], Sequence[Phase]]
-
-
-@dataclass(frozen=True)
-class PhaseEstimate:
-    """One phase on the devices.
-
-    Attributes:
-        phase: the command, and what of it.
-        options: what the command needs to be given for this layout.
-        memory_bytes: on each device, at most.
-        fits: whether a device has that much.
-        seconds: how long it takes; None where it does not fit.
-        processes: how many torchrun starts.
-    """
-
-    phase: str
-    options: str
-    memory_bytes: float
-    fits: bool
-    seconds: float | None
-    processes: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,9 +37,9 @@ class ModelEstimate(Drawn):
         devices: how many.
         device: which.
         device_memory_bytes: of each.
-        utilisation: `measured in part`, on a CPU, or `assumed`.
+        utilisation: `measured in part`, on `cpu`, or `assumed`.
         phases: in the order in which they are done.
-        advice: what to do about phases that do not fit.
+        advice: the commands that can be run, and those that cannot and what they would need.
     """
 
     model: str
@@ -126,10 +98,9 @@ def estimate(
     name = str(model if isinstance(model, str | Path) else model.name_or_path)
     dtype = _number_format(config, shape, device)
     setting = Setting(shape, config, BYTES[dtype], device.is_cpu)
-    products = device.float32 if dtype == "float32" else device.products
+    products = {"float32": device.float32, "float16": device.float16 or device.products}.get(dtype, device.products)
     cluster = Cluster(count, device, config.devices_per_machine, products)
-    phases = [_way(position) for position in range(len(_phases(setting)))]
-    found = [(phase, cluster.best(setting, phase)) for phase in phases]
+    found = [(task, cluster.best(setting, task)) for task in TASKS]
     return ModelEstimate(
         model=name,
         family=shape.family,
@@ -139,107 +110,21 @@ def estimate(
         devices=count,
         device=device.name,
         device_memory_bytes=device.memory,
-        utilisation="measured in part" if device.is_cpu else "assumed",
-        phases=[one for _, one in found],
-        advice=[cluster.advice(setting, phase, one) for phase, one in found if not one.fits],
+        utilisation="measured in part" if device.is_cpu and device.has_bfloat16 else "assumed",
+        phases=[phase for _, phases in found for phase in phases],
+        advice=advice(cluster, setting, _to_start_with(name), found),
     )
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Devices of one kind.
-
-    Attributes:
-        count: how many.
-        device: which.
-        per_machine: how many stand in one machine.
-        products: FLOP/s of one, in the model's number format.
-    """
-
-    count: int
-    device: Device
-    per_machine: int
-    products: float
-
-    def best(self, setting: Setting, ways: Ways) -> PhaseEstimate:
-        """The first layout that fits; where none does, the one that needs least memory."""
-        layouts = list(self._layouts(setting, ways))
-        return next((one for one in layouts if one.fits), min(layouts, key=lambda one: one.memory_bytes))
-
-    def advice(self, setting: Setting, ways: Ways, found: PhaseEstimate) -> str:
-        """What makes a phase fit that does not."""
-        memory, needed = _gigabytes(self.device.memory), _gigabytes(found.memory_bytes)
-        need = f"{found.phase} needs {needed} GB of a device's {memory} GB"
-        counts = (2**power for power in range(1, MOST_ADVISED.bit_length()))
-        for count in (count for count in counts if count > self.count):
-            enough = replace(self, count=count).best(setting, ways)
-            if enough.fits:
-                return f"{need}; {count} of them are enough with {enough.options}"
-        return f"{need}; no number of these devices is enough, use ones with more memory"
-
-    def _layouts(self, setting: Setting, ways: Ways) -> Iterator[PhaseEstimate]:
-        """Copies of the model first, since they are the fastest; one layer at a time last."""
-        together, alone = ways(replace(setting, processes=self.count)), ways(replace(setting, processes=1))
-        for phase in together:
-            memory = phase.weights + phase.streams + phase.activations + phase.workspace
-            yield self._placed(phase, COPIES, memory, self.count, phase.work + self._sent(phase.sent))
-        for phase in together if self.count > 1 else ():
-            if phase.sharding is not None:
-                yield self._sharded(phase, phase.sharding)
-        spread = min(self.count, self.per_machine)
-        for phase in alone if spread > 1 else ():
-            memory = (phase.weights + phase.activations) / spread + phase.streams + phase.workspace
-            yield self._placed(phase, SPREAD, memory, 1, phase.work)
-        for phase in alone if not self.device.is_cpu else ():
-            if phase.layered is not None:
-                # Activations wait in the machine's memory as well; weights go to the device and back.
-                moved = Work(host=2 * phase.weights + 4 * phase.streams)
-                yield self._placed(phase, LAYERED, phase.layered + phase.workspace, 1, phase.work + moved)
-
-    def _sharded(self, phase: Phase, sharding: Sharding) -> PhaseEstimate:
-        count = self.count
-        running = sharding.divided / count + sharding.whole + sharding.gathered + phase.activations + phase.workspace
-        # Each process steps its own part of the weights.
-        work = replace(phase.work, traffic=phase.work.traffic / count, host=phase.work.host / count)
-        return self._placed(phase, SHARDED, max(running, sharding.loaded), count, work + self._sent(sharding.sent))
-
-    def _sent(self, amount: float) -> Work:
-        return Work(sent=amount * (self.count - 1) / self.count)
-
-    def _placed(self, phase: Phase, options: str, memory: float, processes: int, work: Work) -> PhaseEstimate:
-        fits = memory <= self.device.memory
-        launcher = TORCHRUN if processes > 1 else ""
-        return PhaseEstimate(
-            phase=phase.name,
-            options=" ".join(filter(None, (launcher, options, phase.options))),
-            memory_bytes=memory,
-            fits=fits,
-            seconds=seconds(work, self.device, self.products, self._link) if fits else None,
-            processes=processes,
-        )
-
-    @property
-    def _link(self) -> float:
-        return self.device.link if self.count <= self.per_machine else min(self.device.link, NETWORK)
-
-
-# Every phase is asked for in every layout, and for advice with every number of devices.
-@lru_cache(maxsize=32)
-def _phases(setting: Setting) -> list[list[Phase]]:
-    """Every phase in the ways in which it can be done, the fastest first."""
-    single = [load(setting), evaluate(setting), *prune_phases(setting), search(setting), *sparsify_phases(setting)]
-    return [*([phase] for phase in single), *recover_phases(setting)]
-
-
-def _way(position: int) -> Ways:
-    return lambda setting: _phases(setting)[position]
+def _to_start_with(name: str) -> str:
+    """A model's name for a command line; of a `config.json` its directory."""
+    path = Path(name)
+    return shlex.quote(str(path.parent) if path.name == "config.json" else name)
 
 
 def _number_format(config: PlanConfig, shape: ModelShape, device: Device) -> str:
     if config.dtype != "auto":
         return config.dtype
-    return "bfloat16" if device.is_cpu else shape.dtype
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / GB:,.1f}"
+    if device.is_cpu:
+        return "bfloat16" if device.has_bfloat16 else "float32"
+    return shape.dtype

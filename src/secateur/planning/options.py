@@ -9,7 +9,7 @@ class PlanOptions(TypedDict, total=False):
     """Options of `secateur.plan`, the fields of `PlanConfig`."""
 
     devices: str
-    """How many of which device: 8xH100, 1xA100-40, 2xRTX4090, cpu. Required."""
+    """How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu. Required."""
 
     memory_gb: float | None
     """Another memory of a device than its data sheet's."""

@@ -43,16 +43,21 @@ def evaluate(setting: Setting) -> Phase:
 
 def recover_phases(setting: Setting) -> list[list[Phase]]:
     """LoRA and full training, each alone and with a teacher of the same size: as asked, then with less memory."""
-    asked = setting.config
-    thrifty = asked.model_copy(update={"gradient_checkpointing": True})
-    settings = [setting, replace(setting, config=thrifty)]
-    settings.append(replace(setting, config=thrifty.model_copy(update={"micro_batch_size": 1})))
+    settings = thrifty(setting)
     return [
-        [training(one, teacher=teacher) for one in settings] for training in (_lora, _full) for teacher in (False, True)
+        [training(one, teacher=teacher) for one in settings] for training in (lora, full) for teacher in (False, True)
     ]
 
 
-def _lora(setting: Setting, teacher: bool = False) -> Phase:
+def thrifty(setting: Setting) -> list[Setting]:
+    """A training's setting as asked, with activations computed anew, and with one window at a time as well."""
+    anew = setting.config.model_copy(update={"gradient_checkpointing": True})
+    single = anew.model_copy(update={"micro_batch_size": 1})
+    return [setting, replace(setting, config=anew), replace(setting, config=single)]
+
+
+def lora(setting: Setting, teacher: bool = False) -> Phase:
+    """Training of an adapter."""
     shape, rank = setting.shape, setting.config.lora_r
     trained = rank * sum(
         rows + columns for layer in shape.layers for half in layer.halves for rows, columns in half.projections.values()
@@ -63,7 +68,8 @@ def _lora(setting: Setting, teacher: bool = False) -> Phase:
     return _training("lora", setting, trained, flops, kept, frozen=setting.weights, teacher=teacher)
 
 
-def _full(setting: Setting, teacher: bool = False) -> Phase:
+def full(setting: Setting, teacher: bool = False) -> Phase:
+    """Training of all weights."""
     shape = setting.shape
     flops = 3 * shape.body_flops(setting.config.seqlen) + 3 * shape.head_flops
     widths = (26, 4, 4, 8, 8) if setting.width == 2 else (24, 8, 8, 16, 8)

@@ -3,7 +3,7 @@
 import operator
 from dataclasses import dataclass
 
-from secateur.planning.devices import Device
+from secateur.planning.known_devices import Device
 
 DISK = 2e9  # bytes a second read from disk; an assumption
 HOST = 25e9  # bytes a second between a GPU and its machine's memory, PCIe 4; an assumption
