@@ -1,8 +1,9 @@
 """Only Python: text in memory, a score of her own, a loss of her own, figures as a table."""
 
-import secateur
 import torch
 from transformers import TrainerCallback
+
+import secateur
 
 texts = [f"{number} squared is {number * number}, and its half is {number / 2}." for number in range(200)]
 
@@ -17,7 +18,8 @@ def smoothed(outputs, batch):
 
 
 class Watch(TrainerCallback):
-    losses: list[float] = []
+    def __init__(self):
+        self.losses = []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         self.losses += [logs["loss"]] if "loss" in logs else []
@@ -25,9 +27,11 @@ class Watch(TrainerCallback):
 
 model, tokenizer = secateur.load("model", dtype="float32", device="cpu")
 before = secateur.evaluate(model, tokenizer, data=[texts], name="uncut", windows=4, seqlen=32, speed=False)
-cut = secateur.prune(model, tokenizer, ratio=0.2, calibration=texts, importance=fluctuation, samples=4, seqlen=32, own_text=0)
+small = {"samples": 8, "seqlen": 32}
+cut = secateur.prune(model, tokenizer, ratio=0.2, calibration=texts, importance=fluctuation, own_text=0, **small)
+watch = Watch()
 trained = secateur.recover(
-    model, tokenizer, data=texts, samples=8, seqlen=32, val_size=0, merge=True, loss=smoothed, callbacks=[Watch()]
+    model, tokenizer, data=texts, val_size=0, merge=True, loss=smoothed, callbacks=[watch], **small
 )
 after = secateur.evaluate(trained.model, tokenizer, data=[texts], name="cut", windows=4, seqlen=32, speed=False)
 table = secateur.compare([before, after]).to_pandas()

@@ -20,7 +20,7 @@ TEMPLATE = (
 )
 SMALL = {
     "prune": "--samples 4 --seqlen 32 --own-text 0",
-    "recover": "--samples 8 --seqlen 32 --val-size 2",
+    "recover": "--samples 8 --seqlen 64 --val-size 2",
     "evaluate": "--windows 4 --seqlen 32 --prompt-tokens 8 --new-tokens 2 --repeats 1",
     "chat": "--max-new-tokens 4",
 }
@@ -31,9 +31,14 @@ MODEL = ("--device", "cpu", "--dtype", "float32")
 def place(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with a checkpoint, conversations and a text, where people type."""
     monkeypatch.chdir(tmp_path)
-    tokenizer = make_tiny_tokenizer()
+    tokenizer = make_tiny_tokenizer([("s", "q"), ("i", "s")])
     tokenizer.chat_template = TEMPLATE
-    secateur.save(make_tiny_model(), tokenizer, "model")
+    model = make_tiny_model(vocab_size=261)
+    text = " ".join(f"{number} is no prime." for number in range(400))
+    Path("notes.txt").write_text(text, encoding="utf-8")
+    # So that it knows more than one that guesses, as `diagnose` expects.
+    secateur.recover(model, tokenizer, data="notes.txt", method="full", samples=64, seqlen=32, val_size=0, lr=3e-3)
+    secateur.save(model, tokenizer, "model")
     rows = [
         {
             "messages": [
@@ -44,7 +49,6 @@ def place(tmp_path: Path, private_cache: Path, monkeypatch: pytest.MonkeyPatch) 
         for number in range(40)
     ]
     Path("chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    Path("notes.txt").write_text(" ".join(f"{number} is no prime." for number in range(400)), encoding="utf-8")
     return tmp_path
 
 
@@ -73,7 +77,8 @@ def test_her_own_checkpoint_with_chat_data(place: Path) -> None:
     assert models[2]["parameters"] == models[1]["parameters"]
     card = Path("out/recovered/README.md").read_text(encoding="utf-8")
     assert "secateur prune" in card and "chats.jsonl" in card and str(place) not in card
-    assert "README.md" in said["push"] and ".secateur.json" not in said["push"]
+    sent, stays = said["push"].lower().split("stays here:")
+    assert "readme.md" in sent and ".secateur.json" in stays
 
 
 @pytest.mark.slow
@@ -91,6 +96,6 @@ def test_someone_who_was_given_a_pruned_model(place: Path) -> None:
 def test_only_python(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = runpy.run_path(str(HERE / "researcher.py"))
     assert list(names["table"]["name"]) == ["uncut", "cut"]
-    assert names["Watch"].losses and names["trained"].output is None
+    assert names["watch"].losses and names["trained"].output is None
     assert names["figure"].axes
     AutoModelForCausalLM.from_pretrained("out/cut", trust_remote_code=True)
