@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
@@ -172,6 +173,9 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     config.__class__ = adapter.uneven_config if uneven else adapter.stock_config
     model.__class__ = adapter.uneven_model if uneven else adapter.stock_model
     body.__class__ = adapter.uneven_body if uneven else adapter.stock_body
+    for module in (model, body):
+        # Transformers notes what outputs a class records (output_hidden_states) when one of it is made.
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(module)), getattr(module, "_can_record_outputs", None))
     # Rotary positions know one width of layers.
     rotary = adapter.rotary_positions(model)
     if rotary is not None:
