@@ -239,6 +239,24 @@ def test_a_model_cut_in_place_gives_its_hidden_states(
     assert len(model(TOKENS, output_hidden_states=True).hidden_states) == 5
 
 
+@pytest.mark.parametrize(
+    ("family", "drop", "why"),
+    [
+        ("llama", "attention=0", "is not there"),
+        ("qwen3_5_text", "attention=2", "cannot leave: this family's layers keep theirs"),
+        ("gemma4_text", "mlp=0", "cannot leave: this family's layers keep theirs"),
+    ],
+)
+def test_what_cannot_be_dropped_is_said_with_the_reason(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, family: str, drop: str, why: str
+) -> None:
+    model = tiny_model(family)
+    if why == "is not there":
+        prune(model, tiny_tokenizer, drop=drop, importance="magnitude", compensate=False, **QUICK)
+    with pytest.raises(InputError, match=f"layer {drop[-1]}, which {why}"):
+        prune(model, tiny_tokenizer, drop=drop, importance="magnitude", **QUICK)
+
+
 def test_an_mlp_stays(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model()
     prune(model, tiny_tokenizer, target="mlp", ratio=0.38, max_rate=1, **QUICK)

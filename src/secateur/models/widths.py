@@ -65,7 +65,7 @@ def declare_widths(model: PreTrainedModel) -> None:
     _set_class(model, adapter, uneven)
     for name in ("skipped_modules", "square_attention"):
         config.__dict__.pop(name, None)
-    square = _square_attention(adapter)
+    square = square_attention(adapter)
     if uneven and square:
         config.square_attention = square
     if stock is None:
@@ -154,7 +154,7 @@ def _modules_of_halves(model: PreTrainedModel) -> dict[str, list[str]]:
     return {str(half.part): list(half.modules) for half in halves if half.names.divisible}
 
 
-def _square_attention(adapter: Adapter) -> list[str]:
+def square_attention(adapter: Adapter) -> list[str]:
     """The names of an attention whose class reads its widths from the hidden size, and of its projections; or none."""
     names = next(names for names in adapter.halves if names.part == "attention" and names.divisible)
     return [names.mixer, *names.inputs, names.output] if names.fills_hidden_size else []
@@ -192,7 +192,7 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
 
 def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
     """Whether the stock config of the model's family takes these widths for all layers."""
-    if _square_attention(adapter_of(model)) and width.num_attention_heads * head_dim_of(model) != (
+    if square_attention(adapter_of(model)) and width.num_attention_heads * head_dim_of(model) != (
         model.config.hidden_size
     ):
         return False
