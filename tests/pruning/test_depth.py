@@ -194,7 +194,7 @@ def test_what_else_people_do_with_it(without_halves: Path, tmp_path: Path) -> No
         ({"drop": "layers=3-2"}, "drop= names 3-2"),
         ({"drop": "heads=1"}, "drop= has 'heads'; it can have layers, attention, mlp"),
         ({"drop": "1,2"}, "drop= cannot read '1'; write layers=20-24 or attention=25,26"),
-        ({"drop": " ;"}, "drop= ';' names nothing; write layers=20-24"),
+        ({"drop": " ;"}, "drop=';' names nothing; write layers=20-24"),
         ({"drop": "attention=x"}, "drop= cannot read 'attention=x'"),
         ({"drop": "attention=0-3"}, "leave no softmax attention in the model"),
         ({"drop": "mlp=0-3"}, "leave no MLP in the model"),
