@@ -168,6 +168,8 @@ def test_layers_without_halves(family: str, small_tokenizer: Small, tmp_path: Pa
     result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
     assert result.architecture == "deci"
     require_same(tmp_path / "model.gguf", model)
+    with pytest.raises(ModelError, match="it has layers without attention or MLP, which are read from a model dir"):
+        secateur.load(tmp_path / "model.gguf")
 
 
 def test_layers_without_halves_that_no_graph_has(small_tokenizer: Small, tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def test_a_file_is_read_as_llama_cpp_runs_it(family: str, widths: str, small_tok
     found = LlamaCpp(file).next_log_probabilities(PROMPT, len(expected))
     assert max(abs(float(expected[token]) - value) for token, value in found.items()) < F16_ERROR
     torch.testing.assert_close(expected, log_probabilities(model, PROMPT), atol=F16_ERROR, rtol=0)
+    secateur.save(again, tokenizer, tmp_path / "saved")
+    saved, _ = secateur.load(tmp_path / "saved", dtype="float32", device="cpu")
+    assert torch.equal(log_probabilities(saved, PROMPT), expected)
 
 
 @pytest.mark.parametrize(

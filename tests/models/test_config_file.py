@@ -93,6 +93,9 @@ WRONG: list[tuple[str, Any]] = [
     ("_heterogeneity_spec", {"per_layer_overrides": {}}),
     ("configuration_files", ["config.9.0.0.json"]),
     ("per_layer_config", {"0": {"intermediate_size": 8}}),
+    ("text_config", {}),
+    ("decoder", {"vocab_size": 3}),
+    ("square_attention", ["self_attn", "q_proj", "o_proj"]),
     ("model_type", "a\nb"),
     ("model_type", None),
 ]

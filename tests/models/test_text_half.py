@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import WEIGHTS, change_config, change_weights, quantise
-from safetensors.torch import load_file
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 from typer.testing import CliRunner
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from secateur.cli.main import app
 from secateur.errors import ModelError
 from secateur.evaluation import size_on_disk
-from secateur.models import count_parameters, load, save
+from secateur.models import attach_adapter, count_parameters, load, save
 from secateur.models.config_file import check_config
 from secateur.planning import model_shape
 from tiny import OF_FAMILY, SETTINGS, make_tiny_tokenizer
@@ -112,6 +113,37 @@ def test_prune_gives_a_text_model(tmp_path: Path) -> None:
     model, _ = load(tmp_path / "cut", dtype="float32")
     assert model.config.model_type == "secateur_qwen3_5_text"
     assert count_parameters(model) < 0.82 * model_shape(tmp_path / "whole").parameters
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_adapter_that_was_trained_on_the_whole(layout: str, tmp_path: Path) -> None:
+    whole = make("gemma3", tmp_path / "whole")
+    settings = {"r": 4, "target_modules": r".*language_model.*\.(q_proj|up_proj)", "init_lora_weights": False}
+    patterns = {"alpha_pattern": {"model.language_model.layers.1.mlp.up_proj": 64}}
+    adapted = get_peft_model(whole, LoraConfig(**settings, **patterns)).eval()
+    expected = logits(adapted)
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    def renamed(name: str) -> str:
+        return name.replace("model.language_model.", layout)
+
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(renamed(file.read_text()))
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    save_file({renamed(name): weight for name, weight in weights.items()}, file.parent / "adapter_model.safetensors")
+    model, _ = load(tmp_path / "whole", dtype="float32")
+    plain = logits(model)
+    found = logits(attach_adapter(model, tmp_path / "adapter"))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+def test_an_adapter_of_other_parts_is_refused(tmp_path: Path) -> None:
+    whole = make("gemma3", tmp_path / "whole")
+    get_peft_model(whole, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    model, _ = load(tmp_path / "whole", dtype="float32")
+    with pytest.raises(ModelError, match=r"changes more than the text model, which alone is read here: .*vision_tower"):
+        attach_adapter(model, tmp_path / "adapter")
 
 
 def test_quantised_as_ministral_is(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 import secateur
 from secateur.attention import apply, tune
@@ -193,12 +194,16 @@ def test_what_else_people_do_with_it(without_halves: Path, tmp_path: Path) -> No
         ({"drop": "layers=3-2"}, "drop= names 3-2"),
         ({"drop": "heads=1"}, "drop= has 'heads'; it can have layers, attention, mlp"),
         ({"drop": "1,2"}, "drop= cannot read '1'; write layers=20-24 or attention=25,26"),
+        ({"drop": " ;"}, "drop=';' names nothing; write layers=20-24"),
         ({"drop": "attention=x"}, "drop= cannot read 'attention=x'"),
-        ({"drop": "attention=0-3"}, "leave no attention in the model"),
-        ({"drop_layers": 4}, "leave no attention in the model"),
+        ({"drop": "attention=0-3"}, "leave no softmax attention in the model"),
+        ({"drop": "mlp=0-3"}, "leave no MLP in the model"),
+        ({"drop_layers": 4}, "leave no softmax attention in the model"),
         ({"drop": "mlp=1", "target": "attention"}, "drop= names the mlp of layer 1, which cannot leave"),
         ({"drop": "mlp=1", "freeze": [1]}, "drop= names the mlp of layer 1, which cannot leave"),
-        ({"drop": "attention=1", "keep_halves": True}, "drop= names the attention of layer 1, which cannot leave"),
+        ({"drop": "attention=1", "keep_halves": True}, "keep_halves=True lets no half of a layer leave whole"),
+        ({"drop_layers": 1, "keep_halves": True}, "keep_halves=True lets no half of a layer leave whole"),
+        ({"target": "depth", "keep_halves": True}, "keep_halves=True lets no half of a layer leave whole"),
         ({"drop_layers": 5}, "drop_layers=5 is more than the 4 layers that can leave whole"),
         ({"drop_layers": 1, "even": True}, "even=True makes all layers equal"),
         ({"target": "depth", "even": True}, "even=True makes all layers equal"),
@@ -211,6 +216,51 @@ def test_bad_input_is_one_line(
     with pytest.raises(SecateurError) as caught:
         prune(tiny_model(), tiny_tokenizer, importance="magnitude", **QUICK, **options)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_of_a_hybrid_one_softmax_attention_stays(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("qwen3_5_text")
+    with pytest.raises(InputError, match="leave no softmax attention in the model"):
+        prune(model, tiny_tokenizer, drop="attention=1,3", importance="magnitude", **QUICK)
+    prune(model, tiny_tokenizer, target="attention", ratio=0.2, max_rate=1, **QUICK)
+    assert sum(shape["attention"].heads > 0 for shape in part_shapes(model)) == 1
+
+
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_a_model_cut_in_place_gives_its_hidden_states(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, asked_before: bool
+) -> None:
+    model = tiny_model()
+    for kind in (adapter_of(model).uneven_model, adapter_of(model).uneven_body):
+        _CAN_RECORD_REGISTRY.pop(str(kind), None)  # as where none of the class has been made yet
+    if asked_before:
+        assert len(model(TOKENS, output_hidden_states=True).hidden_states) == 5
+    prune(model, tiny_tokenizer, drop="attention=0,mlp=2", **QUICK)
+    assert len(model(TOKENS, output_hidden_states=True).hidden_states) == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "drop", "why"),
+    [
+        ("llama", "attention=0", "is not there"),
+        ("qwen3_5_text", "attention=2", "cannot leave: this family's layers keep theirs"),
+        ("gemma4_text", "mlp=0", "cannot leave: this family's layers keep theirs"),
+    ],
+)
+def test_what_cannot_be_dropped_is_said_with_the_reason(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, family: str, drop: str, why: str
+) -> None:
+    model = tiny_model(family)
+    if why == "is not there":
+        prune(model, tiny_tokenizer, drop=drop, importance="magnitude", compensate=False, **QUICK)
+    with pytest.raises(InputError, match=f"layer {drop[-1]}, which {why}"):
+        prune(model, tiny_tokenizer, drop=drop, importance="magnitude", **QUICK)
+
+
+def test_an_mlp_stays(tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model()
+    prune(model, tiny_tokenizer, target="mlp", ratio=0.38, max_rate=1, **QUICK)
+    assert sum(bool(width.intermediate_size) for width in layer_widths(model)) == 1
 
 
 def test_names_of_halves_are_read() -> None:

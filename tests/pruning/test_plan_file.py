@@ -84,7 +84,8 @@ def test_named_channels_are_those_that_leave(
         (entries({"layer": 0, "removed_channels": "all"}), "must be a list of indices"),
         (entries({"layer": 0, "removed_channels": [96]}), "names 96; this model's layer has 96 MLP channels"),
         (entries({"layer": 0, "removed_channels": [1, 1]}), "names a unit twice"),
-        (entries(*({"layer": layer, "removed_groups": [0, 1, 2, 3]} for layer in range(4))), "leaves no attention"),
+        (entries(*({"layer": layer, "removed_groups": [0, 1, 2, 3]} for layer in range(4))), "leaves no softmax"),
+        (entries(*({"layer": layer, "intermediate_size": 0} for layer in range(4))), "leaves no MLP"),
         (entries({"layer": 0, "intermediate_size": [1536, 1024]}), "of a model with intermediate_size 1536"),
         (entries({"layer": 0, "intermediate_size": -1}), "must be a number"),
         (entries({"layer": 0, "intermediate_size": 97}), "must lie between 0 and 96"),
@@ -102,6 +103,23 @@ def test_what_is_no_plan_of_this_model_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_plan(written(tmp_path / "plan.json", content), tiny_model())
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "message"),
+    [
+        ("qwen3_5_text", [{"layer": 0, "num_key_value_heads": 0}], "layer 0: units of its attention cannot leave"),
+        ("qwen3_5_text", [{"layer": i, "num_key_value_heads": 0} for i in (1, 3)], "leaves no softmax attention"),
+        ("gemma4_text", [{"layer": 1, "num_key_value_heads": 2}], "layer 1: units of its attention cannot leave"),
+        ("gemma4_text", [{"layer": 0, "num_key_value_heads": 0}], "layer 0: its attention cannot leave whole"),
+        ("gemma4_text", [{"layer": 0, "intermediate_size": 0}], "layer 0: its mlp cannot leave whole"),
+    ],
+)
+def test_what_a_family_keeps_no_plan_takes(
+    tiny_model: Models, tmp_path: Path, family: str, layers: list[dict[str, int]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_plan(written(tmp_path / "plan.json", entries(*layers)), tiny_model(family))
 
 
 def test_what_is_no_json_is_refused(tiny_model: Models, tmp_path: Path) -> None:

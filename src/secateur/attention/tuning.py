@@ -30,6 +30,7 @@ from secateur.models.options import configured, takes_options
 
 logger = logging.getLogger(__name__)
 
+NOT_TUNED = "a sliding window, linear attention or none"  # what sparse attention is not used for
 LEAST_GAIN = 0.1
 # From nothing but the blocks that always stay to all; steps are even in the logarithm of what is left, and small where
 # most heads end up.
@@ -69,7 +70,7 @@ def tune(
         options: fields of `TuneConfig`, instead of `config` or over it.
 
     Raises:
-        InputError: the layers are outside the model, or all have a sliding window.
+        InputError: the layers are outside the model, or none of them has softmax attention over all tokens.
         DataError: the text is shorter than one window.
         ModelError: the family is not supported, or weights are not finite or outside of memory.
     """
@@ -78,9 +79,9 @@ def tune(
     layers = adapter_of(model).layers(model)
     chosen = [index for index in config.layer_range(len(layers)) if not _is_dense(model, index, config.seqlen)]
     if not chosen:
-        raise InputError("all of these layers have a sliding window, which sparse attention leaves as it is")
+        raise InputError(f"all of these layers have {NOT_TUNED}, which sparse attention leaves as it is")
     if len(chosen) < len(config.layer_range(len(layers))):
-        logger.warning("Layers with a sliding window stay as they are: %d are tuned", len(chosen))
+        logger.warning("Layers with %s stay as they are: %d are tuned", NOT_TUNED, len(chosen))
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     windows = token_windows(

@@ -1,5 +1,6 @@
 """Where each family of decoder models keeps its parts. No other module of secateur names a module path."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,7 +23,11 @@ from transformers import (
 from secateur.errors import ModelError
 from secateur.models import modeling_secateur as uneven
 from secateur.models.halves import PARTS, Half, HalfNames, Part, Rows
+from secateur.models.json_file import one_line
+from secateur.models.table_check import check_table
 from secateur.models.unsupported import obstacle
+
+logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "secateur.families"
 
@@ -208,14 +213,30 @@ class Head:
 
 
 _registered: dict[str, Adapter] = {}
+_unchecked: set[str] = set()  # families from outside that have not been asked for yet
+_failed: list[str] = []  # what is wrong with entry points that could not be loaded
 
 
 def register(adapter: Adapter) -> None:
     """Make a family known, in place of one of the same `model_type`.
 
     Its config and its models are those that Transformers' Auto classes give for the type. A package may name its
-    adapter as an entry point of the group `secateur.families` instead, and is then asked when it is needed.
+    adapter as an entry point of the group `secateur.families` instead, and is then asked when it is needed. What the
+    adapter says is compared with a small model of these classes when the family is first used.
+
+    Raises:
+        ModelError: it is no adapter, or has no `model_type`.
     """
+    if not isinstance(adapter, Adapter) or not isinstance(adapter.model_type, str) or not adapter.model_type:
+        raise ModelError("what is registered as a family is no secateur.models.Adapter with a model_type")
+    if adapter.model_type.startswith(uneven.PREFIX):
+        raise ModelError(f"the family {adapter.model_type} cannot be registered: {uneven.PREFIX}… are secateur's own")
+    _unchecked.add(adapter.model_type)
+    enter(adapter)
+
+
+def enter(adapter: Adapter) -> None:
+    """Make a family known whose adapter needs no check."""
     _registered[adapter.model_type] = adapter
     if adapter.model_type in CONFIG_MAPPING:
         AutoConfig.register(adapter.uneven_type, adapter.uneven_config, exist_ok=True)
@@ -232,11 +253,13 @@ def _adapters() -> dict[str, Adapter]:
 @cache
 def _load_entry_points() -> None:
     for entry in entry_points(group=ENTRY_POINTS):
-        found = entry.load()
-        for adapter in found if isinstance(found, (list, tuple)) else [found]:
-            if not isinstance(adapter, Adapter):
-                raise ModelError(f"the entry point {entry.name} of {ENTRY_POINTS} is no secateur.models.Adapter")
-            register(adapter)
+        try:
+            found = entry.load()
+            for adapter in found if isinstance(found, (list, tuple)) else [found]:
+                register(adapter)
+        except Exception as error:  # noqa: BLE001 another package's code; the other families stay
+            _failed.append(f"the entry point {entry.name} of {ENTRY_POINTS} cannot be used: {one_line(error)}")
+            logger.warning("A family is left out: %s", _failed[-1])
 
 
 def supported_model_types() -> list[str]:
@@ -251,14 +274,23 @@ def adapter_for(model_type: str, content: Mapping[str, Any] | None = None) -> Ad
         content: its `config.json`, for what an error says.
 
     Raises:
-        ModelError: no adapter knows this family; it says what stands against it.
+        ModelError: no adapter knows this family, and it says what stands against it; or the adapter, of another
+            package, says something else than the family's classes do.
     """
     adapter = _adapters().get(model_type.removeprefix(uneven.PREFIX))
     if adapter is None:
+        left_out = "".join(f"; {failure}" for failure in _failed)
         raise ModelError(
-            f"the architecture '{model_type}' is not supported: {obstacle(model_type, content)}; supported are "
-            f"{', '.join(supported_model_types())}"
+            f"the architecture '{model_type}' is not supported: {obstacle(model_type, content)}{left_out}; supported "
+            f"are {', '.join(supported_model_types())}"
         )
+    if adapter.model_type in _unchecked:
+        _unchecked.discard(adapter.model_type)
+        try:
+            check_table(adapter)
+        except ModelError:
+            _unchecked.add(adapter.model_type)
+            raise
     return adapter
 
 
@@ -275,7 +307,12 @@ def adapter_of(model: PreTrainedModel) -> Adapter:
 
 def head_of(model: PreTrainedModel) -> Head:
     """What makes logits of a model's last hidden states."""
-    adapter, config = adapter_of(model), model.config
+    return head_by(adapter_of(model), model)
+
+
+def head_by(adapter: Adapter, model: PreTrainedModel) -> Head:
+    """What makes logits, as an adapter has it."""
+    config = model.config
     multiplier = float(getattr(config, adapter.logits_multiplier, None) or 1)
     return Head(
         cast(nn.Linear, model.get_output_embeddings()),

@@ -18,6 +18,7 @@ from secateur.models.json_file import CONFIG, one_line, read_object, shown
 from secateur.models.quantised import with_plain_weights
 from secateur.models.quiet import quiet
 from secateur.models.text_half import text_settings
+from secateur.models.widths import square_attention
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ REFUSED = {
     "transformers_weights": "names another file to read the weights from",
     "_heterogeneity_spec": "holds what Transformers notes of per_layer_config for itself",
 }
+# Where Transformers finds one of these, whatever is in it, it takes that for the settings of the text model.
+OTHER_TEXT_MODELS = ("text_config", "decoder", "generator", "text_encoder")
 
 
 @contextmanager
@@ -84,6 +87,11 @@ def check_config(content: Mapping[str, Any], source: str = CONFIG) -> DeclaredCo
     for name, why in REFUSED.items():
         if content.get(name) not in (None, {}, [], ""):
             raise ModelError(f"{source} {why} ({name}), and secateur reads none such; take it out")
+    for name in OTHER_TEXT_MODELS:
+        if content.get(name) is not None:
+            raise ModelError(
+                f"{source} has settings of another text model inside ({name}), which is not read; take it out"
+            )
     if is_uneven_type(declared.model_type):
         absent = {f"{name}_per_layer" for name in WIDTHS} - set(declared.lists)
         if declared.lists and absent:
@@ -132,6 +140,8 @@ def _unread_by_the_family(adapter: Adapter, declared: DeclaredConfig) -> Iterato
     for layer, overrides in (declared.per_layer_config or {}).items():
         if overrides.head_dim is not None and "head_dim" not in adapter.by_layer:
             yield f"per_layer_config: layer {layer} has head_dim, and layers may differ in {', '.join(WIDTHS)}"
+    if declared.square_attention not in (None, square_attention(adapter) or None):
+        yield f"square_attention is {shown(declared.square_attention)}, which is not what {adapter.model_type} has"
     if "linear_attention" in (declared.layer_types or ()) and not adapter.has_linear_attention:
         yield f"layer_types has linear_attention, which the code of {adapter.model_type} does not have"
 

@@ -40,7 +40,7 @@ class Rope(_Strict):
     rope_type: str | None = None
     type: str | None = None
     rope_theta: Frequency | None = None
-    factor: Frequency | None = None
+    factor: Annotated[float, Field(ge=1e-9, le=1e31)] | None = None  # 1e30 keeps what it divides from turning
     original_max_position_embeddings: Length | None = None
     attention_factor: Frequency | None = None
     beta_fast: Frequency | None = None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from secateur.models import gemma4
-from secateur.models.adapters import Adapter, register
+from secateur.models.adapters import Adapter, enter
 from secateur.models.halves import HalfNames
 
 ATTENTION = HalfNames(
@@ -102,4 +102,4 @@ for _adapter in (
     Adapter("cohere2", COHERE),
     Adapter("gpt_neox", NEOX, body_name="gpt_neox", final_norm_name="final_layer_norm", partial_rotary=True),
 ):
-    register(_adapter)
+    enter(_adapter)

@@ -34,6 +34,7 @@ from secateur.models.saved_adapters import (
     WRONG_CONFIG,
     SavedAdapter,
     first_line,
+    of_text_model,
     read_adapter,
 )
 
@@ -63,7 +64,7 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
     """Put a saved adapter beside the weights of its model, in place. Nothing is merged.
 
     Args:
-        model: the model that the adapter was trained on.
+        model: the model that the adapter was trained on, or the text model of a multimodal one that it was trained on.
         adapter: a directory with `adapter_config.json` and `adapter_model.safetensors`.
         to_merge: refuse as well what `merged` cannot merge.
 
@@ -73,6 +74,8 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path, *, to_merge: boo
             left as it was.
     """
     saved = read_adapter(expanded(adapter))
+    if not any("language_model" in name for name, _ in model.named_modules()):
+        saved = of_text_model(saved)
     require_in_memory(model)
     with _without_warnings():
         _try(model, saved, to_merge)

@@ -1,7 +1,9 @@
 """A saved adapter's two files, read and checked before PEFT acts on them."""
 
+import copy
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from secateur.errors import ModelError
 from secateur.files import partial_of
 from secateur.files.input_text import shortened
 from secateur.files.json_text import parse_json
+from secateur.models.text_half import OTHER_PARTS, text_name
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -90,6 +93,10 @@ TASK_TYPES = (None, "CAUSAL_LM")
 # What PEFT and the standard library raise where a config's values are of a wrong type or do not fit together.
 WRONG_CONFIG = (ValueError, TypeError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError, ImportError)
 
+# What stands before a module's name in the weights of an adapter, and what after it in those of a LoRA.
+PREFIX = "base_model.model."
+LORA_MATRIX = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)(\.weight)?$")
+
 MERGE_ELSEWHERE = "merge it with PEFT and name the merged model's directory instead"
 
 
@@ -110,6 +117,38 @@ def read_adapter(directory: Path) -> SavedAdapter:
     """
     config = _read_config(directory)
     return SavedAdapter(directory, config, _read_weights(directory))
+
+
+def of_text_model(saved: SavedAdapter) -> SavedAdapter:
+    """An adapter that was trained on a multimodal model, under the names of its text model; another as it is.
+
+    Raises:
+        ModelError: it changes other parts too, or its settings name modules by expressions that cannot be renamed.
+    """
+    names = {name: PREFIX + text_name(name.removeprefix(PREFIX)) for name in saved.weights}
+    if saved.config.peft_type != "LORA" or all(name == own for name, own in names.items()):
+        return saved
+    other = next((name for name in names if OTHER_PARTS.match(name.removeprefix(PREFIX))), None)
+    if other is not None:
+        raise ModelError(
+            f"the adapter {saved.directory} changes more than the text model, which alone is read here: {other}; train "
+            "one of the text model"
+        )
+    weights = {names[name]: weight for name, weight in saved.weights.items()}
+    config: Any = copy.deepcopy(saved.config)
+    patterns = {field: getattr(config, field) or {} for field in ("rank_pattern", "alpha_pattern")}
+    for field, pattern in patterns.items():
+        setattr(config, field, {text_name(name): value for name, value in pattern.items()})
+    if len(weights) < len(names) or any(
+        "language_model" in name for field in patterns for name in getattr(config, field)
+    ):
+        raise ModelError(
+            f"the adapter {saved.directory} is of a multimodal model and does not say in one way which modules of the "
+            f"text model it changes; {MERGE_ELSEWHERE}"
+        )
+    adapted = (name for name in weights if LORA_MATRIX.search(name))
+    config.target_modules = {LORA_MATRIX.sub("", name).removeprefix(PREFIX) for name in adapted}
+    return SavedAdapter(saved.directory, config, weights)
 
 
 def first_line(error: Exception) -> str:

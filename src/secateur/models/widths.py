@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
@@ -64,7 +65,7 @@ def declare_widths(model: PreTrainedModel) -> None:
     _set_class(model, adapter, uneven)
     for name in ("skipped_modules", "square_attention"):
         config.__dict__.pop(name, None)
-    square = _square_attention(adapter)
+    square = square_attention(adapter)
     if uneven and square:
         config.square_attention = square
     if stock is None:
@@ -153,7 +154,7 @@ def _modules_of_halves(model: PreTrainedModel) -> dict[str, list[str]]:
     return {str(half.part): list(half.modules) for half in halves if half.names.divisible}
 
 
-def _square_attention(adapter: Adapter) -> list[str]:
+def square_attention(adapter: Adapter) -> list[str]:
     """The names of an attention whose class reads its widths from the hidden size, and of its projections; or none."""
     names = next(names for names in adapter.halves if names.part == "attention" and names.divisible)
     return [names.mixer, *names.inputs, names.output] if names.fills_hidden_size else []
@@ -172,6 +173,9 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
     config.__class__ = adapter.uneven_config if uneven else adapter.stock_config
     model.__class__ = adapter.uneven_model if uneven else adapter.stock_model
     body.__class__ = adapter.uneven_body if uneven else adapter.stock_body
+    for module in (model, body):
+        # Transformers notes what outputs a class records (output_hidden_states) when one of it is made.
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(module)), getattr(module, "_can_record_outputs", None))
     # Rotary positions know one width of layers.
     rotary = adapter.rotary_positions(model)
     if rotary is not None:
@@ -188,7 +192,7 @@ def _set_class(model: PreTrainedModel, adapter: Adapter, uneven: bool) -> None:
 
 def stock_allows(model: PreTrainedModel, width: LayerWidths) -> bool:
     """Whether the stock config of the model's family takes these widths for all layers."""
-    if _square_attention(adapter_of(model)) and width.num_attention_heads * head_dim_of(model) != (
+    if square_attention(adapter_of(model)) and width.num_attention_heads * head_dim_of(model) != (
         model.config.hidden_size
     ):
         return False

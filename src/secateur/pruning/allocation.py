@@ -14,7 +14,7 @@ from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.ladders import Ladder, build_ladders
 from secateur.pruning.plan import TOLERANCE
-from secateur.pruning.units import part_shapes
+from secateur.pruning.units import NEEDED, halves_there, part_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +28,18 @@ class Budget:
         least: for each cut layer, parameters that it loses at least.
         most: for each cut layer, parameters that it loses at most.
         removed: parameters removed so far, by layer.
-        attentions: those that are still there.
+        there: the layers whose softmax attention, and those whose MLP, is still there.
     """
 
     total: int
     least: dict[int, float]
     most: dict[int, float]
     removed: dict[int, int] = field(default_factory=dict)
-    attentions: set[int] = field(default_factory=set)
+    there: dict[Part, set[int]] = field(default_factory=dict)
 
-    def is_last_attention(self, ladder: Ladder) -> bool:
-        """Whether the model would have no attention without this one."""
-        return ladder.part == "attention" and self.attentions == {ladder.layer}
+    def is_last(self, ladder: Ladder) -> bool:
+        """Whether the model would have no attention, or no MLP, without this one."""
+        return self.there[ladder.part] == {ladder.layer}
 
     def take_asked(self, ladder: Ladder) -> None:
         """Take the steps that have to be taken."""
@@ -47,8 +47,8 @@ class Budget:
             self._step(ladder)
 
     def _step(self, ladder: Ladder) -> None:
-        if ladder.is_whole_next and ladder.part == "attention":
-            self.attentions.discard(ladder.layer)
+        if ladder.is_whole_next:
+            self.there[ladder.part].discard(ladder.layer)
         self.removed[ladder.layer] = self.removed.get(ladder.layer, 0) + ladder.parameters(ladder.taken)
         ladder.taken += 1
 
@@ -57,7 +57,7 @@ class Budget:
 
     def take(self, ladder: Ladder, limit: float) -> bool:
         """Take the ladder's next step if `limit` and the layer's cap allow it."""
-        if not ladder.left or (ladder.is_whole_next and self.is_last_attention(ladder)):
+        if not ladder.left or (ladder.is_whole_next and self.is_last(ladder)):
             return False
         step = ladder.parameters(ladder.taken)
         already = self.removed.get(ladder.layer, 0)
@@ -136,12 +136,13 @@ def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) ->
         total=round(config.ratio * parameters),
         least={layer: config.min_rate * size for layer, size in full.items()},
         most={layer: most * size for layer, size in full.items()},
-        attentions={index for index, shape in enumerate(part_shapes(model)) if shape["attention"].units},
+        there=halves_there(part_shapes(model)),
     )
     for ladder in ladders:
         budget.take_asked(ladder)
-    if not budget.attentions:
-        raise InputError("--drop and --drop-layers leave no attention in the model; keep at least one")
+    for part, layers in budget.there.items():
+        if not layers:
+            raise InputError(f"--drop and --drop-layers leave no {NEEDED[part]} in the model; keep at least one")
     if not config.only_drops:
         _check_reachable(ladders, budget, config, parameters)
     return budget
@@ -161,7 +162,7 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
         by_layer[ladder.layer] = by_layer.get(ladder.layer, 0) + steps
     gone = budget.removed
     reachable = sum(max(min(size, budget.most[layer]), gone.get(layer, 0)) for layer, size in by_layer.items())
-    reachable = (reachable - _last_attention(ladders, budget)) / parameters
+    reachable = (reachable - sum(_last_half(ladders, budget, part) for part in PARTS)) / parameters
     if config.ratio > reachable + TOLERANCE:
         raise InputError(
             f"--ratio {config.ratio} is more than can be removed: with these layers, target and --max-rate "
@@ -176,10 +177,10 @@ def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, p
         )
 
 
-def _last_attention(ladders: list[Ladder], budget: Budget) -> int:
-    """Parameters that stay since the model keeps an attention, where all might leave."""
-    last = {x.layer: x.parameters(len(x.units) - 1) for x in ladders if x.part == "attention" and x.may_leave_whole}
-    return min(last.values()) if last and budget.attentions <= last.keys() else 0
+def _last_half(ladders: list[Ladder], budget: Budget, part: Part) -> int:
+    """Parameters that stay since the model keeps an attention and an MLP, where all might leave."""
+    last = {x.layer: x.parameters(len(x.units) - 1) for x in ladders if x.part == part and x.may_leave_whole}
+    return min(last.values()) if last and budget.there[part] <= last.keys() else 0
 
 
 def _least_kept(config: CutLimits) -> str:

@@ -60,6 +60,12 @@ class CutLimits(CalibratedConfig):
     def _split_commas(cls, value: object) -> object:
         return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _halves_stay_or_leave(self) -> Self:
+        if self.keep_halves and (self.target == "depth" or self.drop or self.drop_layers):
+            raise ValueError("--keep-halves lets no half of a layer leave whole; leave it out to drop some")
+        return self
+
     def cuts(self, part: Part) -> bool:
         """Whether this half of a layer may be cut."""
         return self.target in ("both", "depth", part)
@@ -97,6 +103,8 @@ class CutLimits(CalibratedConfig):
             if not first <= last < num_layers:
                 raise InputError(f"--drop names {numbers}; the model has layers 0 to {num_layers - 1}")
             found |= {(layer, part) for layer in range(first, last + 1) for part in parts}
+        if self.drop and not found:
+            raise InputError(f"--drop '{shortened(self.drop)}' names nothing; write layers=20-24 or attention=25,26")
         return found
 
     def cut_layers(self, num_layers: int) -> list[int]:

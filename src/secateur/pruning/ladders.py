@@ -141,13 +141,18 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
     droppable = {(ladder.layer, ladder.part): ladder for ladder in ladders if ladder.may_leave_whole}
     asked = config.asked_to_leave(len(shapes))
     for layer, part in sorted(asked - droppable.keys()):
-        raise InputError(
-            f"--drop names the {part} of layer {layer}, which cannot leave: it is linear attention, of Gemma 4, or not "
-            "there, or --target, --layers, --freeze or --keep-halves keep it"
-        )
+        raise InputError(f"--drop names the {part} of layer {layer}, which {_why_it_stays(shapes[layer][part])}")
     for name in asked | _cheapest_layers(droppable, config.drop_layers):
         droppable[name].least = len(droppable[name].units)
     return ladders
+
+
+def _why_it_stays(shape: PartShape) -> str:
+    if not shape.units:
+        return "is not there"
+    if not (shape.may_leave and shape.divisible):
+        return "cannot leave: this family's layers keep theirs"
+    return "cannot leave: --target, --layers or --freeze keep it"
 
 
 def _cheapest_layers(droppable: Mapping[HalfName, Ladder], count: int) -> set[HalfName]:

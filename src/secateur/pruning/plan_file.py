@@ -16,7 +16,7 @@ from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
 from secateur.pruning.multiples import UNITS
 from secateur.pruning.plan import LayerPlan
-from secateur.pruning.units import part_shapes
+from secateur.pruning.units import NEEDED, halves_there, part_shapes
 
 REMOVED: dict[Part, str] = {"attention": "removed_groups", "mlp": "removed_channels"}
 WIDTH: dict[Part, str] = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
@@ -84,8 +84,18 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
             cut.frozen.append(index)
     if not any(cut.counts.values()):
         raise InputError(f"{path} removes nothing from this model")
-    if all(cut.counts.get((index, "attention"), 0) == shape["attention"].units for index, shape in enumerate(shapes)):
-        raise InputError(f"{path} leaves no attention in the model; keep at least one")
+    left = halves_there(shapes)
+    for (index, part), count in cut.counts.items():
+        shape = shapes[index][part]
+        if count and not shape.divisible:
+            raise InputError(f"{path}: layer {index}: units of its {part} cannot leave in this model; leave them out")
+        if count == shape.units:
+            if count and not shape.may_leave:
+                raise InputError(f"{path}: layer {index}: its {part} cannot leave whole in this model; keep a unit")
+            left[part].discard(index)
+    for part, indices in left.items():
+        if not indices:
+            raise InputError(f"{path} leaves no {NEEDED[part]} in the model; keep at least one")
     return cut
 
 

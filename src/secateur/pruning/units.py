@@ -84,6 +84,18 @@ def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
     return [{part: part_shape(adapter.half(layer, part)) for part in PARTS} for layer in adapter.layers(model)]
 
 
+# What a model has to have one of.
+NEEDED: dict[Part, str] = {"attention": "softmax attention", "mlp": "MLP"}
+
+
+def halves_there(shapes: Sequence[Mapping[Part, PartShape]]) -> dict[Part, set[int]]:
+    """The layers that have softmax attention, and those that have an MLP."""
+    return {
+        "attention": {index for index, shape in enumerate(shapes) if shape["attention"].heads},
+        "mlp": {index for index, shape in enumerate(shapes) if shape["mlp"].units},
+    }
+
+
 def usual_attention(shapes: Sequence[Mapping[Part, PartShape]]) -> PartShape:
     """The attention of the first layer whose groups can leave; the first layer's where there is none."""
     return next(

@@ -262,6 +262,9 @@ class _Keys:
 
     def widths(self, layers: int) -> list[LayerWidths]:
         """Of every layer, from lists or from one number for all."""
+        for key in ("attention.head_count", "feed_forward_length"):
+            if isinstance(self.short.get(key), list) and 0 in self.short[key]:
+                raise self.wrong("it has layers without attention or MLP, which are read from a model directory only")
         heads = self._per_layer("attention.head_count", layers)
         key_value_heads = self._per_layer("attention.head_count_kv", layers, heads)
         widths = zip(heads, key_value_heads, self._per_layer("feed_forward_length", layers), strict=True)
