@@ -4,7 +4,7 @@ from secateur.wording import worded
 
 
 class SecateurError(Exception):
-    """Base of all errors that the command line prints as one line before it exits with status 1.
+    """Base of all errors that the command line prints as one line before it exits with status 1 or 2.
 
     Options in the message, written as flags, are put as whoever asked would write them.
     """
@@ -15,6 +15,10 @@ class SecateurError(Exception):
 
 class InputError(SecateurError):
     """An option or a value is outside what the command can work with."""
+
+
+class OptionError(InputError):
+    """An option or a recipe is wrong on its face, whatever the model and the files: exit status 2."""
 
 
 class ModelError(SecateurError):

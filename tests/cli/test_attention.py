@@ -130,7 +130,7 @@ def test_files_that_would_lose_something(tiny: Path, text: Path, tmp_path: Path)
     assert "is where the result goes; name another file for the figures" in failed(result)
     both = ["--json", tmp_path / "one", "--plot", tmp_path / "one"]
     result = secateur("attention", "tune", tiny, "-o", output, "--data", text, *QUICK_TUNE, *both)
-    assert "--output, --json and --plot must be different files" in failed(result)
+    assert "--output, --json and --plot must be different files" in failed(result, 2)
     result = secateur("attention", "tune", tiny, "-o", "/dev/null", "--overwrite", "--data", text, *QUICK_TUNE)
     assert "/dev/null is no ordinary file" in failed(result)
     result = secateur("attention", "generate", tiny, "--prompt", "text", *RULE, "--json", "/dev/null")

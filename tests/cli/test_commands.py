@@ -434,7 +434,7 @@ def test_run_refuses_a_directory_that_is_no_run(tiny: Path, tmp_path: Path) -> N
 
 def test_run_names_the_mistake_in_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("model: m\nprune: {ratoi: 0.2}\n")
-    assert "did you mean ratio?" in failed(secateur("run", tmp_path / "r.yaml", "-o", tmp_path / "out"))
+    assert "did you mean ratio?" in failed(secateur("run", tmp_path / "r.yaml", "-o", tmp_path / "out"), 2)
     assert not (tmp_path / "out").exists()
 
 

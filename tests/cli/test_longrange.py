@@ -49,10 +49,10 @@ def test_prepare_says_what_it_made(tmp_path: Path) -> None:
     result = done(secateur("longrange", "prepare", "pathfinder", "-o", tmp_path / "data", *EXAMPLES[:6]))
     assert "60" in result.stdout
     assert "1,024" in result.stdout
-    message = failed(secateur("longrange", "prepare", "listops", "-o", tmp_path / "x", "--from", str(tmp_path)))
+    message = failed(secateur("longrange", "prepare", "listops", "-o", tmp_path / "x", "--from", str(tmp_path)), 2)
     assert message == "Error: listops is generated and reads nothing; leave out --from"
     assert "there is no task 'lisp'; it is one of" in failed(
-        secateur("longrange", "prepare", "lisp", "-o", tmp_path / "x")
+        secateur("longrange", "prepare", "lisp", "-o", tmp_path / "x"), 2
     )
 
 
@@ -67,7 +67,7 @@ def test_prepare_says_what_it_made(tmp_path: Path) -> None:
 def test_a_configuration_with_a_mistake(prepared: Path, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     arguments = ["--task", "listops", "-o", prepared, "--config", tmp_path / "bad.yaml"]
-    assert message in failed(secateur("longrange", "train", *arguments))
+    assert message in failed(secateur("longrange", "train", *arguments), 2)
 
 
 RECIPE = """\
@@ -115,7 +115,7 @@ def test_a_recipe_trains_in_every_mode(tmp_path: Path) -> None:
 )
 def test_a_recipe_with_a_mistake(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.replace(*change))
-    assert message in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"))
+    assert message in failed(secateur("run", tmp_path / "recipe.yaml", "-o", tmp_path / "run"), 2)
     assert not (tmp_path / "run").exists()
 
 

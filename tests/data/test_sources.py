@@ -92,7 +92,7 @@ def test_a_file_of_that_very_name_is_one_source(letters: Path) -> None:
     ],
 )
 def test_shares_that_cannot_be(name: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+    with pytest.raises((DataError, InputError), match=said):
         load_corpus(name)
 
 

@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
-from secateur.errors import InputError, ModelError, OutputError
+from secateur.errors import InputError, ModelError, OptionError
 from secateur.exporting.projections import interleaved
 from secateur.models import count_parameters
 from uneven import cut_unevenly
@@ -208,7 +208,7 @@ def test_bad_weights_and_options(model: Callable[..., PreTrainedModel], small_to
     tiny = model()
     with pytest.raises(InputError, match="dtype='q4_0': input should be 'f16', 'bf16' or 'q8_0'"):
         secateur.export(tiny, small_tokenizer, file, dtype="q4_0")
-    with pytest.raises(OutputError, match=r"model\.bin does not end in \.gguf"):
+    with pytest.raises(OptionError, match=r"model\.bin does not end in \.gguf"):
         secateur.export(tiny, small_tokenizer, tmp_path / "model.bin")
     adapted = get_peft_model(model(), LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(InputError, match="merge it first"):

@@ -93,7 +93,7 @@ def test_an_adapter_on_the_head_of_tied_embeddings(tiny_model, tiny: Path, tmp_p
 
 def test_where_a_file_may_not_go(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
-    assert "does not end in .gguf" in failed(command("export", tiny, "-o", tmp_path / "model.bin"))
+    assert "does not end in .gguf" in failed(command("export", tiny, "-o", tmp_path / "model.bin"), 2)
     assert "is a directory; name a file" in failed(command("export", tiny, "-o", tmp_path))
     done(command("export", tiny, "-o", file))
     before = file.read_bytes()

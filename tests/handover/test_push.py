@@ -75,8 +75,8 @@ def secateur(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def failed(result: Result) -> str:
-    assert result.exit_code == 1, result.output
+def failed(result: Result, status: int = 1) -> str:
+    assert result.exit_code == status, result.output
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     return line
 
@@ -145,8 +145,8 @@ def test_what_is_no_finished_model_stays(name: str, message: str, tmp_path: Path
 
 
 def test_a_name_that_no_repository_has(made: Path) -> None:
-    assert "give USER/small" in failed(secateur("push", made, "small"))
-    assert "is no name of a repository" in failed(secateur("push", made, "me/sm all"))
+    assert "give USER/small" in failed(secateur("push", made, "small"), 2)
+    assert "is no name of a repository" in failed(secateur("push", made, "me/sm all"), 2)
 
 
 def test_nobody_logged_in(made: Path, hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

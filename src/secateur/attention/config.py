@@ -10,6 +10,7 @@ from secateur.attention.curve import Metric
 from secateur.calibration.windows import LayerRange
 from secateur.console import flag
 from secateur.data import DataName, DataOptions
+from secateur.files.shares import Ratio
 from secateur.kernels import Backend
 from secateur.kernels.grid import BlockGrid
 from secateur.models.options import LARGEST_SEED, LoadOptions
@@ -47,8 +48,8 @@ class BlockOptions(BaseModel):
 class SparseOptions(BlockOptions):
     """Sparse attention without a profile: one rule for all heads."""
 
-    topk: float | None = Field(default=None, gt=0, le=1, description="Compute this share of each row's blocks.")
-    cdfthreshd: float | None = Field(
+    topk: Ratio | None = Field(default=None, gt=0, le=1, description="Compute this share of each row's blocks.")
+    cdfthreshd: Ratio | None = Field(
         default=None, ge=0, le=1, description="Compute blocks until so much of the softmax mass should be covered."
     )
     pvthreshd: float | None = Field(
@@ -68,8 +69,8 @@ class TuneConfig(BlockOptions, DataOptions, LoadOptions, LayerRange):
     samples: int = Field(default=5, ge=1, le=100, description="Windows of it; 5 to 10 are enough.")
     seqlen: int = Field(default=4096, description="Tokens in a window; 2048 or more.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
-    l1: float = Field(default=0.06, gt=0, lt=1, description="Most error that a head's left-out blocks may make.")
-    pv_l1: float = Field(
+    l1: Ratio = Field(default=0.06, gt=0, lt=1, description="Most error that a head's left-out blocks may make.")
+    pv_l1: Ratio = Field(
         default=0.07, gt=0, lt=1, description="Most error with P·V left out as well; larger than --l1."
     )
     price: float = Field(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from secateur.attention.config import BlockOptions, SparseOptions, require_rule
 from secateur.attention.profile import AttentionProfile
-from secateur.errors import InputError
+from secateur.errors import OptionError
 from secateur.kernels import Backend
 from secateur.models.options import configured
 
@@ -85,12 +85,12 @@ def rules_of(
         options: fields of `SparseOptions`, instead of a profile.
 
     Raises:
-        InputError: there are both, or neither says what to leave out.
+        OptionError: there are both, or neither says what to leave out.
     """
     if backend not in get_args(Backend):
-        raise InputError(f"there is no backend '{backend}'; choose {', '.join(get_args(Backend))}")
+        raise OptionError(f"there is no backend '{backend}'; choose {', '.join(get_args(Backend))}")
     if profile is not None and options:
-        raise InputError("give a profile or a rule, not both")
+        raise OptionError("give a profile or a rule, not both")
     if profile is not None:
         return {
             index: Rule(profile.blocks, layer.cdfthreshd, None, layer.pvthreshd, backend)
@@ -101,7 +101,7 @@ def rules_of(
     try:
         require_rule(chosen)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise OptionError(str(error)) from error
     return dict.fromkeys(
         range(layers), Rule(chosen.blocks(), chosen.cdfthreshd, chosen.topk, chosen.pvthreshd, backend)
     )

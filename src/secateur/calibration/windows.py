@@ -13,6 +13,7 @@ from secateur.calibration.own_text import own_text
 from secateur.calibration.streaming import Offload
 from secateur.data import Corpus, DataName, DataOptions, load_corpus, token_windows
 from secateur.errors import InputError
+from secateur.files.shares import Ratio
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
 from secateur.models.streamed import streamed
 
@@ -36,6 +37,9 @@ class LayerRange(BaseModel):
     def _is_a_range(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"\d*:\d*", value):
             raise ValueError(f"'{value}' is no range of layers; write FIRST:END, 10:25 for example")
+        first, _, end = (value or ":").partition(":")
+        if end and int(first or 0) >= int(end):
+            raise ValueError("it names no layer; END is not included")
         return value
 
     def layer_range(self, num_layers: int) -> range:
@@ -61,7 +65,7 @@ class CalibratedConfig(LayerRange, DataOptions, LoadOptions):
         "a.jsonl:0.7,b.txt:0.3.",
     )
     samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
-    own_text: float = Field(
+    own_text: Ratio = Field(
         default=0.5,
         ge=0,
         le=0.9,

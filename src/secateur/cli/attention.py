@@ -7,10 +7,9 @@ import typer
 
 from secateur.cli.command import command
 from secateur.cli.group import Group
-from secateur.cli.options import Json, Model
+from secateur.cli.options import Json, Model, UsageError
 from secateur.cli.output import say, show
 from secateur.console import counted
-from secateur.errors import InputError
 from secateur.files import expanded, write_bytes, write_figures
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def tune(
     require_new(output, overwrite)
     files = [path.absolute() for path in (output, json, plot) if path]
     if len(set(files)) < len(files):
-        raise InputError("--output, --json and --plot must be different files")
+        raise UsageError("--output, --json and --plot must be different files")
     loaded, tokenizer = load(model, **config.load_arguments())
     profile = tune(loaded, tokenizer, config)
     if not is_first():

@@ -18,10 +18,10 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from secateur.cli.next_step import tell_next
-from secateur.cli.options import MAIN_PANEL, UsageError, option_parameters, validated
+from secateur.cli.options import MAIN_PANEL, option_parameters, validated
 from secateur.cli.output import complain, in_process_group
 from secateur.console import configure_logging
-from secateur.errors import SecateurError
+from secateur.errors import OptionError, SecateurError
 from secateur.files import require_writable
 from secateur.files.input_text import shortened
 from secateur.progress import phase
@@ -138,7 +138,7 @@ class Command:
                         tell_next(" ".join(context.command_path.split()[1:]), values)
             except SecateurError as error:
                 complain(str(error), traceback=debug)
-                raise typer.Exit(WRONG_USAGE if isinstance(error, UsageError) else FAILED) from error
+                raise typer.Exit(WRONG_USAGE if isinstance(error, OptionError) else FAILED) from error
             except OSError as error:
                 if error.filename is None:
                     raise

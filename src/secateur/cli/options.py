@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from secateur.console import flag
-from secateur.errors import SecateurError
+from secateur.errors import OptionError
+from secateur.files.shares import hint
 from secateur.wording import asked_by
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -43,7 +44,7 @@ MAIN_PANEL = "Options"
 METAVARS: dict[object, str] = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
 
 
-class UsageError(SecateurError):
+class UsageError(OptionError):
     """The command line is wrong: exit status 2."""
 
     def __init__(self, message: str) -> None:
@@ -181,7 +182,7 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     if not location:
         return message
     message = message[0].lower() + message[1:]
-    return f"{flag(str(location[0]))} {_shown(problem['input'])}: {message}"
+    return f"{flag(str(location[0]))} {_shown(problem['input'])}: {message}{hint(problem)}"
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from secateur.data.corpus import Corpus
 from secateur.data.memory import InMemory, named, told_apart
 from secateur.data.options import AS_IT_IS, DataOptions
-from secateur.errors import DataError
+from secateur.errors import OptionError
 from secateur.files import expanded
 
 _SHARED = re.compile(r"(?P<name>.+):(?P<share>\d+(?:\.\d*)?|\.\d+)(?P<percent>%?)", re.DOTALL | re.ASCII)
@@ -24,7 +24,7 @@ def shares_of(name: str) -> list[tuple[str, float]]:
     A file of that very name, commas and colons included, is one source.
 
     Raises:
-        DataError: some of several sources have no share, or all are 0.
+        OptionError: some of several sources have no share, or all are 0.
     """
     if isinstance(name, InMemory) or not _SHARED.fullmatch(name) or _exists(name):
         return [(name, 1.0)]
@@ -32,11 +32,12 @@ def shares_of(name: str) -> list[tuple[str, float]]:
     sources = []
     for written, found in parts:
         if found is None:
-            raise DataError(f"{name}: {written!r} has no share; write one behind each source, a.jsonl:0.7,b.txt:0.3")
-        sources.append((found["name"].strip(), float(found["share"])))
+            raise OptionError(f"{name}: {written!r} has no share; write one behind each source, a.jsonl:0.7,b.txt:0.3")
+        share = float(found["share"]) / (100 if found["percent"] else 1)
+        sources.append((found["name"].strip(), share))
     total = sum(share for _, share in sources)
     if any(share == 0 for _, share in sources):
-        raise DataError(f"{name}: a share of 0 is none; leave the source out")
+        raise OptionError(f"{name}: a share of 0 is none; leave the source out")
     return [(source, share / total) for source, share in sources]
 
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from secateur.errors import OutputError
+from secateur.errors import OptionError, OutputError
 from secateur.files.failures import reported
 from secateur.files.marks import is_empty, is_marked, is_own_file, require_only_own
 from secateur.files.names import OLD, beside, expanded, followed
@@ -119,7 +119,7 @@ def require_new_file(
         if target.is_dir():
             raise OutputError(f"{target} is a directory; name a file, {target / f'model{suffix}'}")
         if target.suffix != suffix:
-            raise OutputError(f"{target} does not end in {suffix}; name the output model{suffix} or the like")
+            raise OptionError(f"{target} does not end in {suffix}; name the output model{suffix} or the like")
         if any(name is not None and followed(input_path(name)) == followed(target) for name in inputs):
             raise OutputError(f"{target} is read by this very command; name another file for the output")
         if (target.exists() or target.is_symlink()) and not target.is_file():

@@ -16,7 +16,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, OfflineModeIsEn
 from huggingface_hub.utils import validate_repo_id
 
 from secateur.data.hub import TIMEOUT_SECONDS, in_time
-from secateur.errors import InputError, ModelError, OutputError
+from secateur.errors import ModelError, OptionError, OutputError
 from secateur.files import expanded, is_as_written
 from secateur.files.input_text import shortened
 from secateur.files.result_files import CARD, COMMAND, IMPORTANCE, LOG, PLAN, SETTINGS
@@ -133,9 +133,9 @@ def _require_repository(repository: str) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        raise InputError(f"{shortened(repository)!r} is no name of a repository: {shortened(error, 200)}") from error
+        raise OptionError(f"{shortened(repository)!r} is no name of a repository: {shortened(error, 200)}") from error
     if "/" not in repository:
-        raise InputError(f"{repository} is not the id of a repository; give USER/{repository}")
+        raise OptionError(f"{repository} is not the id of a repository; give USER/{repository}")
 
 
 def _finished_weights(directory: Path) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from secateur.errors import InputError
+from secateur.errors import OptionError
 from secateur.files.input_text import read_input_text, shortened
 from secateur.files.option_kinds import booleans_for_numbers
+from secateur.files.shares import Ratio, hint
 from secateur.files.yaml_text import dotted, read_yaml
 
 TASK_NAMES = ("listops", "text", "retrieval", "image", "pathfinder")
@@ -52,8 +53,8 @@ class ModelOptions(Options):
     num_layers: int = Field(default=2, ge=1, le=1024, description="Layers.")
     vocab_size: int = Field(ge=2, le=2**24, description="Token ids, 0 among them, which is padding.")
     max_seq_len: int = Field(ge=1, le=2**20, description="Longest input, in tokens.")
-    dropout_prob: float = Field(default=0.1, ge=0, lt=1, description="Dropout of embeddings and sublayers.")
-    attention_dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout of attention weights.")
+    dropout_prob: Ratio = Field(default=0.1, ge=0, lt=1, description="Dropout of embeddings and sublayers.")
+    attention_dropout: Ratio = Field(default=0.1, ge=0, lt=1, description="Dropout of attention weights.")
     pooling_mode: Pooling = Field(
         default="MEAN", description="What the head reads: the mean over tokens (MEAN), or a learned first token (CLS)."
     )
@@ -136,16 +137,16 @@ class LongRangeConfig(Options):
             over: where what the file leaves out comes from; otherwise it must have all that has no default.
 
         Raises:
-            InputError: there is no such file, it is no YAML, a key is unknown, or a value is refused.
+            OptionError: there is no such file, it is no YAML, a key is unknown, or a value is refused.
         """
         text = read_input_text(path, advice="; give a YAML file")
         return _checked(_laid_over(over, _parsed(text, str(path)), str(path)), str(path))
 
     @classmethod
     def of_task(cls, task: str) -> "LongRangeConfig":
-        """The packaged configuration of a task. Raises `InputError` for an unknown one."""
+        """The packaged configuration of a task. Raises `OptionError` for an unknown one."""
         if task not in TASK_NAMES:
-            raise InputError(f"there is no task {task}{_suggestion(task, TASK_NAMES)}")
+            raise OptionError(f"there is no task {task}{_suggestion(task, TASK_NAMES)}")
         file = files("secateur.longrange").joinpath("tasks", f"{task}.yaml")
         return _checked(_parsed(file.read_text(encoding="utf-8"), file.name), file.name)
 
@@ -157,7 +158,7 @@ class LongRangeConfig(Options):
             source: what messages call them.
 
         Raises:
-            InputError: a key is unknown or a value is refused.
+            OptionError: a key is unknown or a value is refused.
         """
         return _checked(_laid_over(self, values, source), source)
 
@@ -171,7 +172,7 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
     what = f"a configuration: it must hold keys such as {', '.join(LongRangeConfig.model_fields)}"
     values, _ = read_yaml(text, source, what)
     if not values:
-        raise InputError(f"{source} is not {what}")
+        raise OptionError(f"{source} is not {what}")
     return values
 
 
@@ -187,22 +188,22 @@ def _laid_over(base: LongRangeConfig | None, values: Mapping[str, Any], source: 
 
 def _checked(values: Mapping[str, Any], source: str) -> LongRangeConfig:
     for place, given in booleans_for_numbers(values, LongRangeConfig):
-        raise InputError(f"{source}: {dotted(place)}: Input should be a number, not {given}")
+        raise OptionError(f"{source}: {dotted(place)}: Input should be a number, not {given}")
     try:
         return LongRangeConfig.model_validate(values)
     except ValidationError as error:
-        raise InputError("; ".join(_complaints(error, source))) from error
+        raise OptionError("; ".join(_complaints(error, source))) from error
 
 
 def _refuse_unknown_keys(values: Mapping[str, Any], source: str) -> None:
     blocks: dict[str, type[Options]] = {"dataset": DatasetOptions, "model": ModelOptions, "training": TrainingOptions}
     for name, block in values.items():
         if name not in blocks:
-            raise InputError(f"{source}: {shortened(name)}: unknown key{_suggestion(str(name), tuple(blocks))}")
+            raise OptionError(f"{source}: {shortened(name)}: unknown key{_suggestion(str(name), tuple(blocks))}")
         for key in block if isinstance(block, Mapping) else ():
             known = tuple(blocks[name].model_fields)
             if key not in known:
-                raise InputError(f"{source}: {name}.{shortened(key)}: unknown key{_suggestion(str(key), known)}")
+                raise OptionError(f"{source}: {name}.{shortened(key)}: unknown key{_suggestion(str(key), known)}")
 
 
 def _suggestion(key: str, known: tuple[str, ...]) -> str:
@@ -216,4 +217,4 @@ def _complaints(error: ValidationError, source: str) -> Iterator[str]:
         given = problem["input"]
         if problem["type"] != "missing" and not isinstance(given, Mapping | list | BaseModel):
             message = f"{message}, not {shortened(repr(given))}"
-        yield f"{source}: {shortened('.'.join(map(str, problem['loc'])))}: {message}"
+        yield f"{source}: {shortened('.'.join(map(str, problem['loc'])))}: {message}{hint(problem)}"

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from secateur.data.hub import hub_answers
 from secateur.data.reading import first_line
 from secateur.distributed import local_number, process_count
-from secateur.errors import InputError, ModelError
+from secateur.errors import InputError, ModelError, OptionError
 from secateur.files import expanded
 from secateur.models import embedded
 from secateur.models.checkpoint import checkpoint_dtype, read_model
@@ -139,7 +139,9 @@ def _require_streamable(place: torch.device, device_map: str | None) -> None:
     if not sys.platform.startswith("linux"):
         raise InputError("--stream needs Linux, which tells a process what it has mapped; leave it out")
     if place.type != "cpu" or device_map is not None:
-        raise InputError("--stream reads layers into the memory of the host: use it with --device cpu, no --device-map")
+        raise OptionError(
+            "--stream reads layers into the memory of the host: use it with --device cpu, no --device-map"
+        )
     if process_count() > 1:
         raise InputError("--stream is for one process; start one, or leave it out")
 
@@ -247,7 +249,7 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise InputError(f"the device '{device}' is unknown; use auto, cpu, cuda or cuda:N")
+        raise OptionError(f"the device '{device}' is unknown; use auto, cpu, cuda or cuda:N")
     place = torch.device(device)
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise InputError(

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from secateur.errors import InputError
+from secateur.errors import OptionError
+from secateur.files.shares import hint
 from secateur.wording import argument, know_options, option_lines, worded
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         options: fields by name; they win over `config`.
 
     Raises:
-        InputError: an option is unknown or its value is refused.
+        OptionError: an option is unknown or its value is refused.
     """
     given = config.model_dump(exclude_unset=True) if config is not None else {}
     for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
@@ -127,7 +128,7 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         return kind.model_validate({**given, **options})
     except ValidationError as error:
         problems = [_complaint(dict(problem), kind) for problem in error.errors()]
-        raise InputError("; ".join(problems)) from error
+        raise OptionError("; ".join(problems)) from error
 
 
 def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
@@ -139,7 +140,7 @@ def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
         return no_option(name, [*kind.model_fields, *sorted(_arguments.get(kind, set()) - {"model", "tokenizer"})])
     if problem["type"] == "missing":
         return worded(f"--{name.replace('_', '-')} is missing")
-    return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}"
+    return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}{hint(problem)}"
 
 
 def no_option(name: str, known: Collection[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from secateur.evaluation import EvaluateConfig
+from secateur.files.shares import Ratio
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
 
@@ -32,10 +33,10 @@ class PlanConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the weights. auto: the checkpoint's; bfloat16 on cpu."
     )
-    ratio: float = Field(PRUNE.ratio, gt=0, lt=1, description="Share of all parameters that prune removes.")
+    ratio: Ratio = Field(PRUNE.ratio, gt=0, lt=1, description="Share of all parameters that prune removes.")
     samples: int = Field(PRUNE.samples, ge=1, le=LARGEST, description="Calibration windows of prune and sparsify.")
     seqlen: int = Field(PRUNE.seqlen, ge=2, le=10**7, description="Tokens in a window, of all commands.")
-    own_text: float = Field(
+    own_text: Ratio = Field(
         PRUNE.own_text, ge=0, le=0.9, description="Share of prune's windows that the model writes itself."
     )
     batch_size: int = Field(

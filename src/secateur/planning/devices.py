@@ -7,7 +7,7 @@ from dataclasses import replace
 import psutil
 
 from secateur.environment import memory_bytes
-from secateur.errors import InputError
+from secateur.errors import OptionError
 from secateur.planning.known_devices import GB, GPUS, MAC_NAME, TFLOPS, Device, all_names, known_device, plain
 
 NETWORK = 50 * GB  # bytes a second to another machine, for each device: 400 Gbit/s
@@ -30,14 +30,14 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
             With both a name that the table lacks is a device like an H100 in other respects.
 
     Raises:
-        InputError: the text is not of this form, or its name is unknown and not described.
+        OptionError: the text is not of this form, or its name is unknown and not described.
     """
     match = DEVICES_TEXT.fullmatch(text.strip())
     if match is None:
-        raise InputError(f"--devices '{text}' is no number of devices; write 8xH100, 1xRTX4090 or cpu for example")
+        raise OptionError(f"--devices '{text}' is no number of devices; write 8xH100, 1xRTX4090 or cpu for example")
     count = int(match[1] or 1)
     if not 1 <= count <= LARGEST_COUNT:
-        raise InputError(f"--devices '{text}': the number of devices is between 1 and {LARGEST_COUNT:,}")
+        raise OptionError(f"--devices '{text}': the number of devices is between 1 and {LARGEST_COUNT:,}")
     device = _device(match[2], described=memory_gb is not None and tflops is not None)
     if memory_gb is not None:
         device = replace(device, memory=memory_gb * GB)
@@ -79,7 +79,7 @@ def _device(name: str, described: bool) -> Device:
         return replace(known_device("H100") or GPUS[0], name=name)
     mac = MAC_NAME.fullmatch(plain(name))
     if mac is not None:
-        raise InputError(
+        raise OptionError(
             f"the device '{name}' is a Mac's chip or like one; say its memory as well: M4-Max-64GB, M2-16GB"
         )
     by_plain = {plain(known): known for known in all_names()}
@@ -87,7 +87,7 @@ def _device(name: str, described: bool) -> Device:
     near = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.5)
     hint = f"did you mean {by_plain[near[0]]}? " if near else ""
     names = ", ".join(gpu.name for gpu in GPUS)
-    raise InputError(
+    raise OptionError(
         f"the device '{name}' is unknown; {hint}Known are {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; describe "
         "another one with --memory-gb and --tflops"
     )

@@ -1,7 +1,8 @@
 """What `prune` can be told, for the command line, recipes and Python alike."""
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +10,7 @@ from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
+from secateur.files.shares import Ratio
 from secateur.models.halves import PARTS, Part
 from secateur.models.masks import ZEROS_HELP, Zeros
 
@@ -17,7 +19,6 @@ Reach = Literal["narrow", "all", "whole"]
 UnitImportance = Literal["obs", "fisher", "taylor", "activation", "magnitude"]
 LayerImportanceMethod = Literal["removal", "activation", "similarity"]
 Allocation = Literal["global", "inverse", "proportional", "uniform"]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 DROPPED: dict[str, tuple[Part, ...]] = {"layers": PARTS, "attention": ("attention",), "mlp": ("mlp",)}
@@ -26,7 +27,7 @@ DROPPED: dict[str, tuple[Part, ...]] = {"layers": PARTS, "attention": ("attentio
 class CutLimits(CalibratedConfig):
     """What is cut."""
 
-    ratio: float = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
+    ratio: Ratio = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
     target: Target = Field(default="both", description="What is cut; depth: only whole halves of layers.")
     keep_halves: bool = Field(
         default=False, description="Leave something of every attention and every MLP; no half of a layer goes whole."
@@ -36,8 +37,12 @@ class CutLimits(CalibratedConfig):
         default="", description="Halves to drop whole: layers=20-24, attention=25,26, mlp=3, or several of them."
     )
     freeze: list[int] = Field(default_factory=list, description="Layers that lose nothing, e.g. 0,1,31.")
-    min_rate: Share = Field(default=0.0, description="Least share of its parameters that a cut layer loses.")
-    max_rate: Share = Field(default=0.8, description="Largest share of its parameters that a cut layer loses.")
+    min_rate: Ratio = Field(
+        default=0.0, ge=0, le=1, description="Least share of its parameters that a cut layer loses."
+    )
+    max_rate: Ratio = Field(
+        default=0.8, ge=0, le=1, description="Largest share of its parameters that a cut layer loses."
+    )
     channel_multiple: int | None = Field(
         default=None,
         ge=1,
@@ -51,7 +56,7 @@ class CutLimits(CalibratedConfig):
         "by this.",
     )
     zeros: Zeros = Field(default="auto", description=f"{ZEROS_HELP}, no re-fit is made, which would fill them.")
-    damping: float = Field(
+    damping: Ratio = Field(
         default=0.2, gt=0, description="Ridge of the re-fit, as a share of the inputs' mean second moment."
     )
 
@@ -82,25 +87,36 @@ class CutLimits(CalibratedConfig):
         """Whether nothing leaves but what is named."""
         return bool(self.drop_layers or self.drop) and "ratio" not in self.model_fields_set
 
-    def asked_to_leave(self, num_layers: int) -> set[tuple[int, Part]]:
-        """The halves that `drop` names.
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.min_rate > self.max_rate:
+            raise ValueError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
+        list(self._dropped())
+        return self
 
-        Raises:
-            InputError: it cannot be read, or names layers outside the model.
-        """
-        found: set[tuple[int, Part]] = set()
+    def _dropped(self) -> Iterator[tuple[int, int, tuple[Part, ...]]]:
+        """First and last layer of each word of `drop`, and which halves. Raises `ValueError` for one that is none."""
         parts: tuple[Part, ...] = ()
         for word in filter(None, re.split(r"[,;\s]+", self.drop)):
             kind, equals, numbers = word.rpartition("=")
             if equals:
                 if kind not in DROPPED:
-                    raise InputError(f"--drop has '{shortened(kind)}'; it can have {', '.join(DROPPED)}")
+                    raise ValueError(f"--drop has '{shortened(kind)}'; it can have {', '.join(DROPPED)}")
                 parts = DROPPED[kind]
             match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", numbers)
             if match is None or not parts:
-                raise InputError(f"--drop cannot read '{shortened(word)}'; write layers=20-24 or attention=25,26")
+                raise ValueError(f"--drop cannot read '{shortened(word)}'; write layers=20-24 or attention=25,26")
             first, last = int(match[1]), int(match[2] or match[1])
-            if not first <= last < num_layers:
+            if first > last:
+                raise ValueError(f"--drop names {numbers}; write the lower layer first")
+            yield first, last, parts
+
+    def asked_to_leave(self, num_layers: int) -> set[tuple[int, Part]]:
+        """The halves that `drop` names. Raises `InputError` where they are of layers outside the model."""
+        found: set[tuple[int, Part]] = set()
+        for first, last, parts in self._dropped():
+            if last >= num_layers:
+                numbers = f"{first}-{last}" if first < last else last
                 raise InputError(f"--drop names {numbers}; the model has layers 0 to {num_layers - 1}")
             found |= {(layer, part) for layer in range(first, last + 1) for part in parts}
         if self.drop and not found:
@@ -117,8 +133,6 @@ class CutLimits(CalibratedConfig):
         outside = [index for index in self.freeze if not 0 <= index < num_layers]
         if outside:
             raise InputError(f"--freeze names layer {outside[0]}; the model has layers 0 to {num_layers - 1}")
-        if self.min_rate > self.max_rate:
-            raise InputError(f"--min-rate {self.min_rate} is larger than --max-rate {self.max_rate}")
         chosen = [index for index in layers if index not in self.freeze]
         if not chosen:
             raise InputError("no layer is left to cut: --freeze names every layer of the range")
@@ -151,8 +165,10 @@ class PruneConfig(StreamedConfig, CutLimits):
         description="Cut what this pruning_plan.json says, of search, of another cut or written by hand; options that "
         "decide how much leaves where are refused beside it.",
     )
-    attention_share: Share | None = Field(
+    attention_share: Ratio | None = Field(
         default=None,
+        ge=0,
+        le=1,
         description="Share of the cut that attention bears. By size unless given; with the global allocation, as "
         "the ranking of units falls.",
     )
@@ -200,6 +216,8 @@ class PruneConfig(StreamedConfig, CutLimits):
     def _even_keeps_halves(self) -> Self:
         if self.even and (self.target == "depth" or self.drop or self.drop_layers):
             raise ValueError("--even makes all layers equal; leave it out to drop layers or halves of them")
+        if self.even and self.freeze:
+            raise ValueError("--even makes all layers equal, so it cannot be combined with --layers or --freeze")
         return self
 
     @model_validator(mode="after")

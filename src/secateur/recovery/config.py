@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from secateur.data import DataName, DataOptions, texts_of
 from secateur.errors import InputError
+from secateur.files.shares import Ratio
 from secateur.models.masks import ZEROS_HELP, Zeros
 from secateur.models.options import LARGEST_SEED, LoadOptions
 
@@ -86,7 +87,7 @@ class RecoverConfig(DataOptions, LoadOptions):
     )
     lora_r: int = Field(8, ge=1, description="Rank of the adapter.")
     lora_alpha: float = Field(16, gt=0, description="The adapter's output is scaled by alpha / r.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    lora_dropout: Ratio = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
     lora_target: str = Field(
         "attention,mlp",
         description="What gets an adapter: attention, mlp, or projections by name. q_proj,v_proj for lora beside zeros "
@@ -98,11 +99,11 @@ class RecoverConfig(DataOptions, LoadOptions):
     teacher: str | None = Field(
         None, description="Distil this model as well, the uncut one say: a hub id, directory or .gguf file."
     )
-    distill_weight: float = Field(
+    distill_weight: Ratio = Field(
         0.5, gt=0, le=1, description="Share of the teacher's part in the loss; the rest is cross entropy."
     )
     distill_temperature: float = Field(1.0, gt=0, description="Softens both distributions before they are compared.")
-    val_size: float = Field(
+    val_size: Ratio = Field(
         0.05, ge=0, description="Windows set apart for validation: a share below 1, a number from 1 on, 0 for none."
     )
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; a fifth of all unless given.")
@@ -145,6 +146,25 @@ class RecoverConfig(DataOptions, LoadOptions):
             raise ValueError(f"method {self.method} keeps zeros; leave out zeros fill")
         return self
 
+    @model_validator(mode="after")
+    def _options_fit_the_method(self) -> Self:
+        clash = self._clash() if self.method != "auto" else None
+        if clash:
+            raise ValueError(clash)
+        if self.fsdp and self.load_in_8bit:
+            raise ValueError("fsdp cannot spread weights in 8 bits; leave out one of the two")
+        return self
+
+    def _clash(self) -> str | None:
+        """What does not go with the method, whatever the model."""
+        if self.merge and not self.method.endswith("lora"):
+            return f"merge is for method lora; method {self.method} writes a whole model in any case"
+        if self.method == "masked-lora" and self.lora_dropout:
+            return "lora_dropout is for method lora: a masked update is part of the weights"
+        if self.load_in_8bit and not self.writes_adapter:
+            return "load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed"
+        return None
+
     @property
     def learning_rate(self) -> float:
         return LEARNING_RATES[self.method] if self.lr is None else self.lr
@@ -171,8 +191,9 @@ class RecoverConfig(DataOptions, LoadOptions):
         Args:
             sparse: whether the model has zeros.
         """
-        if self.merge and not self.method.endswith("lora"):
-            raise InputError(f"merge is for method lora; method {self.method} writes a whole model in any case")
+        clash = self._clash()
+        if clash:
+            raise InputError(clash)
         if self.method.startswith("masked") and not sparse:
             raise InputError(
                 f"method {self.method} is for a model with zeros, and this one has none that count; run sparsify "
@@ -188,10 +209,6 @@ class RecoverConfig(DataOptions, LoadOptions):
                 "merging a plain adapter would fill the model's zeros; use method masked-lora, or leave out merge and "
                 "see secateur merge --help, or pass --zeros fill"
             )
-        if self.method == "masked-lora" and self.lora_dropout:
-            raise InputError("lora_dropout is for method lora: a masked update is part of the weights")
-        if self.load_in_8bit and not self.writes_adapter:
-            raise InputError("load_in_8bit is for method lora without merge: weights in 8 bits cannot be changed")
 
 
 class MergeConfig(DataOptions, LoadOptions):

@@ -9,12 +9,13 @@ from typing import Any, Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from secateur.data import DataOptions, inputs_of
-from secateur.errors import InputError
+from secateur.errors import InputError, OptionError
 from secateur.evaluation import EvaluateConfig
 from secateur.exporting import ExportConfig
 from secateur.exporting.nemotron_nas import MULTIPLE as NAS_MULTIPLE
 from secateur.files.input_text import read_input_text, shortened
 from secateur.files.option_kinds import booleans_for_numbers, model_of
+from secateur.files.shares import hint
 from secateur.files.yaml_text import Place, dotted, read_yaml
 from secateur.longrange.config import LongRangeConfig
 from secateur.longrange.options import TrainConfig
@@ -187,7 +188,8 @@ def load_recipe(path: str | Path) -> "Recipe | LongRangeRecipe":
     """Read and check a recipe.
 
     Raises:
-        InputError: there is no such file, it is no YAML, a key is unknown or given twice, or a value is refused.
+        InputError: there is no such file.
+        OptionError: it is no YAML, a key is unknown or given twice, or a value is refused.
     """
     return parse_recipe(recipe_text(path), str(Path(path)))
 
@@ -209,8 +211,11 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
 
 
 def read_recipe(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
-    """The values of a recipe that is not checked yet, and the lines of its keys. Raises `InputError`."""
-    return read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+    """The values of a recipe that is not checked yet, and the lines of its keys. Raises `OptionError`."""
+    try:
+        return read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+    except InputError as error:
+        raise OptionError(str(error)) from error
 
 
 def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source: str) -> "Recipe | LongRangeRecipe":
@@ -222,13 +227,13 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
         source: what messages call the recipe.
 
     Raises:
-        InputError: a key is unknown, or a value is refused.
+        OptionError: a key is unknown, or a value is refused.
     """
     kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
     for place, known in _unknown_keys(values, kind):
-        raise InputError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
+        raise OptionError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
     for place, given in _booleans_for_numbers(values, kind):
-        raise InputError(f"{_at(source, place, lines)}: Input should be a number, not {given}")
+        raise OptionError(f"{_at(source, place, lines)}: Input should be a number, not {given}")
     sections = {key for key, field in kind.model_fields.items() if model_of(field.annotation)}
     filled = {key: {} if value is None and key in sections else value for key, value in values.items()}
     try:
@@ -238,7 +243,7 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
         problems = [problem for problem in error.errors() if not (handed and _inherited(problem["loc"], lines))]
         complaints = [_complaint(dict(problem), source, lines) for problem in problems[:MOST_COMPLAINTS]]
         more = [f"and {len(problems) - MOST_COMPLAINTS} more"] if len(problems) > MOST_COMPLAINTS else []
-        raise InputError("; ".join([*complaints, *more])) from error
+        raise OptionError("; ".join([*complaints, *more])) from error
 
 
 def _unknown_keys(
@@ -279,7 +284,7 @@ def _complaint(problem: Mapping[str, Any], source: str, lines: Mapping[Place, in
     given = problem["input"]
     if problem["type"] != "missing" and not isinstance(given, dict | list | BaseModel):
         message = f"{message}, not {shortened(repr(given))}"
-    return f"{_at(source, place, lines)}: {message}"
+    return f"{_at(source, place, lines)}: {message}{hint(problem)}"
 
 
 def _inherited(place: Place, lines: Mapping[Place, int]) -> bool:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.console import command_text
 from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
-from secateur.errors import InputError
+from secateur.errors import OptionError
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable
 from secateur.files import claimed, expanded, require_free, require_new_file
@@ -199,7 +199,7 @@ def export_model(name: str, output: Path, config: ExportConfig, *, overwrite: bo
     if a_file:
         output = require_new_file(output, ".gguf", overwrite, [name, config.adapter])
     elif output.suffix == ".gguf":
-        raise InputError(f"{output} is the name of a GGUF file, and --format {config.format} writes a directory")
+        raise OptionError(f"{output} is the name of a GGUF file, and --format {config.format} writes a directory")
     else:
         output = require_free(output, overwrite, [name, config.adapter])
     with claimed(output, file=a_file):

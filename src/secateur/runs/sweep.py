@@ -18,7 +18,7 @@ import yaml
 from secateur.comparison.comparison import OWN_FILES, Comparison, compared, require_place, write_comparison
 from secateur.comparison.results import read_sweep
 from secateur.console import command_text
-from secateur.errors import InputError, SecateurError
+from secateur.errors import InputError, OptionError, SecateurError
 from secateur.files import require_only_own, working_directory, write_json
 from secateur.files.json_text import read_json
 from secateur.files.result_files import RECIPE, SWEEP
@@ -103,7 +103,7 @@ def sweep_recipe(
         overwrite: start all cells afresh.
 
     Raises:
-        InputError: the recipe or a value is refused, or two cells are the same.
+        OptionError: the recipe or a value is refused, or two cells are the same.
         OutputError: the directory holds something that is not a sweep.
     """
     source = recipe_text(file)
@@ -149,7 +149,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
     """The values of each key out of texts such as `prune.ratio=0.15,0.25` or `evaluate.data=[a.txt,b.txt],[c.txt]`.
 
     Raises:
-        InputError: a text is not like that, or gives a key or a value twice, or there are more than `MOST_CELLS`
+        OptionError: a text is not like that, or gives a key or a value twice, or there are more than `MOST_CELLS`
             combinations.
     """
     swept: dict[str, list[Any]] = {}
@@ -157,24 +157,24 @@ def parse_settings(settings: Sequence[str]) -> dict[str, list[Any]]:
         key, equals, listed = text.partition("=")
         key = key.strip()
         if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
-            raise InputError(f"--set {text} is not like prune.ratio=0.15,0.25")
+            raise OptionError(f"--set {text} is not like prune.ratio=0.15,0.25")
         if key in swept:
-            raise InputError(f"--set {key} is given twice; put all its values behind one")
+            raise OptionError(f"--set {key} is given twice; put all its values behind one")
         if key in NOT_SWEPT:
-            raise InputError(f"--set {key}: a cell is named by its values; name the sweep's directory with -o")
+            raise OptionError(f"--set {key}: a cell is named by its values; name the sweep's directory with -o")
         parts = list(itertools.islice(_parts(listed), MOST_CELLS + 1))
         if len(parts) > MOST_CELLS:
-            raise InputError(f"--set {key} has more than {MOST_CELLS:,} values, the most that a sweep may have")
+            raise OptionError(f"--set {key} has more than {MOST_CELLS:,} values, the most that a sweep may have")
         swept[key] = [_value(key, part) for part in parts]
         written = list(map(_written, swept[key]))
         twice = next((value for value in written if written.count(value) > 1), None)
         if twice is not None:
-            raise InputError(f"--set {key}: the value {twice} is given twice")
+            raise OptionError(f"--set {key}: the value {twice} is given twice")
     if not swept:
-        raise InputError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
+        raise OptionError("nothing to sweep over; give values with --set, such as --set prune.ratio=0.15,0.25")
     cells = math.prod(map(len, swept.values()))
     if cells > MOST_CELLS:
-        raise InputError(f"the values have {cells:,} combinations and a sweep may have {MOST_CELLS:,}; give fewer")
+        raise OptionError(f"the values have {cells:,} combinations and a sweep may have {MOST_CELLS:,}; give fewer")
     return swept
 
 
@@ -200,13 +200,13 @@ def _parts(listed: str) -> Iterator[str]:
 
 def _value(key: str, text: str) -> Any:
     if not text.strip():
-        raise InputError(f"--set {key} has an empty value; write null for none")
+        raise OptionError(f"--set {key} has an empty value; write null for none")
     shown = text.strip() if len(text) < LONGEST_NAME else f"{text.strip()[:LONGEST_NAME]}…"
     try:
         value = yaml_value(text, f"--set {key}")
         json.dumps(value, allow_nan=False)
     except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"--set {key}: {shown} is not a YAML value") from error
+        raise OptionError(f"--set {key}: {shown} is not a YAML value") from error
     return value
 
 
@@ -227,12 +227,12 @@ def _cells(text: str, source: str, swept: Mapping[str, list[Any]]) -> Iterator[C
             known[place] = 0
         recipe = checked_recipe(changed, known, f"{source} with {named}")
         if isinstance(recipe, LongRangeRecipe):
-            raise InputError(
+            raise OptionError(
                 f"{source}: a recipe with the section longrange cannot be swept; its runs are of another kind"
             )
         content = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
         if content in seen:
-            raise InputError(f"the cells {seen[content]} and {named} are the same; leave one out")
+            raise OptionError(f"the cells {seen[content]} and {named} are the same; leave one out")
         seen[content] = named
         written = yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
         directory = _directory_name(given, taken)
@@ -247,7 +247,7 @@ def _put(values: dict[str, Any], place: Sequence[str], value: Any, source: str) 
             section[name] = {}
         section = section[name]
         if not isinstance(section, dict):
-            raise InputError(f"{source}: {'.'.join(place)} is below {name}, which is a value and no section")
+            raise OptionError(f"{source}: {'.'.join(place)} is below {name}, which is a value and no section")
     section[place[-1]] = value
 
 

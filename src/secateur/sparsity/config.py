@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from secateur.calibration.windows import StreamedConfig
+from secateur.files.shares import Ratio
 from secateur.models.options import no_number
 from secateur.sparsity.quota import Pattern
 
@@ -26,7 +27,7 @@ class SparsifyConfig(StreamedConfig):
         description="How zeros are chosen: by |W|·‖x‖ with the rest re-solved (admm), column by column (sparsegpt), by "
         "|W|·‖x‖ (wanda) or |W| (magnitude) alone.",
     )
-    sparsity: float | None = Field(
+    sparsity: Ratio | None = Field(
         default=None, gt=0, lt=1, description="Share of the weights that become zero; 0.5 unless given."
     )
     pattern: str | None = Field(
@@ -42,22 +43,22 @@ class SparsifyConfig(StreamedConfig):
         description="How zeros are spread: where they should cost least (fisher), fewer in layers with more outliers "
         "(owl), or alike (uniform). Unless given fisher with admm, uniform with other methods and with patterns.",
     )
-    fisher_range: float = Field(
+    fisher_range: Ratio = Field(
         default=0.15, gt=0, lt=0.5, description="Most that a matrix's share is moved by fisher, up or down."
     )
-    owl_range: float = Field(
+    owl_range: Ratio = Field(
         default=0.08, gt=0, lt=0.5, description="Most that a layer's share is moved by owl, up or down."
     )
     owl_outlier: float = Field(
         default=5.0, gt=1, description="What owl calls an outlier: a score of so many times the layer's mean."
     )
-    damping: float | None = Field(
+    damping: Ratio | None = Field(
         default=None,
         gt=0,
         description="Ridge of the re-fit: of admm as a share of each input's second moment, 0.5 unless given; of "
         "sparsegpt as a share of their mean, 0.01 unless given.",
     )
-    own_text: float = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
+    own_text: Ratio = Field(default=0.0, ge=0, le=0.9, description="Share of windows that the model writes itself.")
     layer_by_layer: bool = Field(
         default=False,
         description="Keep the model on the CPU and bring one layer at a time to --device, for a model larger than it.",

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from secateur.errors import InputError
+from secateur.errors import OptionError
 from secateur.files import expanded
 from secateur.longrange.data import listops
 from secateur.longrange.data.rows import BYTE_VOCABULARY, SPLITS, SplitName
@@ -135,10 +135,10 @@ class PrepareConfig(BaseModel):
         """Fill in what a task has of its own.
 
         Raises:
-            InputError: the task is unknown, ignores an option that was given, or cannot have that length.
+            OptionError: the task is unknown, ignores an option that was given, or cannot have that length.
         """
         if task not in TASKS:
-            raise InputError(f"there is no task {task!r}; it is one of {', '.join(get_args(TaskName))}")
+            raise OptionError(f"there is no task {task!r}; it is one of {', '.join(get_args(TaskName))}")
         name: TaskName = task
         self._require_no_idle_option(name)
         own = TASKS[name]
@@ -155,13 +155,13 @@ class PrepareConfig(BaseModel):
     def _require_no_idle_option(self, task: TaskName) -> None:
         own = TASKS[task]
         if own.generated and self.from_directory is not None:
-            raise InputError(f"{task} is generated and reads nothing; leave out --from")
+            raise OptionError(f"{task} is generated and reads nothing; leave out --from")
         if task != "pathfinder" and "path_length" in self.model_fields_set:
-            raise InputError(f"{task} has no paths; leave out --path-length, which is for pathfinder")
+            raise OptionError(f"{task} has no paths; leave out --path-length, which is for pathfinder")
         if own.max_length == PICTURE and self.max_length not in (None, PICTURE):
-            raise InputError(f"a picture of {task} is always {PICTURE:,} tokens long; leave out --max-length")
+            raise OptionError(f"a picture of {task} is always {PICTURE:,} tokens long; leave out --max-length")
         if task == "listops" and self.max_length and self.max_length > listops.LONGEST:
-            raise InputError(f"listops cannot be longer than {listops.LONGEST:,} tokens; lower --max-length")
+            raise OptionError(f"listops cannot be longer than {listops.LONGEST:,} tokens; lower --max-length")
 
 
 know_options(PrepareConfig)
