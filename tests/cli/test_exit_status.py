@@ -76,5 +76,5 @@ def test_a_share_is_a_number_or_percent(tmp_path: Path) -> None:
     assert configured(PruneConfig, None, {"ratio": "20%", "attention_share": "29%"}).attention_share == 0.29
     assert configured(SparsifyConfig, None, {"sparsity": "50%", "fisher_range": "7%"}).fisher_range == 0.07
     assert configured(RecoverConfig, None, {"val_size": "40"}).val_size == 40
-    with pytest.raises(InputError, match="20 percent are 0.2 or 20%"):
+    with pytest.raises(InputError, match=r"20 percent are 0\.2 or 20%"):
         configured(PruneConfig, None, {"ratio": 20})
