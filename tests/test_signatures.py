@@ -68,7 +68,10 @@ def test_a_model_and_a_tokenizer_come_first(name: str) -> None:
     [
         (lambda: secateur.prune(UNREAD, None, ratoi=0.2), "no option 'ratoi': did you mean 'ratio'?"),
         (lambda: secateur.recover(UNREAD, None, calbacks=[]), "no option 'calbacks': did you mean 'callbacks'?"),
-        (lambda: secateur.prune(UNREAD, None, ratio=2), "ratio=2: input should be less than 1"),
+        (
+            lambda: secateur.prune(UNREAD, None, ratio=2),
+            "ratio=2: input should be less than 1; 2 percent are 0.02 or 2%",
+        ),
         (lambda: secateur.plan("smollm2-135m"), "devices= is missing"),
         (
             lambda: secateur.prune(UNREAD, None, plan="p.json", ratio=0.1, freeze=[1]),

@@ -106,8 +106,13 @@ def annotation_of(config: type[BaseModel], field: str, imports: dict[str, set[st
         for line in tree.body
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.target.id == field
     )
-    # A config holds the name by which data is found again.
-    written = ALSO_TAKEN.get((config.__name__, field), written).replace("'", '"').replace("DataName", "Data")
+    # A config holds the name by which data is found again, and of a share the number.
+    written = (
+        ALSO_TAKEN.get((config.__name__, field), written)
+        .replace("'", '"')
+        .replace("DataName", "Data")
+        .replace("Ratio", "float | str")
+    )
     for node in ast.walk(ast.parse(written)):
         if isinstance(node, ast.Name) and node.id not in BUILTINS:
             home = HOMES.get(node.id) or origin(node.id, declaring.__module__)

@@ -35,6 +35,9 @@ def know_options(config: type[BaseModel]) -> None:
     """Take note of the options of a config, so that messages can name them."""
     for name, field in config.model_fields.items():
         _choices.setdefault(RENAMED.get(name, name), set()).update(_choices_of(field.annotation))
+    for base in config.__mro__:
+        for name in vars(base).get("earlier_names", ()):
+            _choices.setdefault(name, set())
 
 
 @contextmanager

@@ -24,9 +24,7 @@ WORDS = {
 
 def following(command: str, adapter: Any = None, **values: Any) -> str | None:
     settings = {
-        name: values.pop(name)
-        for name in ("calibration", "teacher", "ratio", "profile", "text_column")
-        if name in values
+        name: values.pop(name) for name in ("data", "teacher", "ratio", "profile", "text_column") if name in values
     }
     return next_command(command, {"config": SimpleNamespace(adapter=adapter, **settings), **values})
 
@@ -41,8 +39,8 @@ def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pyte
     assert following("diagnose", model="m") == "secateur evaluate m"
     assert following("evaluate", models=["m"]) == "secateur prune m -o out/pruned"
     text = "secateur recover out/pruned -o out/recovered --data a.txt --teacher m"
-    assert following("prune", model="m", output=cut, calibration="a.txt") == text
-    rows = following("sparsify", model="m", output=cut, calibration="a.jsonl", text_column="body")
+    assert following("prune", model="m", output=cut, data="a.txt") == text
+    rows = following("sparsify", model="m", output=cut, data="a.jsonl", text_column="body")
     assert rows == text.replace("a.txt", "a.jsonl --text-column body")
     cut.mkdir(parents=True)
     (cut / "pruning_plan.json").touch()

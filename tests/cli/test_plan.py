@@ -74,7 +74,7 @@ def test_figures_as_json(directory: Path, tmp_path: Path) -> None:
     [
         (["--devices", "8xH10O"], 2, "did you mean H100?"),
         (["--devices", "H100", "--ratio", "2"], 2, "--ratio 2"),
-        (["--devices", "H100", "--samples", "9" * 30], 2, "--samples"),
+        (["--devices", "H100", "--windows", "9" * 30], 2, "--windows"),
         (["--devices", "H100", "--tflops", "nan"], 2, "--tflops nan"),
         ([], 2, "--devices"),
     ],

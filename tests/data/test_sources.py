@@ -201,15 +201,15 @@ def test_what_is_no_text(data: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         load_corpus(data)
     with pytest.raises(InputError, match=said):
-        configured(CalibratedConfig, None, {"calibration": data})
+        configured(CalibratedConfig, None, {"data": data})
 
 
 def test_a_config_holds_the_object_and_tells_its_name() -> None:
-    config = configured(CalibratedConfig, CalibratedConfig(calibration=TEXTS), {"samples": 2})  # type: ignore[arg-type]
-    assert isinstance(config.calibration, InMemory) and config.calibration.content is TEXTS
-    assert json.loads(json.dumps(config.model_dump()))["calibration"] == "2 texts in memory"
-    assert load_corpus(config.calibration).documents == TEXTS
-    assert CalibratedConfig(calibration=Path("a/b.txt")).calibration == "a/b.txt"  # type: ignore[arg-type]
+    config = configured(CalibratedConfig, CalibratedConfig(data=TEXTS), {"windows": 2})  # type: ignore[arg-type]
+    assert isinstance(config.data, InMemory) and config.data.content is TEXTS
+    assert json.loads(json.dumps(config.model_dump()))["data"] == "2 texts in memory"
+    assert load_corpus(config.data).documents == TEXTS
+    assert CalibratedConfig(data=Path("a/b.txt")).data == "a/b.txt"  # type: ignore[arg-type]
     several = EvaluateConfig(data=[TEXTS, ROWS, list(reversed(TEXTS))])  # type: ignore[list-item]
     assert several.data == ["2 texts in memory", "5 rows in memory", "2 texts in memory, 2"]
     assert EvaluateConfig(data=ROWS).data == ["5 rows in memory"]  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def test_a_card_tells_the_whole_chain(chain: Path) -> None:
     assert "4 windows of 32 tokens: notes.txt" in text
     assert "| 1 | parameters | 189,184 | 150,784 |" in text
     assert "| 2 | perplexity |" in text and "notes.txt, 3" in text
-    assert "secateur prune tiny -o pruned" in text and "--calibration notes.txt" in text
+    assert "secateur prune tiny -o pruned" in text and "--data notes.txt" in text
     assert "states it, is `mit`" in text
     lineage = read_lineage(chain / "merged")
     assert lineage is not None and [step.kind for step in lineage.steps] == ["prune", "recover", "merge"]

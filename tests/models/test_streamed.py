@@ -272,9 +272,7 @@ def test_work_of_other_commands_is_kept(model: str, stopped: tuple[Path, PruneCo
     partial, config = stopped
     shutil.copytree(partial, tmp_path / "out.partial")
     with pytest.raises(InputError, match="unfinished work of another command"):
-        recover_model(
-            model, tmp_path / "out", RecoverConfig(data=config.calibration, seqlen=32, val_size=2), command_line=""
-        )
+        recover_model(model, tmp_path / "out", RecoverConfig(data=config.data, seqlen=32, val_size=2), command_line="")
     sparsify = SparsifyConfig(method="magnitude", dtype="float32", stream=True)
     with pytest.raises(InputError, match="unfinished work of another command"):
         sparsify_model(model, tmp_path / "out", sparsify, command_line="")

@@ -73,5 +73,5 @@ def test_losses_in_chunks_equal_the_whole(tiny_model: Callable[..., PreTrainedMo
 
 
 def test_fewer_windows_than_processes(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    with pytest.raises(InputError, match="fewer windows of text than one each; start fewer, or give more samples="):
+    with pytest.raises(InputError, match="fewer windows of text than one each; start fewer, or give more windows="):
         LayerStream.start(tiny_model(), torch.zeros(0, 16, dtype=torch.long))

@@ -51,8 +51,8 @@ def test_defaults_are_those_of_the_commands() -> None:
     from secateur.pruning import PruneConfig
 
     config, prune = PlanConfig(devices="cpu"), PruneConfig()
-    assert (config.samples, config.seqlen, config.own_text, config.batch_size, config.ratio) == (
-        prune.samples,
+    assert (config.windows, config.seqlen, config.own_text, config.batch_size, config.ratio) == (
+        prune.windows,
         prune.seqlen,
         prune.own_text,
         prune.batch_size,
@@ -98,7 +98,7 @@ def test_each_process_has_a_window_of_the_batch(llama) -> None:
 
 def test_more_to_do_takes_longer(llama) -> None:
     base = by_name(estimate(llama("8b"), devices="1xH100"))
-    more = by_name(estimate(llama("8b"), devices="1xH100", samples=128, recover_windows=40_000, evaluate_windows=128))
+    more = by_name(estimate(llama("8b"), devices="1xH100", windows=128, recover_samples=40_000, evaluate_windows=128))
     for name in ("evaluate", "prune: own text", "prune: scores", "prune: cut and re-fit", "sparsify: admm"):
         assert more[name].seconds > base[name].seconds
     assert more["recover: lora"].seconds == pytest.approx(2 * base["recover: lora"].seconds)
@@ -161,7 +161,7 @@ def test_every_family_is_planned_from_its_config(tiny_model, tmp_path: Path, fam
 def test_parameters_of_an_adapter(tiny_model, tied: bool, family: str) -> None:
     model = tiny_model(family, tie_word_embeddings=tied)
     shape = shape_of(model.config.to_dict())
-    config = PlanConfig(devices="8xH100", recover_batch_size=1, recover_windows=20)
+    config = PlanConfig(devices="8xH100", recover_batch_size=1, recover_samples=20)
     (lora, *_), *_ = recover_phases(Setting(shape, config, 4, on_cpu=False))
     adapted = add_lora(model, RecoverConfig())
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)

@@ -17,7 +17,6 @@ def model(name: str, perplexity: float, parameters: int = 134_515_008, **more: A
         "parameters": parameters,
         "family": "llama, 576 wide, 49,152 tokens",
         "perplexity": perplexities,
-        "perplexities": perplexities,
         "windows": dict.fromkeys(TEXTS, 40),
         "corpora": TEXTS,
         "seqlen": 512,
@@ -70,7 +69,7 @@ def importance(layers: int = 30) -> dict[str, Any]:
         "unit": "rise of log-perplexity without the layer (nats per token)",
         "importance": [0.02 + 0.3 * math.exp(-index / 3) for index in range(layers)],
         "corpus": "pydocs, train split",
-        "samples": 8,
+        "windows": 8,
     }
 
 

@@ -98,8 +98,7 @@ def figures(name: str, perplexity: float, **more: Any) -> dict[str, Any]:
     return {
         "name": name,
         "parameters": 1000,
-        "perplexities": {"pydocs": perplexity},
-        "perplexity": perplexity,
+        "perplexity": {"pydocs": perplexity},
         "windows": {"pydocs": 4},
         "corpora": {"pydocs": "pydocs, test split"},
         "seqlen": 32,
@@ -151,7 +150,7 @@ def test_the_summary_has_the_figures(metrics: dict[str, Any]) -> None:
 
 
 def test_a_training_that_made_it_worse_is_called_that(metrics: dict[str, Any]) -> None:
-    metrics["models"][2] |= {"perplexity": 50.0, "perplexities": {"pydocs": 50.0}}
+    metrics["models"][2] |= {"perplexity": {"pydocs": 50.0}}
     summary = " ".join(run_page(metrics).summary)
     assert "to 40.00 by the cut, and to 50.00 by training: training made it worse by 25.0%." in summary
     assert run_page(metrics).table.rows[2][2] == "25.0% worse than cut"

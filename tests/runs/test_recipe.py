@@ -46,10 +46,10 @@ def test_python_may_build_a_recipe() -> None:
 def test_a_cut_follows_the_search_on_its_text() -> None:
     recipe = parse_recipe("model: m\nseed: 4\nsearch: {ratio: 0.3, calibration: notes.txt, samples: 8}\n")
     assert recipe.prune is not None
-    assert (recipe.prune.calibration, recipe.prune.samples, recipe.prune.seed) == ("notes.txt", 8, 4)
+    assert (recipe.prune.data, recipe.prune.windows, recipe.prune.seed) == ("notes.txt", 8, 4)
     python = Recipe(model="m", search=SearchConfig(samples=8), prune={"importance": "taylor"})
     assert python.prune is not None
-    assert (python.prune.samples, python.prune.importance) == (8, "taylor")
+    assert (python.prune.windows, python.prune.importance) == (8, "taylor")
 
 
 def test_the_teacher_may_be_the_original() -> None:
@@ -102,7 +102,7 @@ def test_a_mistake_is_one_line_that_says_where(text: str, message: str) -> None:
         ("model: m\nseed: true\n", "r.yaml, line 2: seed: Input should be a number, not True"),
         ("model: m\nprune:\n  ratio: off\n", "r.yaml, line 3: prune.ratio: Input should be a number, not False"),
         ("model: m\nprune:\n  freeze: [0, yes]\n", "r.yaml, line 3: prune.freeze.1: Input should be a number"),
-        ("model: m\nsearch:\n  samples: true\n", "r.yaml, line 3: search.samples: Input should be a number"),
+        ("model: m\nsearch:\n  samples: true\n", "r.yaml, line 3: search.windows: Input should be a number"),
         ("model: m\nsparsify: {seed: true}\n", "r.yaml, line 2: sparsify.seed: Input should be a number"),
         ("model: m\nrecover:\n  lr: true\n", "r.yaml, line 3: recover.lr: Input should be a number"),
         ("model: m\nevaluate: {limit: true}\n", "r.yaml, line 2: evaluate.limit: Input should be a number"),

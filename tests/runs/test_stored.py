@@ -28,7 +28,7 @@ ZEROS = {
     **{"asked": 0.5, "reached": 0.5, "zeros": 5, "calibration": "", "calibration_source": "", "calibration_windows": 0},
     "matrices": [{"layer": 0, "name": "q_proj", "sparsity": 0.5}],
 }
-MODEL = {"name": "original", "parameters": 10, "perplexities": {"x": 3.0}, "windows": {"x": 1}, "corpora": {"x": "y"}}
+MODEL = {"name": "original", "parameters": 10, "perplexity": {"x": 3.0}, "windows": {"x": 1}, "corpora": {"x": "y"}}
 METRICS = {
     **{"name": "run", "model": "m", "seed": 0, "sample_tokens": 2, "texts": [], "commands": []},
     **{"models": [{**MODEL, "seqlen": 32}], "versions": {}, "machine": {}, "seconds": {"prune": 1.5}},
@@ -93,7 +93,7 @@ def test_what_is_gone_is_named(tmp_path: Path) -> None:
         ({"importance": [1, 2e300]}, "importance.1: Input should be less than or equal to"),
         ({"importance": [1, True]}, "importance.1: Input should be a valid number"),
         ({"importance": {"a": 1}}, "importance: Input should be a valid list"),
-        ({"samples": "many"}, "samples: Input should be a valid integer"),
+        ({"samples": "many"}, "windows: Input should be a valid integer"),
         ({"other": 1}, "other: Extra inputs are not permitted"),
         ({"importance": [math.nan, 1]}, "it holds NaN, which is no number"),
     ],

@@ -69,12 +69,21 @@ class Comparison(Shown):
         )
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
-        return [self.to_dict()]
+        return [{**asdict(self), **self.ratios}]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What is compared, as quotients."""
+        return {"ppl_ratio": self.sparse_perplexity / self.perplexity, "speedup": self.seconds / self.sparse_seconds}
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures for `--json`."""
-        ratios = {"ppl_ratio": self.sparse_perplexity / self.perplexity, "speedup": self.seconds / self.sparse_seconds}
-        return {**asdict(self), **ratios}
+        """The figures for `--json`; perplexity and windows by the text's name. What is not finite is None."""
+        by_text = {
+            name: {self.data: value if math.isfinite(value) else None}
+            for name, value in {"perplexity": self.perplexity, "sparse_perplexity": self.sparse_perplexity}.items()
+        }
+        ratios = {name: value if math.isfinite(value) else None for name, value in self.ratios.items()}
+        return {**asdict(self), **by_text, "windows": {self.data: self.windows}, **ratios}
 
 
 @takes_options(CompareConfig)

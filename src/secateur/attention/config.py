@@ -1,7 +1,8 @@
 """What sparse attention can be told, for the command line and Python alike."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,6 +11,7 @@ from secateur.attention.curve import Metric
 from secateur.calibration.windows import LayerRange
 from secateur.console import flag
 from secateur.data import DataName, DataOptions
+from secateur.files.option_names import Renamed
 from secateur.files.shares import Ratio
 from secateur.kernels import Backend
 from secateur.kernels.grid import BlockGrid
@@ -60,13 +62,15 @@ class SparseOptions(BlockOptions):
     )
 
 
-class TuneConfig(BlockOptions, DataOptions, LoadOptions, LayerRange):
+class TuneConfig(Renamed, BlockOptions, DataOptions, LoadOptions, LayerRange):
     """Tuning of thresholds: one for each head, to an error bound."""
+
+    earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows"}
 
     data: DataName = Field(
         default="pydocs", description="Text to tune on: a named corpus, a file, or several with shares."
     )
-    samples: int = Field(default=5, ge=1, le=100, description="Windows of it; 5 to 10 are enough.")
+    windows: int = Field(default=5, ge=1, le=100, description="Windows of it; 5 to 10 are enough.")
     seqlen: int = Field(default=4096, description="Tokens in a window; 2048 or more.")
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED, description="Seed for the choice of windows.")
     l1: Ratio = Field(default=0.06, gt=0, lt=1, description="Most error that a head's left-out blocks may make.")

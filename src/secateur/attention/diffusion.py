@@ -177,7 +177,7 @@ def tune(
         fingerprint=_fingerprint(modules),
         tuning={
             "model": str(getattr(getattr(transformer, "config", None), "_name_or_path", "")),
-            "samples": len(runs),
+            "windows": len(runs),
             "metric": config.metric,
             "l1": config.l1,
             "pv_l1": config.pv_l1,

@@ -54,7 +54,7 @@ class TuneOptions(TypedDict, total=False):
     data: Data
     """Text to tune on: a named corpus, a file, or several with shares. Default: 'pydocs'."""
 
-    samples: int
+    windows: int
     """Windows of it; 5 to 10 are enough. Default: 5."""
 
     seqlen: int
@@ -63,10 +63,10 @@ class TuneOptions(TypedDict, total=False):
     seed: int
     """Seed for the choice of windows. Default: 0."""
 
-    l1: float
+    l1: float | str
     """Most error that a head's left-out blocks may make. Default: 0.06."""
 
-    pv_l1: float
+    pv_l1: float | str
     """Most error with P·V left out as well; larger than l1=. Default: 0.07."""
 
     price: float
@@ -100,10 +100,10 @@ class ApplyOptions(TypedDict, total=False):
     keep_ends: bool
     """The first key block and the diagonal always stay. Default: True."""
 
-    topk: float | None
+    topk: float | str | None
     """Compute this share of each row's blocks."""
 
-    cdfthreshd: float | None
+    cdfthreshd: float | str | None
     """Compute blocks until so much of the softmax mass should be covered."""
 
     pvthreshd: float | None
@@ -131,10 +131,10 @@ class GenerateOptions(TypedDict, total=False):
     keep_ends: bool
     """The first key block and the diagonal always stay. Default: True."""
 
-    topk: float | None
+    topk: float | str | None
     """Compute this share of each row's blocks."""
 
-    cdfthreshd: float | None
+    cdfthreshd: float | str | None
     """Compute blocks until so much of the softmax mass should be covered."""
 
     pvthreshd: float | None
@@ -200,10 +200,10 @@ class CompareOptions(TypedDict, total=False):
     keep_ends: bool
     """The first key block and the diagonal always stay. Default: True."""
 
-    topk: float | None
+    topk: float | str | None
     """Compute this share of each row's blocks."""
 
-    cdfthreshd: float | None
+    cdfthreshd: float | str | None
     """Compute blocks until so much of the softmax mass should be covered."""
 
     pvthreshd: float | None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT = "secateur attention profile 1"
+EARLIER = {"samples": "windows"}  # names in what is told of the tuning
 DENSE = 2.0
 
 
@@ -138,7 +139,7 @@ class AttentionProfile(Drawn):
                 },
                 blocks=BlockOptions.model_validate(parse_json(metadata["blocks"])),
                 fingerprint=tensors["fingerprint"],
-                tuning=dict(parse_json(metadata["tuning"])),
+                tuning={EARLIER.get(name, name): value for name, value in parse_json(metadata["tuning"]).items()},
             )
             profile._check()
             return profile

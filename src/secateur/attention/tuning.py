@@ -85,7 +85,7 @@ def tune(
     require_finite(model, "the model")
     warn_of_long_windows(model, config.seqlen)
     windows = token_windows(
-        tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.samples, seed=config.seed
+        tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.windows, seed=config.seed
     )
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -108,7 +108,7 @@ def tune(
         tuning={
             "model": model.name_or_path,
             "data": str(config.data),
-            "samples": len(windows),
+            "windows": len(windows),
             "seqlen": config.seqlen,
             "seed": config.seed,
             "metric": config.metric,

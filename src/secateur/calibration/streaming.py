@@ -121,7 +121,8 @@ class LayerStream:
         if not len(windows):
             raise InputError(
                 f"{process_count()} processes have fewer windows of text than one each; start fewer, or give more "
-                "--samples (for the layers' importance --layer-importance-samples, for a search's measuring --measured)"
+                "--windows (for the layers' importance --layer-importance-windows, for a search's measuring "
+                "--measured-windows)"
             )
         embedding = model.get_input_embeddings()
         place = next(embedding.parameters()).device

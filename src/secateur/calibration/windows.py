@@ -2,7 +2,8 @@
 
 import logging
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import torch
 from pydantic import BaseModel, Field, field_validator
@@ -13,6 +14,7 @@ from secateur.calibration.own_text import own_text
 from secateur.calibration.streaming import Offload
 from secateur.data import Corpus, DataName, DataOptions, load_corpus, token_windows
 from secateur.errors import InputError
+from secateur.files.option_names import Renamed
 from secateur.files.shares import Ratio
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
 from secateur.models.streamed import streamed
@@ -56,15 +58,17 @@ class LayerRange(BaseModel):
         return chosen
 
 
-class CalibratedConfig(LayerRange, DataOptions, LoadOptions):
+class CalibratedConfig(Renamed, LayerRange, DataOptions, LoadOptions):
     """What all cuts that are fitted to a text can be told."""
 
-    calibration: DataName = Field(
+    earlier_names: ClassVar[Mapping[str, str]] = {"calibration": "data", "samples": "windows"}
+
+    data: DataName = Field(
         default="pydocs",
         description="Text that the cut is fitted to: a named corpus, a file, or several with shares, "
         "a.jsonl:0.7,b.txt:0.3.",
     )
-    samples: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
+    windows: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
     own_text: Ratio = Field(
         default=0.5,
         ge=0,
@@ -119,15 +123,15 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config
     """
     share = config.own_text
     if share and streamed(model) and "own_text" not in config.model_fields_set:
-        logger.warning("A streamed model writes no text of its own: all windows are of %s", config.calibration)
+        logger.warning("A streamed model writes no text of its own: all windows are of %s", config.data)
         share = 0.0
     if share and streamed(model):
         raise InputError(
             "a streamed model does not write text: each token would read all of its files; pass --own-text 0"
         )
-    corpus = load_corpus(config.calibration, "train", config)
-    own = int(share * config.samples)
-    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples - own, seed=config.seed)
+    corpus = load_corpus(config.data, "train", config)
+    own = int(share * config.windows)
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows - own, seed=config.seed)
     # A short text does not leave the model to itself.
     own = min(own, round(len(windows) * share / (1 - share)))
     if own:

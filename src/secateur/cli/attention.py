@@ -30,7 +30,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a profile 
     {
         "Options": ("data", "l1"),
         "Error bounds": ("pv_l1", "price", "metric"),
-        "Text": ("samples", "seqlen", "seed"),
+        "Text": ("windows", "seqlen", "seed"),
         "Blocks": ("layers", *BLOCKS),
     },
     together=True,
@@ -72,7 +72,7 @@ def tune(
     if plot is not None:
         write_bytes(plot, attention_map(figures))
     say(f"{profile.sparsity:.1%} of the blocks left out, mean over {len(profile.layers)} layers' heads")
-    windows = counted(profile.tuning["samples"], "window")
+    windows = counted(profile.tuning["windows"], "window")
     say(f"tuned on {windows} of {config.seqlen:,} tokens of {config.data}")
     say(str(output))
 
@@ -127,7 +127,8 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
     loaded, tokenizer = load(model, **config.load_arguments())
     figures = compare_with_dense(loaded, tokenizer, config).to_dict()
     show(attention_table(figures))
-    say(f"measured on {counted(figures['windows'], 'window')} of {config.seqlen:,} tokens of {config.data}")
+    windows = counted(sum(figures["windows"].values()), "window")
+    say(f"measured on {windows} of {config.seqlen:,} tokens of {config.data}")
     if json is not None:
         write_figures(json, figures)
 

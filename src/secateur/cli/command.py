@@ -65,6 +65,8 @@ class GroupedHelp(TyperCommand):
             if _is_argument(parameter):
                 sections.setdefault(ARGUMENTS_PANEL, []).append((_argument_name(parameter), parameter.help))
                 continue
+            if parameter.hidden:
+                continue
             panel = getattr(parameter, "rich_help_panel", None) or MAIN_PANEL
             sections.setdefault(panel, []).append(parameter.get_help_record(ctx))
         for panel in sorted(sections, key=lambda name: (name == LAST_PANEL, name not in FIRST_PANELS)):

@@ -51,7 +51,7 @@ def _after_evaluate(values: Values) -> str:
 
 def _after_cut(values: Values) -> str:
     output, config = values["output"], values["config"]
-    data = [] if config.calibration == "pydocs" else ["--data", config.calibration]
+    data = [] if config.data == "pydocs" else ["--data", config.data]
     for name in ROWS:
         if getattr(config, name, None) is not None:
             data += [flag(name), getattr(config, name)]

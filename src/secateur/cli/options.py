@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from secateur.console import flag
 from secateur.errors import OptionError
+from secateur.files.option_names import earlier_names
 from secateur.files.shares import hint
 from secateur.wording import asked_by
 
@@ -55,7 +56,7 @@ class UsageError(OptionError):
 def option_parameters(
     config: type[BaseModel], panels: Mapping[str, Sequence[str]] | None = None
 ) -> list[inspect.Parameter]:
-    """One parameter with a Typer option for each field of a pydantic model.
+    """One parameter with a Typer option for each field of a pydantic model, hidden ones for the names they had before.
 
     Every option is None until its user gives it, so that the model's own default applies; the help shows it.
     Numbers and choices stay text here: pydantic reads and checks them.
@@ -84,6 +85,9 @@ def option_parameters(
             annotation=_annotation(name, config.model_fields[name], panel_of.get(name) or inherited[name]),
         )
         for name in sorted(config.model_fields, key=place)
+    ] + [
+        inspect.Parameter(earlier, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_hidden(earlier))
+        for earlier in earlier_names(config)
     ]
 
 
@@ -106,6 +110,11 @@ def validated(config: type[Config], given: Mapping[str, Any]) -> Config:
         return config(**values)
     except ValidationError as error:
         raise UsageError("; ".join(_complaint(dict(problem)) for problem in error.errors())) from error
+
+
+def _hidden(earlier: str) -> Any:
+    """An option by the name that it had before."""
+    return Annotated[str | None, typer.Option(flag(earlier), hidden=True)]
 
 
 def _annotation(name: str, field: FieldInfo, panel: str | None) -> Any:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 PANELS = {
     "Options": ("devices", "ratio"),
     "Devices": ("memory_gb", "tflops", "devices_per_machine", "dtype"),
-    "What is to be done": ("samples", "seqlen", "own_text", "batch_size", "evaluate_windows"),
+    "What is to be done": ("windows", "seqlen", "own_text", "batch_size", "evaluate_windows"),
     "Recovery": (
-        "recover_windows",
+        "recover_samples",
         "recover_epochs",
         "recover_batch_size",
         "micro_batch_size",

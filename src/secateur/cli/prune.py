@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
 
 PANELS = {
-    "Options": ("ratio", "calibration"),
+    "Options": ("ratio", "data"),
     "What is cut": ("plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "How the cut is spread": (
         "allocation",
         "alpha",
         "layer_importance",
-        "layer_importance_samples",
+        "layer_importance_windows",
         "layer_importance_file",
     ),
     "Which units leave, and the re-fit": ("importance", "compensate", "damping"),
-    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("windows", "own_text", "seqlen", "batch_size", "seed"),
 }
 
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig
 
 PANELS = {
-    "Options": ("ratio", "calibration"),
+    "Options": ("ratio", "data"),
     "What is cut": ("target", "layers", "freeze", "min_rate", "max_rate"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
-    "The search": ("rounds", "measured", "patience", "damping"),
-    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
+    "The search": ("rounds", "measured_windows", "patience", "damping"),
+    "Calibration text": ("windows", "own_text", "seqlen", "batch_size", "seed"),
 }
 
 

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from secateur.sparsity import SparsifyConfig
 
 PANELS = {
-    "Options": ("sparsity", "pattern", "method", "calibration"),
+    "Options": ("sparsity", "pattern", "method", "data"),
     "What is cut": ("layers", "skip"),
     "Which weights leave, and the re-fit": ("damping",),
     "How the zeros are spread": ("allocation", "fisher_range", "owl_range", "owl_outlier"),
-    "Calibration text": ("samples", "own_text", "seqlen", "batch_size", "seed"),
+    "Calibration text": ("windows", "own_text", "seqlen", "batch_size", "seed"),
     "Memory": ("offload", "layer_by_layer"),
 }
 

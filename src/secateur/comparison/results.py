@@ -25,6 +25,14 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Row = dict[str, Any]
 
 
+def with_all_perplexities(figures: Any) -> Any:
+    """A model's figures with perplexity by text: earlier versions had that in `perplexities`, beside a number."""
+    if not isinstance(figures, dict) or "perplexities" not in figures:
+        return figures
+    others = {name: value for name, value in figures.items() if name != "perplexities"}
+    return {**others, "perplexity": figures["perplexities"]}
+
+
 class _Score(BaseModel):
     """A task's score, as `evaluation.tasks.TaskScore`."""
 
@@ -63,10 +71,7 @@ class _Row(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _all_perplexities(cls, values: Any) -> Any:
-        """Take those on all texts where `perplexity` is that on the first."""
-        if isinstance(values, dict) and "perplexities" in values:
-            return {**values, "perplexity": values["perplexities"]}
-        return values
+        return with_all_perplexities(values)
 
     @model_validator(mode="after")
     def _perplexities_say_on_what(self) -> Self:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from secateur.errors import OptionError
+from secateur.files.option_names import by_present_names
 from secateur.files.shares import hint
 from secateur.wording import argument, know_options, option_lines, worded
 
@@ -125,10 +126,12 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
     for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
         logger.warning("%s= has no effect here: it is for secateur.load, and the model is loaded", name)
     try:
-        return kind.model_validate({**given, **options})
+        return kind.model_validate({**given, **by_present_names(kind, options)})
     except ValidationError as error:
         problems = [_complaint(dict(problem), kind) for problem in error.errors()]
         raise OptionError("; ".join(problems)) from error
+    except ValueError as error:
+        raise OptionError(str(error)) from error
 
 
 def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:

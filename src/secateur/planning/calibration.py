@@ -29,7 +29,7 @@ SEARCH = SearchConfig()
 
 def prune_phases(setting: Setting) -> list[Phase]:
     """Calibration text, scores of units, the cut with its re-fit."""
-    written = [own_text(setting)] if int(setting.config.own_text * setting.config.samples) else []
+    written = [own_text(setting)] if int(setting.config.own_text * setting.config.windows) else []
     return [*written, unit_scores(setting), cut_and_refit(setting)]
 
 
@@ -37,7 +37,7 @@ def own_text(setting: Setting) -> Phase:
     """The windows that the model writes itself: pieces of text, a token at a time."""
     shape, config, width = setting.shape, setting.config, setting.width
     length = min(PIECE_TOKENS, config.seqlen)
-    tokens = int(config.own_text * config.samples) * config.seqlen
+    tokens = int(config.own_text * config.windows) * config.seqlen
     blocks = math.ceil(tokens / (PIECES * length))  # which processes share
     steps = math.ceil(blocks / setting.processes) * (length - 1)
     cache = PIECES * shape.cached(length) * width
@@ -102,7 +102,7 @@ def cut_and_refit(setting: Setting) -> Phase:
 def search(setting: Setting) -> Phase:
     """Rounds of cuts that are fitted to half of the windows and measured on others, and the cut of the best."""
     shape, config, hidden = setting.shape, setting.config, setting.shape.hidden_size
-    fewer = config.model_copy(update={"samples": -(-config.samples // 2)})
+    fewer = config.model_copy(update={"windows": -(-config.windows // 2)})
     half = replace(setting, config=fewer)
     few = half.few_tokens(METRIC_WINDOWS)
     body, head = shape.body_flops(config.seqlen), shape.head_flops
@@ -112,7 +112,7 @@ def search(setting: Setting) -> Phase:
         float64=hidden**3 / 3 * 2 * len(shape.layers),
     )
     scores, cut, last = unit_scores(half), cut_and_refit(half), cut_and_refit(setting)
-    measured = math.ceil(SEARCH.measured / setting.processes) * config.seqlen
+    measured = math.ceil(SEARCH.measured_windows / setting.processes) * config.seqlen
     # The round's distance; the prices: uncut, forward and twice back; and some halves tried on half of the windows.
     priced = Work(products=measured * (2 * body + 2 * head), training=measured * (2 * body + 2 * head))
     tried = Work(products=measured / 2 * (MOST_TRIED + 2) * (body + 2 * head))

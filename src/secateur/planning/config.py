@@ -1,10 +1,12 @@
 """What `plan` can be told. Defaults are those of the commands that are planned."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from secateur.evaluation import EvaluateConfig
+from secateur.files.option_names import Renamed
 from secateur.files.shares import Ratio
 from secateur.pruning import PruneConfig
 from secateur.recovery import RecoverConfig
@@ -15,10 +17,11 @@ RECOVER = RecoverConfig.model_validate({})
 EVALUATE = EvaluateConfig.model_validate({})
 
 
-class PlanConfig(BaseModel):
+class PlanConfig(Renamed):
     """Devices, and how much the commands have to do."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows", "recover_windows": "recover_samples"}
 
     devices: str = Field(description="How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu.")
     memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")
@@ -34,7 +37,7 @@ class PlanConfig(BaseModel):
         "auto", description="Number format of the weights. auto: the checkpoint's; bfloat16 on cpu."
     )
     ratio: Ratio = Field(PRUNE.ratio, gt=0, lt=1, description="Share of all parameters that prune removes.")
-    samples: int = Field(PRUNE.samples, ge=1, le=LARGEST, description="Calibration windows of prune and sparsify.")
+    windows: int = Field(PRUNE.windows, ge=1, le=LARGEST, description="Calibration windows of prune and sparsify.")
     seqlen: int = Field(PRUNE.seqlen, ge=2, le=10**7, description="Tokens in a window, of all commands.")
     own_text: Ratio = Field(
         PRUNE.own_text, ge=0, le=0.9, description="Share of prune's windows that the model writes itself."
@@ -43,7 +46,7 @@ class PlanConfig(BaseModel):
         PRUNE.batch_size, ge=1, le=LARGEST, description="Windows that go through the model at once while calibrating."
     )
     evaluate_windows: int = Field(64, ge=1, le=LARGEST, description="Windows that evaluate measures.")
-    recover_windows: int = Field(20_000, ge=1, le=LARGEST, description="Windows that recover draws.")
+    recover_samples: int = Field(20_000, ge=1, le=LARGEST, description="Windows that recover draws.")
     recover_epochs: float = Field(RECOVER.epochs, gt=0, le=1e4, description="Passes over them.")
     recover_batch_size: int = Field(
         RECOVER.batch_size,

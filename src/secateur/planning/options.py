@@ -20,16 +20,16 @@ class PlanOptions(TypedDict, total=False):
     devices_per_machine: int
     """Devices over which device_map="auto" can spread. Default: 8."""
 
-    ratio: float
+    ratio: float | str
     """Share of all parameters that prune removes. Default: 0.25."""
 
-    samples: int
+    windows: int
     """Calibration windows of prune and sparsify. Default: 64."""
 
     seqlen: int
     """Tokens in a window, of all commands. Default: 512."""
 
-    own_text: float
+    own_text: float | str
     """Share of prune's windows that the model writes itself. Default: 0.5."""
 
     batch_size: int
@@ -38,7 +38,7 @@ class PlanOptions(TypedDict, total=False):
     evaluate_windows: int
     """Windows that evaluate measures. Default: 64."""
 
-    recover_windows: int
+    recover_samples: int
     """Windows that recover draws. Default: 20000."""
 
     recover_epochs: float

@@ -91,11 +91,11 @@ class Setting:
     @property
     def calibration_tokens(self) -> int:
         """Tokens of this process's calibration windows."""
-        return math.ceil(self.config.samples / self.processes) * self.config.seqlen
+        return math.ceil(self.config.windows / self.processes) * self.config.seqlen
 
     def few_tokens(self, windows: int) -> int:
         """Tokens of this process's share of a few of the calibration windows."""
-        return math.ceil(min(windows, self.config.samples) / self.processes) * self.config.seqlen
+        return math.ceil(min(windows, self.config.windows) / self.processes) * self.config.seqlen
 
     @property
     def batch_tokens(self) -> int:

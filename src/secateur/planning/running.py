@@ -103,11 +103,11 @@ def _training(
     options += [f"--batch-size {batch}"] * (batch > config.recover_batch_size)
     own = math.ceil(batch / setting.processes)
     micro = min(config.micro_batch_size or (CPU_MICRO_BATCH_SIZE if setting.on_cpu else own), own)
-    windows = config.recover_windows * (1 - RECOVER.val_size)
+    windows = config.recover_samples * (1 - RECOVER.val_size)
     steps = config.recover_epochs * windows / batch
     parts = steps * math.ceil(own / micro)
     tokens = steps * own * config.seqlen
-    validation = EVALUATIONS * config.recover_windows * RECOVER.val_size * config.seqlen / setting.processes
+    validation = EVALUATIONS * config.recover_samples * RECOVER.val_size * config.seqlen / setting.processes
     casts = CAST_BYTES if setting.width == 2 and full else 0
     kept_good = 4 * trained / KEEP_GOOD_EVERY["full" if full else "lora"]
     every_step = Work(traffic=STEP_TRAFFIC * trained, host=kept_good)

@@ -1,8 +1,8 @@
 """What `prune` can be told, for the command line, recipes and Python alike."""
 
 import re
-from collections.abc import Iterator
-from typing import Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -160,6 +160,8 @@ PLANNED = (
 class PruneConfig(StreamedConfig, CutLimits):
     """Structured pruning of GQA groups and MLP channels."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"layer_importance_samples": "layer_importance_windows"}
+
     plan: str | None = Field(
         default=None,
         description="Cut what this pruning_plan.json says, of search, of another cut or written by hand; options that "
@@ -193,7 +195,7 @@ class PruneConfig(StreamedConfig, CutLimits):
         description="Score of a layer: rise of log-perplexity without it, norm of what it adds, 1 - cosine of input "
         "and output.",
     )
-    layer_importance_samples: int = Field(default=8, ge=1, description="Windows for the scores of layers.")
+    layer_importance_windows: int = Field(default=8, ge=1, description="Windows for the scores of layers.")
     layer_importance_file: str | None = Field(
         default=None, description="Use the layer_importance.json of an earlier run instead of computing it."
     )

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
@@ -18,6 +18,7 @@ from secateur.distributed import all_reduce_numbers, all_reduce_sum, share
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
+from secateur.files.option_names import Renamed, by_present_names
 from secateur.models.adapters import adapter_of
 from secateur.pruning.config import LayerImportanceMethod
 
@@ -38,7 +39,7 @@ class LayerImportance:
         importance: the scores, in the order of the layers.
         unit: what the numbers mean.
         corpus: the text, in words.
-        samples: windows used.
+        windows: how many of it.
         seqlen: tokens in a window.
         model: the model's name.
     """
@@ -47,7 +48,7 @@ class LayerImportance:
     importance: list[float]
     unit: str = ""
     corpus: str = ""
-    samples: int = 0
+    windows: int = 0
     seqlen: int = 0
     model: str = ""
 
@@ -75,20 +76,22 @@ class LayerImportance:
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "LayerImportance":
         """Out of the checked content of a file. What else it holds is left out."""
-        known = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
+        named = by_present_names(_Stored, content)
+        known = {name: named[name] for name in cls.__dataclass_fields__ if name in named}
         return cls(**{**known, "importance": [float(value) for value in content["importance"]]})
 
 
-class _Stored(BaseModel):
+class _Stored(Renamed):
     """What a file must hold."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows"}
 
     method: str
     importance: list[Annotated[float, Field(ge=-LARGEST, le=LARGEST)]]
     unit: str = ""
     corpus: str = ""
-    samples: int = 0
+    windows: int = 0
     seqlen: int = 0
     model: str = ""
 
@@ -108,7 +111,7 @@ def measure_layer_importance(
     """
     measure = _removal if method == "removal" else _by_output
     importance = measure(model, share(windows), method, batch_size)
-    return LayerImportance(method, importance, UNITS[method], samples=len(windows), seqlen=windows.shape[1])
+    return LayerImportance(method, importance, UNITS[method], windows=len(windows), seqlen=windows.shape[1])
 
 
 def _removal(model: PreTrainedModel, windows: Tensor, method: LayerImportanceMethod, batch_size: int) -> list[float]:

@@ -7,7 +7,7 @@ from typing import TypedDict
 from secateur.calibration.streaming import Offload
 from secateur.data import Data
 from secateur.models.masks import Zeros
-from secateur.pruning.config import Allocation, Share, Target, UnitImportance
+from secateur.pruning.config import Allocation, Target, UnitImportance
 from secateur.pruning.importance import UnitScore
 
 
@@ -34,15 +34,15 @@ class PruneOptions(TypedDict, total=False):
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
-    calibration: Data
+    data: Data
     """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
     'pydocs'.
     """
 
-    samples: int
+    windows: int
     """Windows that the cut is fitted to. Default: 64."""
 
-    own_text: float
+    own_text: float | str
     """Share of those windows that the model writes itself, so that the cut spares what the calibration text does not
     show. Default: 0.5.
     """
@@ -56,7 +56,7 @@ class PruneOptions(TypedDict, total=False):
     seed: int
     """Seed for the choice of windows. Default: 0."""
 
-    ratio: float
+    ratio: float | str
     """Share of all parameters to remove. Default: 0.25."""
 
     target: Target
@@ -74,10 +74,10 @@ class PruneOptions(TypedDict, total=False):
     freeze: str | list[int]
     """Layers that lose nothing, e.g. 0,1,31. Default: []."""
 
-    min_rate: Share
+    min_rate: float | str
     """Least share of its parameters that a cut layer loses. Default: 0.0."""
 
-    max_rate: Share
+    max_rate: float | str
     """Largest share of its parameters that a cut layer loses. Default: 0.8."""
 
     channel_multiple: int | None
@@ -95,7 +95,7 @@ class PruneOptions(TypedDict, total=False):
     is made, which would fill them. Default: 'auto'.
     """
 
-    damping: float
+    damping: float | str
     """Ridge of the re-fit, as a share of the inputs' mean second moment. Default: 0.2."""
 
     offload: Offload
@@ -106,7 +106,7 @@ class PruneOptions(TypedDict, total=False):
     leaves where are refused beside it.
     """
 
-    attention_share: Share | None
+    attention_share: float | str | None
     """Share of the cut that attention bears. By size unless given; with the global allocation, as the ranking of units
     falls.
     """
@@ -126,7 +126,7 @@ class PruneOptions(TypedDict, total=False):
     alpha: float
     """How strongly rates follow layer importance (inverse, proportional). Default: 1.0."""
 
-    layer_importance_samples: int
+    layer_importance_windows: int
     """Windows for the scores of layers. Default: 8."""
 
     layer_importance_file: str | None

@@ -199,8 +199,8 @@ def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, con
     count = len(adapter_of(model).layers(model))
     if config.layer_importance_file is not None:
         return LayerImportance.read(config.layer_importance_file, count)
-    corpus = load_corpus(config.calibration, "train", config)
-    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_samples, seed=config.seed)
+    corpus = load_corpus(config.data, "train", config)
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.layer_importance_windows, seed=config.seed)
     importance = measure_layer_importance(model, windows, config.layer_importance, config.batch_size)
     return replace(importance, corpus=corpus.description, model=model_label(model.config.name_or_path or ""))
 
@@ -291,5 +291,5 @@ def _importance_if_needed(
 
 def _needs_importance(config: PruneConfig) -> bool:
     ranked = config.allocation in ("inverse", "proportional") and not config.even
-    asked = {"layer_importance", "layer_importance_samples", "layer_importance_file"} & config.model_fields_set
+    asked = {"layer_importance", "layer_importance_windows", "layer_importance_file"} & config.model_fields_set
     return ranked or bool(asked)

@@ -86,7 +86,7 @@ class RecoverOptions(TypedDict, total=False):
     lora_alpha: float
     """The adapter's output is scaled by alpha / r. Default: 16."""
 
-    lora_dropout: float
+    lora_dropout: float | str
     """Dropout before the adapter. Default: 0.0."""
 
     lora_target: str
@@ -97,13 +97,13 @@ class RecoverOptions(TypedDict, total=False):
     gradient_checkpointing: bool
     """Compute activations anew in the backward pass: less memory, a third more time. Default: False."""
 
-    distill_weight: float
+    distill_weight: float | str
     """Share of the teacher's part in the loss; the rest is cross entropy. Default: 0.5."""
 
     distill_temperature: float
     """Softens both distributions before they are compared. Default: 1.0."""
 
-    val_size: float
+    val_size: float | str
     """Windows set apart for validation: a share below 1, a number from 1 on, 0 for none. Default: 0.05."""
 
     eval_steps: int | None

@@ -59,7 +59,7 @@ def run_page(
 
 def comparison_rows(metrics: Mapping[str, Any]) -> list[Row]:
     """The models of `metrics.json` as rows for `tables.comparison_columns`."""
-    return [{**model, "perplexity": model["perplexities"]} for model in metrics["models"]]
+    return [dict(model) for model in metrics["models"]]
 
 
 def _overlap(one: str, other: str) -> bool:
@@ -163,7 +163,7 @@ def _pictures(
     if plan is not None:
         caption = f"Units chosen on {plan['calibration']}." if plan.get("calibration") else ""
         if importance is not None and importance.get("corpus") and scores_used(plan, importance):
-            caption += f" Layers scored on {counted(importance.get('samples', 0), 'window')} of {importance['corpus']}."
+            caption += f" Layers scored on {counted(importance.get('windows', 0), 'window')} of {importance['corpus']}."
         yield Picture.drawn("What was cut, layer by layer", partial(strategy_figure, plan, importance), caption.strip())
     if zeros is not None:
         caption = f"Chosen on {zeros['calibration']}." if zeros["calibration"] else "Chosen without a text."

@@ -102,8 +102,10 @@ def attention_table(figures: Mapping[str, Any]) -> TextTable:
     Args:
         figures: of `Comparison.to_dict`.
     """
+    measured = [next(iter(figures[name].values())) for name in ("perplexity", "sparse_perplexity")]
+    values = ("not finite" if value is None else f"{value:.3f}" for value in measured)
     rows = [
-        ("perplexity", f"{figures['perplexity']:.3f}", f"{figures['sparse_perplexity']:.3f}"),
+        ("perplexity", *values),
         ("seconds to the first token", f"{figures['seconds']:.2f}", f"{figures['sparse_seconds']:.2f}"),
         ("blocks computed", "100.0%", f"{figures['density']:.1%}"),
         ("left out in sparse layers", "", f"{figures['sparsity']:.1%}"),

@@ -40,7 +40,7 @@ def add_figures(path: Path, metrics: Mapping[str, Any]) -> None:
 
 def _figures(first: Mapping[str, Any], model: Mapping[str, Any], trained_on: str | None) -> Iterator[Figure]:
     """Perplexities and scores of a model, beside those of the first."""
-    for text, value in model["perplexities"].items():
+    for text, value in model["perplexity"].items():
         if value is None:
             continue
         windows = counted(model["windows"][text], "window")
@@ -48,7 +48,7 @@ def _figures(first: Mapping[str, Any], model: Mapping[str, Any], trained_on: str
         yield Figure(
             name="perplexity",
             value=value,
-            before=first["perplexities"].get(text),
+            before=first["perplexity"].get(text),
             measured_on=without_places(f"{model['corpora'][text]}: {windows} of {model['seqlen']:,} tokens{favoured}"),
             metric="perplexity",
             text=without_places(text),

@@ -176,7 +176,7 @@ class RunResults:
                 "figure": "layer importance",
                 "role": "importance",
                 "source": "",
-                "amount": amount_of(importance["samples"], importance["seqlen"]),
+                "amount": amount_of(importance["windows"], importance["seqlen"]),
                 "description": importance["corpus"],
             }
             yield {
@@ -218,13 +218,5 @@ def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 
 def _model_figures(measured: dict[str, Any], speed: dict[str, Any]) -> dict[str, Any]:
-    """One entry of `models`: `perplexity` is the number on the first text, `perplexities` has all of them."""
-    evaluation = measured["evaluation"]
-    by_text = evaluation["perplexity"]
-    return {
-        **evaluation,
-        **speed,
-        "perplexity": next(iter(by_text.values())),
-        "perplexities": by_text,
-        "samples": measured["samples"],
-    }
+    """One entry of `models`: what was measured of a model, its speed and how it continues texts."""
+    return {**measured["evaluation"], **speed, "samples": measured["samples"]}

@@ -15,6 +15,7 @@ from secateur.exporting import ExportConfig
 from secateur.exporting.nemotron_nas import MULTIPLE as NAS_MULTIPLE
 from secateur.files.input_text import read_input_text, shortened
 from secateur.files.option_kinds import booleans_for_numbers, model_of
+from secateur.files.option_names import by_present_names, by_present_places
 from secateur.files.shares import hint
 from secateur.files.yaml_text import Place, dotted, read_yaml
 from secateur.longrange.config import LongRangeConfig
@@ -27,7 +28,7 @@ from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 
-FITTED = ("calibration", "samples", "own_text", "seqlen", "batch_size", "damping", "zeros", *DataOptions.model_fields)
+FITTED = ("data", "windows", "own_text", "seqlen", "batch_size", "damping", "zeros", *DataOptions.model_fields)
 SHARED = ("seed", *LoadOptions.model_fields, *DataOptions.model_fields)
 ORIGINAL = "original"
 MOST_COMPLAINTS = 5
@@ -93,8 +94,9 @@ class Recipe(DataOptions, LoadOptions):
             # The cut that a search has found is made on the search's text.
             search = values["search"]
             given = search.model_dump(exclude_unset=True) if isinstance(search, SearchConfig) else search
+            given = by_present_names(SearchConfig, given)
             fitted = {name: given[name] for name in FITTED if name in given}
-            values = {**values, "prune": fitted | values.get("prune", {})}
+            values = {**values, "prune": fitted | by_present_names(PruneConfig, values.get("prune", {}))}
         for name, section in {"evaluate": {}, **values}.items():
             kind = model_of(cls.model_fields[name].annotation) if name in cls.model_fields else None
             if kind is not None and isinstance(section, dict):
@@ -161,7 +163,7 @@ class Recipe(DataOptions, LoadOptions):
         """Every text that the recipe names, and how it is read."""
         fitted = [section for section in (self.search, self.prune, self.sparsify) if section is not None]
         found: list[tuple[str, DataOptions]] = [(name, self.evaluate) for name in self.evaluate.data]
-        found += [(section.calibration, section) for section in fitted]
+        found += [(section.data, section) for section in fitted]
         if self.recover is not None:
             found += [(name, self.recover) for name in (self.recover.data, *self.recover.extra_eval)]
         return [(name, options.data_options()) for name, options in found]
@@ -213,9 +215,18 @@ def parse_recipe(text: str, source: str = "recipe") -> "Recipe | LongRangeRecipe
 def read_recipe(text: str, source: str) -> tuple[dict[str, Any], dict[Place, int]]:
     """The values of a recipe that is not checked yet, and the lines of its keys. Raises `OptionError`."""
     try:
-        return read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
+        values, lines = read_yaml(text, source, "a recipe: it must hold keys such as model, prune and evaluate")
     except InputError as error:
         raise OptionError(str(error)) from error
+    try:
+        return by_present_places(kind_of(values), values, lines)
+    except ValueError as error:
+        raise OptionError(f"{source}: {error}") from error
+
+
+def kind_of(values: Mapping[str, Any]) -> "type[Recipe] | type[LongRangeRecipe]":
+    """What a recipe with these values trains or cuts."""
+    return LongRangeRecipe if "longrange" in values else Recipe
 
 
 def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source: str) -> "Recipe | LongRangeRecipe":
@@ -229,7 +240,7 @@ def checked_recipe(values: Mapping[str, Any], lines: Mapping[Place, int], source
     Raises:
         OptionError: a key is unknown, or a value is refused.
     """
-    kind: type[Recipe] | type[LongRangeRecipe] = LongRangeRecipe if "longrange" in values else Recipe
+    kind = kind_of(values)
     for place, known in _unknown_keys(values, kind):
         raise OptionError(f"{_at(source, place, lines)}: unknown key{_suggestion(str(place[-1]), known)}")
     for place, given in _booleans_for_numbers(values, kind):

@@ -69,8 +69,8 @@ def search_model(
         SecateurError: what `load` and `search` raise; another search was stopped there.
     """
     free = overwrite or UnfinishedSearch(expanded(output)).is_finished
-    target = require_free(output, free, [name, *inputs_of(config.calibration, options=config)])
-    check_texts(config.calibration, options=config)
+    target = require_free(output, free, [name, *inputs_of(config.data, options=config)])
+    check_texts(config.data, options=config)
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         require_in_memory(model)
@@ -100,7 +100,7 @@ def search_model(
 
 def _settings(config: SearchConfig, model: str) -> dict[str, Any]:
     """What the rounds depend on. More rounds than before, or more patience, go on with those that are done."""
-    corpus = load_corpus(config.calibration, "train", config)
+    corpus = load_corpus(config.data, "train", config)
     settings = config.model_dump(exclude={"rounds", "patience", "device", "device_map"})
     return {**settings, "model": model, "text": corpus.fingerprint}
 

@@ -52,9 +52,9 @@ OWN = (
 )
 SCORING_FIELDS = (
     "layer_importance",
-    "layer_importance_samples",
+    "layer_importance_windows",
     "layer_importance_file",
-    "calibration",
+    "data",
     *DataOptions.model_fields,
     "seqlen",
     "batch_size",
@@ -202,7 +202,7 @@ class Pipeline(RunResults):
             SCORED,
             {"model": self.recipe.model, **settings, **config.load_arguments()},
             work,
-            inputs=(self.recipe.model, *inputs_of(config.calibration, options=config), *file),
+            inputs=(self.recipe.model, *inputs_of(config.data, options=config), *file),
         )
 
     def _search(self, config: SearchConfig) -> Stage:
@@ -216,7 +216,7 @@ class Pipeline(RunResults):
             SEARCHED,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(self.recipe.model, *inputs_of(config.calibration, options=config)),
+            inputs=(self.recipe.model, *inputs_of(config.data, options=config)),
         )
 
     def _prune(self, settings: PruneConfig) -> Stage:
@@ -242,7 +242,7 @@ class Pipeline(RunResults):
             work,
             inputs=(
                 self.recipe.model,
-                *inputs_of(settings.calibration, options=settings),
+                *inputs_of(settings.data, options=settings),
                 *([settings.plan] if settings.plan else []),
             ),
             needs=(SCORED, SEARCHED) if searched else (SCORED,),
@@ -260,7 +260,7 @@ class Pipeline(RunResults):
             SPARSE,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(*inputs_of(config.calibration, options=config), *inputs),
+            inputs=(*inputs_of(config.data, options=config), *inputs),
             needs=needs,
         )
 

@@ -68,9 +68,9 @@ def prune_model(
         SecateurError: what `load`, `prune` and `save` raise.
     """
     free = may_replace(output, PLAN, overwrite)
-    texts = inputs_of(config.calibration, options=config)
+    texts = inputs_of(config.data, options=config)
     output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
-    check_texts(config.calibration, options=config)
+    check_texts(config.data, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("prune", name, model, output, command_line)
@@ -95,9 +95,9 @@ def sparsify_model(
 ) -> SparsifyResult:
     """Load a model, set weights to zero, save it with the map of its zeros. Arguments and errors as `prune_model`."""
     free = may_replace(output, ZEROS, overwrite)
-    output = require_free(output, free, [name, *inputs_of(config.calibration, options=config)])
+    output = require_free(output, free, [name, *inputs_of(config.data, options=config)])
     if config.needs_text:
-        check_texts(config.calibration, options=config)
+        check_texts(config.data, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("sparsify", name, model, output, command_line)

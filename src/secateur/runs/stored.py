@@ -6,13 +6,15 @@ have happened to them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from secateur.comparison.results import with_all_perplexities
 from secateur.errors import OutputError
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
+from secateur.files.option_names import Renamed, by_present_names
 
 LARGEST = 2**53
 MOST_LAYERS = 10_000
@@ -24,10 +26,15 @@ Seconds = Annotated[float, Field(ge=0, le=1e12)]
 Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
-class RunFile(BaseModel):
+class RunFile(Renamed, BaseModel):
     """A part of a file. Types are as JSON has them: the content is used as it stands."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    @classmethod
+    def updated(cls, content: Any) -> Any:
+        """The content of a file that may be of an earlier version, as this one writes it. Raises `ValueError`."""
+        return by_present_names(cls, content) if isinstance(content, dict) else content
 
 
 class LayerFigures(RunFile):
@@ -60,11 +67,13 @@ class PlanFile(RunFile):
 class ImportanceFile(RunFile):
     """`layer_importance.json`."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows"}
+
     method: str
     importance: list[float] = Field(min_length=1, max_length=MOST_LAYERS)
     unit: str = ""
     corpus: str = ""
-    samples: Count = 0
+    windows: Count = 0
     seqlen: Count = 0
     model: str = ""
 
@@ -163,12 +172,13 @@ class TextFigures(RunFile):
 class LossFigures(RunFile):
     """An entry of a training's history."""
 
+    earlier_names: ClassVar[Mapping[str, str]] = {"eval_loss": "eval_cross_entropy"}
+
     step: Count
     loss: float | None = None
     cross_entropy: float | None = None
     kl_divergence: float | None = None
-    # An earlier version's name is the second.
-    eval_cross_entropy: float | None = Field(None, validation_alias=AliasChoices("eval_cross_entropy", "eval_loss"))
+    eval_cross_entropy: float | None = None
     eval_kl_divergence: float | None = None
 
 
@@ -189,11 +199,11 @@ class TrainingFile(RunFile):
 
 
 class ModelFigures(SpeedFigures):
-    """A model of `metrics.json`: `perplexity` is the number on the first text, `perplexities` has all of them."""
+    """A model of `metrics.json`."""
 
     name: str
     parameters: Count
-    perplexities: dict[str, Annotated[float, Field(gt=0)] | None] = Field(min_length=1)
+    perplexity: dict[str, Annotated[float, Field(gt=0)] | None] = Field(min_length=1)
     windows: dict[str, Count] = {}
     corpora: dict[str, str] = {}
     seqlen: Count = 0
@@ -213,6 +223,13 @@ class CommandLine(RunFile):
 
 class MetricsFile(RunFile):
     """`metrics.json`."""
+
+    @classmethod
+    def updated(cls, content: Any) -> Any:
+        """With perplexity by text, which stood in `perplexities` beside a number."""
+        if isinstance(content, dict) and isinstance(content.get("models"), list):
+            return {**content, "models": [with_all_perplexities(model) for model in content["models"]]}
+        return content
 
     name: str
     model: str
@@ -244,6 +261,7 @@ def read_run_file(file: Path, kind: type[RunFile] | None = None, advice: str = "
     content = read_json(file, "is damaged", OutputError, advice)
     try:
         if kind is not None:
+            content = kind.updated(content)
             kind.model_validate(content)
             _require_texts(content)
     except ValidationError as error:

@@ -101,7 +101,7 @@ def going_on(
 def _settings(model: PreTrainedModel, config: StreamedConfig, inputs: list[str | None]) -> dict[str, Any]:
     """Everything that changes the result."""
     digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in inputs if file is not None]
-    text = load_corpus(config.calibration, "train", config).fingerprint if config.needs_text else ""
+    text = load_corpus(config.data, "train", config).fingerprint if config.needs_text else ""
     return {
         **config.model_dump(exclude=NO_MATTER),
         "model": weights_fingerprint(model),

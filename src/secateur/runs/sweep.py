@@ -21,11 +21,12 @@ from secateur.console import command_text
 from secateur.errors import InputError, OptionError, SecateurError
 from secateur.files import require_only_own, working_directory, write_json
 from secateur.files.json_text import read_json
+from secateur.files.option_names import present_place
 from secateur.files.result_files import RECIPE, SWEEP
-from secateur.files.yaml_text import Place, yaml_value
+from secateur.files.yaml_text import Place, dotted, yaml_value
 from secateur.longrange.recipe import LongRangeRecipe
 from secateur.report import figure_of, sweep_plot
-from secateur.runs.recipe import Recipe, checked_recipe, read_recipe, recipe_text
+from secateur.runs.recipe import Recipe, checked_recipe, kind_of, read_recipe, recipe_text
 from secateur.runs.stages import run_recipe
 from secateur.showing import Drawn
 
@@ -212,10 +213,14 @@ def _value(key: str, text: str) -> Any:
 
 def _cells(text: str, source: str, swept: Mapping[str, list[Any]]) -> Iterator[Cell]:
     values, lines = read_recipe(text, source)
+    keys = [dotted(present_place(kind_of(values), tuple(key.split(".")))) for key in swept]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise OptionError(f"--set {twice} is given twice, once by its earlier name; put all its values behind one")
     seen: dict[str, str] = {}
     taken: set[str] = set()
     for combination in itertools.product(*swept.values()):
-        given = dict(zip(swept, combination, strict=True))
+        given = dict(zip(keys, combination, strict=True))
         named = ", ".join(f"{key}={_written(value)}" for key, value in given.items())
         changed: dict[str, Any] = copy.deepcopy(values)
         known: dict[Place, int] = dict(lines)

@@ -32,15 +32,15 @@ class SparsifyOptions(TypedDict, total=False):
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
-    calibration: Data
+    data: Data
     """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
     'pydocs'.
     """
 
-    samples: int
+    windows: int
     """Windows that the cut is fitted to. Default: 64."""
 
-    own_text: float
+    own_text: float | str
     """Share of windows that the model writes itself. Default: 0.0."""
 
     seqlen: int
@@ -60,7 +60,7 @@ class SparsifyOptions(TypedDict, total=False):
     or |W| (magnitude) alone. Default: 'admm'.
     """
 
-    sparsity: float | None
+    sparsity: float | str | None
     """Share of the weights that become zero; 0.5 unless given."""
 
     pattern: str | None
@@ -76,16 +76,16 @@ class SparsifyOptions(TypedDict, total=False):
     (uniform). Unless given fisher with admm, uniform with other methods and with patterns.
     """
 
-    fisher_range: float
+    fisher_range: float | str
     """Most that a matrix's share is moved by fisher, up or down. Default: 0.15."""
 
-    owl_range: float
+    owl_range: float | str
     """Most that a layer's share is moved by owl, up or down. Default: 0.08."""
 
     owl_outlier: float
     """What owl calls an outlier: a score of so many times the layer's mean. Default: 5.0."""
 
-    damping: float | None
+    damping: float | str | None
     """Ridge of the re-fit: of admm as a share of each input's second moment, 0.5 unless given; of sparsegpt as a share
     of their mean, 0.01 unless given.
     """

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from secateur.data import Data
 from secateur.models.masks import Zeros
-from secateur.pruning.config import Share, Target
+from secateur.pruning.config import Target
 
 
 class SearchOptions(TypedDict, total=False):
@@ -32,15 +32,15 @@ class SearchOptions(TypedDict, total=False):
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
-    calibration: Data
+    data: Data
     """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
     'pydocs'.
     """
 
-    samples: int
+    windows: int
     """Windows that the cut is fitted to. Default: 64."""
 
-    own_text: float
+    own_text: float | str
     """Share of those windows that the model writes itself, so that the cut spares what the calibration text does not
     show. Default: 0.5.
     """
@@ -54,7 +54,7 @@ class SearchOptions(TypedDict, total=False):
     seed: int
     """Seed for the choice of windows. Default: 0."""
 
-    ratio: float
+    ratio: float | str
     """Share of all parameters to remove. Default: 0.25."""
 
     target: Target
@@ -72,10 +72,10 @@ class SearchOptions(TypedDict, total=False):
     freeze: str | list[int]
     """Layers that lose nothing, e.g. 0,1,31. Default: []."""
 
-    min_rate: Share
+    min_rate: float | str
     """Least share of its parameters that a cut layer loses. Default: 0.0."""
 
-    max_rate: Share
+    max_rate: float | str
     """Largest share of its parameters that a cut layer loses. Default: 0.8."""
 
     channel_multiple: int | None
@@ -93,13 +93,13 @@ class SearchOptions(TypedDict, total=False):
     is made, which would fill them. Default: 'auto'.
     """
 
-    damping: float
+    damping: float | str
     """Ridge of the re-fit, as a share of the inputs' mean second moment. Default: 0.2."""
 
     rounds: int
     """How often the cut is made, the cost of each half measured where it stands, and spread anew. Default: 8."""
 
-    measured: int
+    measured_windows: int
     """Windows of the calibration text, beside those fitted to, to measure the cut on. Default: 16."""
 
     patience: int

@@ -41,12 +41,14 @@ class SearchText:
 def search_text(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> SearchText:
     """The calibration's windows and others of its corpus, shared out. Warns where the text is short."""
     fitted, others = _parts(tokenizer, calibration, config)
-    judged = spread(others, config.measured)
+    judged = spread(others, config.measured_windows)
     if torch.equal(fitted, judged):
         logger.warning("The text has one window only: the cuts are measured on what they are fitted to")
-    elif len(judged) < config.measured:
+    elif len(judged) < config.measured_windows:
         logger.warning(
-            "%d windows are to be measured on, and the text has %d left: these are used", config.measured, len(judged)
+            "%d windows are to be measured on, and the text has %d left: these are used",
+            config.measured_windows,
+            len(judged),
         )
     left = _without(others, judged)
     if len(left) < len(judged):
@@ -73,7 +75,7 @@ def _others(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, text: Tensor, co
     """The windows of a corpus beside those of the calibration; of a large one as many as the rounds can use."""
     if not corpus.large:
         return _without(token_windows(tokenizer, corpus, config.seqlen), text)
-    count = len(text) + config.measured * (config.rounds + 1)
+    count = len(text) + config.measured_windows * (config.rounds + 1)
     found = token_windows(tokenizer, corpus, config.seqlen, limit=count, seed=config.seed)
     others = _without(found, text)
     # The same seed draws the calibration's windows again. Where it does not, for want of text, windows that begin
