@@ -5,6 +5,7 @@
 # make docs    the site, into site/
 # make torture every command that writes, killed at every change to the file system
 # make fuzz    every kind of file that secateur reads, damaged 4,200 times in all
+# make schemas the tables of docs/json.md and the JSON Schemas beside it, written from the models
 # make options what type checkers see of the options, written from the configs
 # make families every command on a small model of each family; writes the table of docs/families.md
 # make engines vLLM, llama.cpp, mlx-lm and others, an environment each in .engines (9 GB), and pruned models in them
@@ -26,7 +27,7 @@ PYTEST := -n 3 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test check newest docs torture fuzz options families engines demo clean
+.PHONY: setup test check newest docs torture fuzz options schemas families engines demo clean
 
 setup: $(STAMP)
 
@@ -67,6 +68,9 @@ torture: setup
 
 fuzz: setup
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz
+
+schemas: setup
+	PYTHONPATH=tests $(BIN)/python -m json_docs
 
 options: setup
 	PYTHONPATH=tests $(BIN)/python -m typed_options

@@ -40,7 +40,7 @@ def test_the_python_api_is_all_there() -> None:
 
 def test_the_page_of_commands_has_every_option() -> None:
     page = site_hooks.commands_page()
-    for text in ("## secateur prune", "### secateur attention tune", "--ratio", "--layer-importance-samples", "Usage:"):
+    for text in ("## secateur prune", "### secateur attention tune", "--ratio", "--layer-importance-windows", "Usage:"):
         assert text in page
     assert set(re.findall(r"Usage: (\w+) ", page)) == {"secateur"}
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from json_docs import require_written
 from secateur.cli.group import Group
 from secateur.cli.main import COMMANDS, app
 
@@ -23,7 +24,11 @@ QUICK_EVALUATE = ["--windows", "4", "--seqlen", "32", "--device", "cpu", *QUICK_
 
 
 def secateur(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, words)
+    if result.exit_code == 0 and "--help" not in words:
+        require_written(words)
+    return result
 
 
 def done(result: Result) -> Result:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from json_docs import require_written
 from secateur.cli.main import COMMANDS, app
 from secateur.planning import PlanConfig, estimate
 from secateur.planning.known_devices import GPUS
@@ -33,7 +34,11 @@ SHOWN = [
 
 
 def secateur(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, words)
+    if result.exit_code == 0:
+        require_written(words)
+    return result
 
 
 @pytest.fixture(params=SIZES)

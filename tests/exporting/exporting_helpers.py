@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner, Result
 
+from json_docs import require_written
 from secateur.cli.main import app
 from secateur.data import load_corpus
 
@@ -97,7 +98,11 @@ def log_probabilities(model: Any, prompt: Sequence[int]) -> torch.Tensor:
 
 
 def command(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    result = CliRunner().invoke(app, words)
+    if result.exit_code == 0:
+        require_written(words)
+    return result
 
 
 def done(result: Result) -> str:

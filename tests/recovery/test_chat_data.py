@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from json_docs import require_valid
 from secateur.cli.main import app
 from secateur.models import save
 from secateur.recovery import recover
@@ -45,6 +46,7 @@ def test_recover_tells_what_it_has_seen(
     command = ["recover", str(tmp_path / "model"), "-o", str(tmp_path / "out"), *options]
     result = CliRunner().invoke(app, [*command, "--json", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
+    require_valid("recover --json", tmp_path / "out.json")
     printed = " ".join(result.output.split())
     figures = json.loads((tmp_path / "out.json").read_text())
     # <user>0?<assistant>0 it is.

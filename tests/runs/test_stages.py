@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from json_docs import require_valid_below
 from secateur.data import load_corpus
 from secateur.errors import DataError, InputError, OutputError
 from secateur.files import is_as_written
@@ -47,7 +48,9 @@ def recipe(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> C
 
 
 def run(recipe: Recipe, directory: Path, **options: Any) -> dict[str, Any]:
-    return run_recipe(recipe, "the recipe", directory, command_line="secateur run r.yaml", **options)
+    metrics = run_recipe(recipe, "the recipe", directory, command_line="secateur run r.yaml", **options)
+    require_valid_below(directory)
+    return metrics
 
 
 def models(metrics: dict[str, Any]) -> list[str]:
