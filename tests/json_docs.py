@@ -19,7 +19,9 @@ KINDS = {int: "whole number", float: "number", str: "text", bool: "true or false
 
 def require_valid(name: str, file: Path) -> None:
     """Raise pydantic's `ValidationError` where a file is not what the docs say."""
-    FILES[name][1].model_validate_json(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    other = f"{name} (longrange)"  # of the same name
+    FILES[other if other in FILES and "runs" in json.loads(text) else name][1].model_validate_json(text)
 
 
 def require_valid_below(directory: Path) -> None:
@@ -32,7 +34,7 @@ def require_valid_below(directory: Path) -> None:
 def require_written(words: Sequence[str]) -> None:
     """As `require_valid`, for what a command that has succeeded was to write."""
     named = {option: Path(words[words.index(option) + 1]) for option in ("--json", "-o") if option in words}
-    command = " ".join(words[:2] if words[0] in ("attention", "longrange") else words[:1])
+    command = " ".join(words[:2] if words[:1] in (["attention"], ["longrange"]) else words[:1])
     name = f"{'compare' if command == 'sweep' else command} --json"
     if "--json" in named and name in FILES:
         require_valid(name, named["--json"])

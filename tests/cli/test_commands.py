@@ -218,7 +218,7 @@ def test_sweep_reports_a_failed_cell_and_is_status_1(tiny: Path, tmp_path: Path)
     assert "1 of 2 cells failed: prune.ratio=0.99: " in failed(result)
     assert "original" in result.stdout and "0.2" in result.stdout and "comparison.html" in result.stdout
     assert json.loads(figures.read_text())["swept"] == ["prune.ratio"]
-    assert "did you mean ratio?" in failed(secateur("sweep", recipe, "--set", "prune.ratoi=1", "-o", out))
+    assert "did you mean ratio?" in failed(secateur("sweep", recipe, "--set", "prune.ratoi=1", "-o", out), 2)
 
 
 @pytest.mark.slow

@@ -1,0 +1,84 @@
+"""Models that were looked at, planned and exported."""
+
+from pydantic import ConfigDict, Field
+
+from secateur.runs.written.base import Figures, Share, Written
+
+
+class Problem(Written):
+    """A fault of a model."""
+
+    where: str
+    what: str
+    severity: str = Field(description="error or warning.")
+
+
+class TensorHealth(Written):
+    """A tensor."""
+
+    name: str
+    shape: list[int]
+    zeros: Share
+    largest: float | None
+    nan: int
+    infinite: int
+    dead_rows: int
+
+
+class DiagnoseJson(Figures):
+    """Whether a model is sound."""
+
+    healthy: bool
+    problems: list[Problem]
+    tensors: list[TensorHealth]
+    loss: float | None
+    uniform_loss: float | None = Field(description="Of a model that knows nothing.")
+    sparsity: Share
+    zeros: str
+
+
+class Phase(Written):
+    """A phase of a command on the devices."""
+
+    phase: str
+    options: str = Field(description="What the command needs to be given.")
+    memory_bytes: float
+    fits: bool
+    seconds: float | None
+    processes: int
+
+
+class EstimateJson(Figures):
+    """Memory and time on paper."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    family: str
+    parameters: int
+    dtype: str
+    weights_bytes: int
+    devices: int
+    device: str
+    device_memory_bytes: float
+    utilisation: str
+    phases: list[Phase] = Field(min_length=1)
+    advice: list[str]
+
+
+class ExportFile(Written):
+    """What an export wrote."""
+
+    format: str
+    architecture: str
+    per_layer: bool
+    pre_tokenizer: str | None
+    dtype: str
+    parameters: int
+    parameters_in_file: int
+    bytes: int
+    tensors: dict[str, int] = Field(description="How many of each number format.")
+
+
+class ExportJson(ExportFile, Figures):
+    """What an export wrote."""
