@@ -41,8 +41,8 @@ def main() -> None:
         secateur.prune(
             pruned,
             tokenizer,
-            calibration=f"{options.data}[:80%]",
-            samples=options.samples,
+            data=f"{options.data}[:80%]",
+            windows=options.samples,
             ratio=options.ratio,
             seed=options.seed,
             **VARIANTS[name],

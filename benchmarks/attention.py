@@ -87,7 +87,7 @@ def tuned(
     """A profile, and the seconds it took."""
     config = TuneConfig(
         data=f"{options.data}[:80%]",
-        samples=options.samples,
+        windows=options.samples,
         seqlen=options.seqlen,
         seed=options.seed,
         l1=options.l1,

@@ -72,7 +72,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--ratios", type=float, nargs="+", default=[0.2, 0.3], help="shares of all parameters to remove"
     )
-    parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
+    parser.add_argument("--samples", type=int, default=PruneConfig().windows, help="calibration windows of 512 tokens")
     parser.add_argument("--windows", type=int, default=64, help="windows of 512 tokens that perplexity is measured on")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64)
@@ -86,7 +86,7 @@ def made(
 ) -> PreTrainedModel:
     """A copy of the model with a share of its parameters gone."""
     cut = copy.deepcopy(model)
-    shared = {"calibration": f"{options.data}[:80%]", "samples": options.samples, "seed": options.seed}
+    shared = {"data": f"{options.data}[:80%]", "windows": options.samples, "seed": options.seed}
     if kind != SHORTGPT:
         secateur.prune(cut, tokenizer, PruneConfig(ratio=ratio, **shared, **KINDS[kind]))
         return cut

@@ -2,7 +2,7 @@
 
     python benchmarks/large.py --directory /mnt/large                # writes 16 GB there, if they are not there yet
     python benchmarks/large.py --directory /mnt/large --layers 4     # fewer layers of the same widths
-    python benchmarks/large.py --directory /mnt/large -- --importance obs --samples 16
+    python benchmarks/large.py --directory /mnt/large -- --importance obs --windows 16
 
 What stands after `--` goes to `secateur prune`. The model is written a layer at a time and never held. Memory is what
 the process holds itself plus what it has mapped of files (its largest resident set), read every 50 ms. The last line is
@@ -26,7 +26,7 @@ sys.path.append(str(common.ROOT / "tests"))
 from tiny import make_tiny_tokenizer
 
 HIDDEN, WIDE, HEADS, KEY_VALUE_HEADS, VOCABULARY = 4096, 14336, 32, 8, 128256
-DEFAULTS = ["--importance", "activation", "--samples", "8", "--batch-size", "2"]
+DEFAULTS = ["--importance", "activation", "--windows", "8", "--batch-size", "2"]
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         write(model, options.layers, options.seed)
     output = options.directory / f"pruned-{options.layers}"
     command = [str(Path(sys.executable).parent / "secateur"), "prune", str(model), "-o", str(output), "--overwrite"]
-    command += ["--stream", "--own-text", "0", "--calibration", str(options.data), *(options.options or DEFAULTS)]
+    command += ["--stream", "--own-text", "0", "--data", str(options.data), *(options.options or DEFAULTS)]
     print(" ".join(command), flush=True)
     start, most = time.perf_counter(), 0
     process = psutil.Popen(command)

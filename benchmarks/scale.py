@@ -53,8 +53,8 @@ def main() -> None:
         return
     config = PlanConfig(
         devices="1xcpu-core",
-        samples=options.samples,
-        recover_windows=RECOVER_WINDOWS,
+        windows=options.samples,
+        recover_samples=RECOVER_WINDOWS,
         evaluate_windows=EVALUATE_WINDOWS,
     )
     computed = {phase.phase: phase for phase in estimate(MODEL, config).phases}
@@ -114,9 +114,9 @@ def evaluate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options
 
 
 def write_own_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
-    config = PruneConfig(samples=options.samples)
+    config = PruneConfig(windows=options.samples)
     seed = time.time_ns() % 2**32  # so that it is not in the cache
-    return lambda: own_text(model, tokenizer, int(config.own_text * config.samples), config.seqlen, seed)
+    return lambda: own_text(model, tokenizer, int(config.own_text * config.windows), config.seqlen, seed)
 
 
 def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
@@ -135,12 +135,12 @@ def cut(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: arg
 
 def calibration(options: argparse.Namespace) -> PruneConfig:
     """As many windows as the plan's, all of them from the text: where they come from does not matter here."""
-    return PruneConfig(samples=options.samples, own_text=0.0, calibration=str(options.data))
+    return PruneConfig(windows=options.samples, own_text=0.0, data=str(options.data))
 
 
 def sparsify(method: str) -> Prepare:
     def prepare(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
-        settings: dict[str, Any] = {"samples": options.samples, "calibration": str(options.data)}
+        settings: dict[str, Any] = {"windows": options.samples, "data": str(options.data)}
         calibrate(model, tokenizer, calibration(options))  # so that the tokens are in the cache
         return lambda: secateur.sparsify(model, tokenizer, method=method, **settings)
 
@@ -149,7 +149,7 @@ def sparsify(method: str) -> Prepare:
 
 def search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, options: argparse.Namespace) -> Phase:
     calibrate(model, tokenizer, calibration(options))
-    settings: dict[str, Any] = {"samples": options.samples, "own_text": 0.0, "calibration": str(options.data)}
+    settings: dict[str, Any] = {"windows": options.samples, "own_text": 0.0, "data": str(options.data)}
     return lambda: secateur.search(model, tokenizer, patience=SearchConfig().rounds, **settings)
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     model, tokenizer = secateur.load("smollm2-135m")
     measure = common.perplexities(tokenizer, options.data, options.windows)
     base = measure(model)
-    calibration = {"calibration": options.calibration or f"{options.data}[:80%]", "seed": options.seed}
+    calibration = {"data": options.calibration or f"{options.data}[:80%]", "seed": options.seed}
     start = time.perf_counter()
     found = secateur.search(model, tokenizer, ratio=options.ratio, rounds=options.rounds, **calibration)
     seconds = time.perf_counter() - start

@@ -52,7 +52,7 @@ def main() -> None:
     configure_logging()
     logging.getLogger("secateur").setLevel(logging.WARNING)
     model, tokenizer = secateur.load("smollm2-135m", dtype="bfloat16", device=options.device)
-    text = {"calibration": f"{options.data}[:80%]", "samples": options.samples, "seed": options.seed}
+    text = {"data": f"{options.data}[:80%]", "windows": options.samples, "seed": options.seed}
     measured = token_windows(tokenizer, load_corpus(f"{options.data}[80%:]"), 512, limit=options.windows)
     ppl = {"base": perplexity(model, measured)}
     result: dict[str, Any] = {"ppl": ppl, "seconds": {}, "peak_memory_bytes": {}, "sparsity": {}}
@@ -74,7 +74,7 @@ def main() -> None:
     )
     if options.recover:
         before = share_of_zeros(default)
-        trained, seconds = recover(default, tokenizer, model, {"data": text["calibration"], "seed": options.seed})
+        trained, seconds = recover(default, tokenizer, model, {"data": text["data"], "seed": options.seed})
         ppl["recovered@0.5"] = perplexity(trained, measured)
         result["seconds"]["recovered@0.5"] = seconds
         result["sparsity_before_recovery"], result["sparsity_after_recovery"] = before, share_of_zeros(trained)
@@ -141,9 +141,9 @@ def speedup(
 
     Both are timed here, the second time that each is run, so that neither pays for the warming up.
     """
-    corpus = load_corpus(config.calibration, "train")
-    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.samples, seed=config.seed)
-    few = config.model_copy(update={"samples": 4})
+    corpus = load_corpus(config.data, "train")
+    windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
+    few = config.model_copy(update={"windows": 4})
     cut(model, tokenizer, few)
     reference_wanda(copy.deepcopy(model), windows[:4])
     _, _, ours = cut(model, tokenizer, config)

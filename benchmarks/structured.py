@@ -37,7 +37,7 @@ def main() -> None:
     measure = common.perplexities(tokenizer, options.data, options.windows)
     base = measure(model)
     show("uncut", base)
-    calibration = {"calibration": f"{options.data}[:80%]", "samples": options.samples, "ratio": options.ratio}
+    calibration = {"data": f"{options.data}[:80%]", "windows": options.samples, "ratio": options.ratio}
     cuts = {}
     for name, settings in (("classic", CLASSIC), ("default", {})):
         cuts[name] = cut(model, tokenizer, PruneConfig(**calibration, **settings, seed=options.seed))
@@ -77,7 +77,7 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = common.parser(__doc__)
     parser.add_argument("--ratio", type=float, default=0.2, help="share of all parameters to remove")
-    parser.add_argument("--samples", type=int, default=PruneConfig().samples, help="calibration windows of 512 tokens")
+    parser.add_argument("--samples", type=int, default=PruneConfig().windows, help="calibration windows of 512 tokens")
     parser.add_argument("--windows", type=int, default=40, help="windows of 512 tokens to measure on each text")
     parser.add_argument("--recover", action="store_true", help="also train, with the demo's settings, on WikiText-2")
     return parser.parse_args()

@@ -135,11 +135,11 @@ def measured(run: str, hidden: int, options: argparse.Namespace) -> dict[str, tu
     secateur = importlib.import_module("secateur")
     found: dict[str, tuple[float, float]] = {}
     calibrated: dict[str, Any] = {
-        "samples": WINDOWS,
+        "windows": WINDOWS,
         "seqlen": SEQLEN,
         "own_text": 0.0,
         "seed": options.seed,
-        "calibration": str(options.data),
+        "data": str(options.data),
     }
     with watched(found, "all"):
         if run == "prune":
@@ -149,7 +149,7 @@ def measured(run: str, hidden: int, options: argparse.Namespace) -> dict[str, tu
             secateur.search(model, tokenizer, ratio=RATIO, rounds=2, **calibrated)
         elif run == "tune":
             tune = importlib.import_module("secateur.attention").tune
-            tune(model, tokenizer, data=str(options.data), samples=WINDOWS, seqlen=SEQLEN)
+            tune(model, tokenizer, data=str(options.data), windows=WINDOWS, seqlen=SEQLEN)
         else:
             watch_phases("secateur.sparsity.sparsify", found)
             secateur.sparsify(model, tokenizer, method=run, allocation="uniform", **calibrated)

@@ -10,7 +10,7 @@ from mkdocs.structure.files import File, Files
 
 INTRODUCTION = """# Commands
 
-What `secateur COMMAND --help` prints. Exit status: 0 done, 2 an option or argument that is wrong on its face, 1
+What `secateur COMMAND --help` prints. Exit status: 0 done, 2 an option, argument or recipe that is wrong on its face, 1
 everything else that fails, 130 interrupted. Errors are one line; `--debug` shows the traceback.
 """
 

@@ -113,7 +113,7 @@ def test_the_docs_show_what_the_command_prints(tmp_path: Path, size_shown: str, 
 
 OF_THE_PLAN = {
     "evaluate": {"windows": "evaluate_windows"},
-    "recover": {"samples": "recover_windows", "epochs": "recover_epochs", "batch_size": "recover_batch_size"},
+    "recover": {"samples": "recover_samples", "epochs": "recover_epochs", "batch_size": "recover_batch_size"},
 }
 
 
@@ -121,7 +121,7 @@ OF_THE_PLAN = {
 def test_what_you_can_do_is_a_command_line_that_fits(
     tmp_path: Path, devices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = ["--devices", devices, "--ratio", "0.3", "--samples", "48", "--recover-windows", "500"]
+    told = ["--devices", devices, "--ratio", "0.3", "--windows", "48", "--recover-samples", "500"]
     lines = secateur("plan", written(tmp_path, "8b"), *told).stdout.splitlines()
     can = [line.removeprefix("you can: ") for line in lines if line.startswith("you can: ")]
     cannot = [line for line in lines if line.startswith("you cannot: ")]
@@ -150,17 +150,17 @@ def test_what_you_can_do_is_a_command_line_that_fits(
             if phase.phase.startswith(f"{words[0]}{method}") and (", teacher" in phase.phase) == bool(teacher)
         ]
         assert phases and all(phase.fits for phase in phases), line
-        assert not any("--batch-size" in phase.options or "--samples" in phase.options for phase in phases), line
+        assert not any("--batch-size" in phase.options or "--windows" in phase.options for phase in phases), line
 
 
-def test_smaller_batches_and_samples_are_tried_before_it_does_not_fit(tmp_path: Path) -> None:
+def test_smaller_batches_and_windows_are_tried_before_it_does_not_fit(tmp_path: Path) -> None:
     model = written(tmp_path, "8b")
     options = {phase.phase: phase.options for phase in estimate(model, devices="RTX4090").phases if phase.fits}
     assert options["search"] == "--batch-size 4"
     # Samples are the last to be given up.
-    tight = estimate(model, devices="mine", memory_gb=21.2, tflops=100, samples=512)
+    tight = estimate(model, devices="mine", memory_gb=21.2, tflops=100, windows=512)
     found = {phase.phase: phase for phase in tight.phases}
-    assert found["prune: scores"].fits and "--samples" in found["prune: scores"].options
+    assert found["prune: scores"].fits and "--windows" in found["prune: scores"].options
     assert found["prune: scores"].options == found["prune: cut and re-fit"].options
 
 

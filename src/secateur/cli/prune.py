@@ -42,7 +42,7 @@ def prune(
     with trust_remote_code=True. Beside the weights stand pruning_plan.json, what each layer loses and keeps;
     pruning_strategy.png, the same drawn; layer_importance.json where layers were scored; command.txt and run.log.
 
-    secateur prune smollm2-135m -o out/pruned --ratio 0.2 --calibration 'notes.txt[:80%]'
+    secateur prune smollm2-135m -o out/pruned --ratio 0.2 --data 'notes.txt[:80%]'
     """
     from secateur.distributed import is_first
     from secateur.runs.steps import prune_model, where_it_opens

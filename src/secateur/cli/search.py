@@ -34,7 +34,7 @@ def search(
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
 
-    secateur search smollm2-135m -o out/search --ratio 0.2 --calibration 'notes.txt[:80%]'
+    secateur search smollm2-135m -o out/search --ratio 0.2 --data 'notes.txt[:80%]'
     """
     from secateur.report import search_table
     from secateur.runs.searching import search_model

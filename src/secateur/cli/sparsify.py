@@ -35,7 +35,7 @@ def sparsify(
     The output is a Hugging Face model directory of the same shapes. Beside the weights stand sparsity.json, each
     matrix's share of zeros and its pattern; sparsity.png, the same as a heat map; command.txt and run.log.
 
-    secateur sparsify smollm2-135m -o out/sparse --sparsity 0.5 --calibration 'notes.txt[:80%]'
+    secateur sparsify smollm2-135m -o out/sparse --sparsity 0.5 --data 'notes.txt[:80%]'
     """
     from secateur.runs.steps import sparsify_model
 

@@ -53,16 +53,16 @@ class Cluster:
     per_machine: int
     products: float
 
-    def best(self, asked: Setting, task: Task, *, all_samples: bool = False) -> list[PhaseEstimate]:
+    def best(self, asked: Setting, task: Task, *, all_windows: bool = False) -> list[PhaseEstimate]:
         """A task's phases in the first layout that holds them all, or else in the one that needs least memory.
 
         Args:
             asked: what is to be done.
             task: the command.
-            all_samples: whether no fewer samples than asked are tried.
+            all_windows: whether no fewer windows than asked are tried.
         """
         least: list[PhaseEstimate] = []
-        for settings in islice(task.settings(asked), 1 if all_samples else None):
+        for settings in islice(task.settings(asked), 1 if all_windows else None):
             for phases in self._layouts(asked, settings, task):
                 if all(one.fits for one in phases):
                     return phases
@@ -182,7 +182,7 @@ def _lack(cluster: Cluster, asked: Setting, task: Task, phases: Sequence[PhaseEs
         return need + ("; with --stream one layer at a time is in memory" if task.streams else "")
     for count in (2**power for power in range(1, MOST_ADVISED.bit_length())):
         if count > cluster.count:
-            enough = replace(cluster, count=count).best(asked, task, all_samples=True)
+            enough = replace(cluster, count=count).best(asked, task, all_windows=True)
             if all(one.fits for one in enough):
                 return f"{need}; {count} of them are enough with {enough[0].options}"
     return f"{need}; no number of these devices is enough, use ones with more memory"

@@ -10,12 +10,12 @@ from secateur.planning.calibration import admm, magnitude, prune_phases, search,
 from secateur.planning.phase import Phase, Setting
 from secateur.planning.running import evaluate, full, load, lora, thrifty
 
-FEWEST_SAMPLES = 8
-SPARSIFIED = {key: key for key in ("samples", "seqlen", "batch_size", "dtype")}
+FEWEST_WINDOWS = 8
+SPARSIFIED = {key: key for key in ("windows", "seqlen", "batch_size", "dtype")}
 CALIBRATED = {"ratio": "ratio", "own_text": "own_text", **SPARSIFIED}
 EVALUATED = {"evaluate_windows": "windows", "seqlen": "seqlen", "batch_size": "batch_size", "dtype": "dtype"}
 RECOVERED = {
-    "recover_windows": "samples",
+    "recover_samples": "samples",
     "recover_epochs": "epochs",
     "recover_batch_size": "batch_size",
     "seqlen": "seqlen",
@@ -54,20 +54,20 @@ class Task:
         return f"{self.command} {self.method}".strip()
 
     def settings(self, asked: Setting) -> Iterator[list[Setting]]:
-        """The setting as asked and with smaller batches; then the same with fewer and fewer samples."""
+        """The setting as asked and with smaller batches; then the same with fewer and fewer windows."""
         if self.trains:
             yield thrifty(asked)
             return
-        samples, most = [asked.config.samples], asked.config.batch_size
+        counts, most = [asked.config.windows], asked.config.batch_size
         batches = [most >> power for power in range(most.bit_length())] if "batch_size" in self.smaller else [most]
-        while "samples" in self.smaller and samples[-1] >= 2 * FEWEST_SAMPLES:
-            samples.append(samples[-1] // 2)
-        for count in samples:
-            changes = [{"samples": count, "batch_size": batch} for batch in batches]
+        while "windows" in self.smaller and counts[-1] >= 2 * FEWEST_WINDOWS:
+            counts.append(counts[-1] // 2)
+        for count in counts:
+            changes = [{"windows": count, "batch_size": batch} for batch in batches]
             yield [replace(asked, config=asked.config.model_copy(update=change)) for change in changes]
 
     def reductions(self, asked: Setting, used: Setting) -> str:
-        """The options that make the setting smaller: `--batch-size 1 --samples 16`."""
+        """The options that make the setting smaller: `--batch-size 1 --windows 16`."""
         changed = [key for key in self.smaller if getattr(used.config, key) != getattr(asked.config, key)]
         return " ".join(f"{flag(self.options[key])} {getattr(used.config, key)}" for key in changed)
 
@@ -90,7 +90,7 @@ def _one(phase: Callable[..., Phase], **options: Any) -> Callable[[Setting], Seq
     return lambda setting: [phase(setting, **options)]
 
 
-_calibrated = partial(Task, options=CALIBRATED, smaller=("batch_size", "samples"))
+_calibrated = partial(Task, options=CALIBRATED, smaller=("batch_size", "windows"))
 TASKS = (
     Task("", _one(load)),
     Task("evaluate", _one(evaluate), options=EVALUATED, smaller=("batch_size",), streams=True),
