@@ -3,10 +3,10 @@
 import logging
 import re
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,10 +39,14 @@ class LayerRange(BaseModel):
     def _is_a_range(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"\d*:\d*", value):
             raise ValueError(f"'{value}' is no range of layers; write FIRST:END, 10:25 for example")
-        first, _, end = (value or ":").partition(":")
-        if end and int(first or 0) >= int(end):
-            raise ValueError("it names no layer; END is not included")
         return value
+
+    @model_validator(mode="after")
+    def _names_a_layer(self) -> Self:
+        first, _, end = (self.layers or ":").partition(":")
+        if end and int(first or 0) >= int(end):
+            raise ValueError(f"--layers {self.layers} names no layer; END is not included")
+        return self
 
     def layer_range(self, num_layers: int) -> range:
         """The layers that `layers` names, all without it. Raises `InputError` where they are outside the model."""
