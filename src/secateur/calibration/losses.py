@@ -35,6 +35,24 @@ def token_losses(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_t
     return torch.cat(losses).view(labels.shape[0], -1)
 
 
+@torch.no_grad()
+def summed_divergence(model: PreTrainedModel, found: Tensor, wanted: Tensor, chunk_tokens: int = CHUNK_TOKENS) -> float:
+    """KL divergence of the next token's distribution from what it should be, summed over tokens, in nats.
+
+    Args:
+        model: a causal language model; only its head is run.
+        found: last hidden states, behind the final norm, (batch, seq, hidden_size).
+        wanted: those of the model that is compared with.
+        chunk_tokens: how many tokens' logits are held at once.
+    """
+    head, total = head_of(model), 0.0
+    flat = (states.to(head.weight.device).flatten(0, 1).split(chunk_tokens) for states in (found, wanted))
+    for chunk in zip(*flat, strict=True):
+        ours, theirs = (head(states).float().log_softmax(-1) for states in chunk)
+        total += functional.kl_div(ours, theirs, reduction="sum", log_target=True).item()
+    return total
+
+
 def chunked_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor, chunk_tokens: int = CHUNK_TOKENS) -> Tensor:
     """Summed cross entropy, differentiable; each chunk's logits are computed anew in the backward pass.
 

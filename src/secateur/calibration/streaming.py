@@ -196,10 +196,23 @@ class LayerStream:
                 for hidden, of_batch in zip(self.hidden, given, strict=False)
             )
 
+    def pass_through(self, index: int, without: Part | None = None) -> None:
+        """Go on to the next layer, through the halves of layer `index`, or through all but one of them."""
+        for half in self.halves(index):
+            if half.part == without:
+                self._share_keys(index, half)
+            else:
+                self.run(index, half)
+        self.end_layer(index)
+
     def leave_out(self, index: int) -> None:
         """Go past layer `index` as if it were not there, but for keys and values that later layers use."""
-        if SHARED in self.arguments[index]:
-            for _ in self.mixed(index, self.half(index, "attention")):
+        self._share_keys(index, self.half(index, "attention"))
+
+    def _share_keys(self, index: int, half: Half) -> None:
+        """Leave what later layers use of an attention that is left out."""
+        if half.part == "attention" and SHARED in self.arguments[index]:
+            for _ in self.mixed(index, half):
                 pass
 
     def inputs(self, index: int, half: Half, module: nn.Module) -> Iterator[Tensor]:

@@ -122,9 +122,9 @@ def _removal(model: PreTrainedModel, windows: Tensor, method: LayerImportanceMet
         without = stream.fork()
         without.leave_out(index)
         for later in range(index + 1, count):
-            _pass(without, later)
+            without.pass_through(later)
         rises.append(_mean_loss(model, without, windows))
-        _pass(stream, index)
+        stream.pass_through(index)
     base = _mean_loss(model, stream, windows)
     return [rise - base for rise in rises]
 
@@ -135,7 +135,7 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
     scores = []
     for index in track(range(count), "Importance of layers"):
         before = list(stream.hidden)
-        _pass(stream, index)
+        stream.pass_through(index)
         pairs = zip(before, stream.hidden, strict=True)
         if method == "similarity":
             values = [1 - functional.cosine_similarity(a.float(), b.float(), dim=-1).mean() for a, b in pairs]
@@ -146,12 +146,6 @@ def _by_output(model: PreTrainedModel, windows: Tensor, method: LayerImportanceM
         total, windows_seen = all_reduce_sum(sums)
         scores.append(float(total / windows_seen))
     return scores
-
-
-def _pass(stream: LayerStream, index: int) -> None:
-    for half in stream.halves(index):
-        stream.run(index, half)
-    stream.end_layer(index)
 
 
 @torch.no_grad()

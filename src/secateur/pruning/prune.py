@@ -43,6 +43,7 @@ from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
+from secateur.pruning.removals import with_measured_halves
 from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
@@ -225,7 +226,8 @@ def unit_scores(
     if own_score is not None:
         return own_scores(model, windows, config.batch_size, config.offload, walks, own_score)
     if config.by_refit:
-        return obs_scores(model, windows, config.batch_size, config.damping, metrics, config.offload, walks)
+        scores = obs_scores(model, windows, config.batch_size, config.damping, metrics, config.offload, walks)
+        return with_measured_halves(model, scores, windows, config.batch_size, config.offload, walks)
     if config.importance == "taylor":
         return taylor_scores(model, windows, config.batch_size)
     if config.importance == "activation":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.calibration.gradients import only_gradients_of
+from secateur.calibration.losses import summed_divergence
 from secateur.calibration.sensitivity import final_states, gradient_of, residual_streams
 from secateur.calibration.streaming import LayerStream
 from secateur.console import track
@@ -48,23 +49,15 @@ def _final_states(model: PreTrainedModel, windows: Tensor, batch_size: int) -> I
     adapter = adapter_of(model)
     stream = LayerStream.start(model, share(windows), batch_size)
     for index in range(len(adapter.layers(model))):
-        for half in stream.halves(index):
-            stream.run(index, half)
-        stream.end_layer(index)
+        stream.pass_through(index)
     for hidden in stream.hidden:
         yield final_states(model, hidden).cpu()
 
 
-@torch.no_grad()
 def divergence(model: PreTrainedModel, watched: Watched) -> float:
     """Mean KL divergence of the next token's distribution from the uncut model's, in nats per token."""
-    head = head_of(model)
-    total = 0.0
-    states = _final_states(model, watched.windows, watched.batch_size)
-    for cut, uncut in zip(states, watched.uncut, strict=True):
-        for ours, theirs in _chunks(*(states.to(head.weight.device) for states in (cut, uncut))):
-            log_probabilities, wanted = (head(state).float().log_softmax(-1) for state in (ours, theirs))
-            total += nn.functional.kl_div(log_probabilities, wanted, reduction="sum", log_target=True).item()
+    states = zip(_final_states(model, watched.windows, watched.batch_size), watched.uncut, strict=True)
+    total = sum(summed_divergence(model, cut, uncut, CHUNK_TOKENS) for cut, uncut in states)
     total, scored = all_reduce_numbers(total, float(share(watched.windows).numel()))
     return total / scored
 

@@ -32,6 +32,7 @@ from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
 from secateur.pruning.ladders import Ladder, build_ladders, unpriced_ladders
 from secateur.pruning.multiples import require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
+from secateur.pruning.removals import with_measured_halves
 from secateur.pruning.search.candidates import (
     HalfName,
     cut_with_candidates,
@@ -312,6 +313,7 @@ def _made(
 def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> Ladders:
     """The ladders by which `prune` spreads a cut."""
     scores = obs_scores(model, windows, config.batch_size, config.damping)
+    scores = with_measured_halves(model, scores, windows, config.batch_size)
     return {(ladder.layer, ladder.part): ladder for ladder in build_ladders(model, config, scores)}
 
 
