@@ -62,9 +62,7 @@ def test_a_half_that_the_model_does_not_mind_leaves_first() -> None:
     model = make_tiny_model()
     with torch.no_grad():
         model.model.layers[2].self_attn.o_proj.weight.mul_(0.02)
-    result = secateur.prune(
-        model, make_tiny_tokenizer(), ratio=0.2, calibration="pydocs", samples=4, seqlen=32, own_text=0
-    )
+    result = secateur.prune(model, make_tiny_tokenizer(), ratio=0.2, data="pydocs", windows=4, seqlen=32, own_text=0)
     assert result.plan.layers[2].after.num_key_value_heads == 0
 
 

@@ -13,6 +13,7 @@ from secateur.calibration.own_text import PIECE_TOKENS, PIECES
 from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
 from secateur.planning.work import Work
 from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS
+from secateur.pruning.removals import TOKENS as TOKENS_WITHOUT
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.rounds import MOST_TRIED
 from secateur.sparsity.sparsify import FISHER_WINDOWS
@@ -57,7 +58,7 @@ def own_text(setting: Setting) -> Phase:
 
 
 def unit_scores(setting: Setting) -> Phase:
-    """Sensitivity of the residual stream, then OBS for every unit, one half of a layer after another."""
+    """Sensitivity of the residual stream, OBS for every unit, and what the model loses without each half."""
     shape, tokens = setting.shape, setting.calibration_tokens
     few = setting.few_tokens(SENSITIVITY_WINDOWS)
     # Forward, forward again in the backward pass, and the gradient by the stream; weights have none.
@@ -66,15 +67,19 @@ def unit_scores(setting: Setting) -> Phase:
     for n, block, units in setting.halves():
         grams += Work(moments=gram(tokens, n))
         solves += Work(float32=n**3) + removal(n, shape.hidden_size, block, units - 1)
+    halves, left_out = 2 * len(shape.layers), setting.few_tokens(max(1, TOKENS_WITHOUT // setting.config.seqlen))
+    # A stream for each half, through half of the layers on average, and two distributions at its end.
+    through = (len(shape.layers) + 1) * shape.body_flops(setting.config.seqlen) + 2 * halves * shape.head_flops
     widest = setting.widest_half
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
     streams = 2 * (2 * len(shape.layers) + 1) * at_once * shape.hidden_size * setting.width
     measuring = streams + setting.layer_activations(at_once) + setting.scored_logits
     return Phase(
         "prune: scores",
-        sensitivity + setting.forward(tokens) + grams + solves,
+        sensitivity + setting.forward(tokens) + grams + solves + Work(products=left_out * through),
         weights=setting.weights,
-        streams=tokens * (shape.stream_width + widest) * setting.width,
+        streams=max(tokens * (shape.stream_width + widest), left_out * (halves + 1) * shape.stream_width)
+        * setting.width,
         # XᵀX, its factor whose place the inverse takes, what the removals leave of a second one, the projection.
         workspace=max(measuring, 12 * widest**2 + 16 * widest * shape.hidden_size + 4 * TOKENS_AT_ONCE * widest),
     )
