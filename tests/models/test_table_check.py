@@ -74,7 +74,6 @@ def test_a_right_table_passes(brook: Adapter) -> None:
         (1, {"norm": "attn_norm"}, "layer 0 gives something else than its halves say"),
         (1, {"parallel": True}, "layer 0 gives something else than its halves say"),
     ],
-    ids=str,
 )
 def test_a_half_that_is_another(brook: Adapter, part: int, changes: dict[str, Any], message: str) -> None:
     halves = list(brook.halves)
@@ -97,7 +96,6 @@ def test_a_half_that_is_another(brook: Adapter, part: int, changes: dict[str, An
         ({"halves": ()}, "none of its halves"),
         ({"model_type": "brook9"}, "has no 'brook9'"),
     ],
-    ids=str,
 )
 def test_a_family_that_is_another(brook: Adapter, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
