@@ -18,6 +18,7 @@ _asker: ContextVar[tuple[Asker, Asker]] = ContextVar("asker", default=("python",
 
 RENAMED = {"from_directory": "from", "settings": "set"}
 BOOLEAN = "true or false"
+LONGEST_VALUE = 120  # characters of a value in a message
 CALL_ONLY = {"overwrite": {BOOLEAN}, "output": set[str](), "adapter": set[str](), "set": set[str]()}
 # Commands in a message stay what they are.
 COMMANDS = r"(?:secateur [a-z]|pip install|llama-gguf-split|torchrun )[^;,()]*"
@@ -58,7 +59,15 @@ def worded(message: str) -> str:
 def argument(name: str, value: object) -> str:
     """An option with its value, as whoever asked would write it."""
     asker = _asker.get()[0]
-    return f"{name}: {value}" if asker == "recipe" else f"{name}={value!r}" if asker == "python" else f"{name} {value}"
+    if asker == "python":
+        return f"{name}={_one_line(repr(value))}"
+    return f"{name}: {value}" if asker == "recipe" else f"{name} {value}"
+
+
+def _one_line(text: str) -> str:
+    """What a tensor or a table writes over many lines, on one of a bearable length."""
+    text = " ".join(text[: 4 * LONGEST_VALUE].split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 
 def _spelt(match: re.Match[str]) -> str:

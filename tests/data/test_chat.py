@@ -119,6 +119,13 @@ def test_only_the_completion_of_a_prompt_is_trained_on(tiny_tokenizer: PreTraine
         ),
         ("gemma", [{"role": "system", "content": "x"}, USER, REPLY], "refuses it (System role not supported)"),
         ("{{ messages[0].nothing.more }}", [USER, REPLY], "refuses it"),
+        ("", [USER, REPLY], "writes nothing of what the assistant says"),
+        ("{% generation %}{% endgeneration %}", [USER, REPLY], "marks nothing of what the assistant says"),
+        (
+            "{% generation %}{{ messages[0].content }}{% endgeneration %}{{ messages[1].content }}",
+            [USER, REPLY],
+            "marks what the user says as the assistant's",
+        ),
     ],
 )
 def test_what_a_template_cannot_do_is_one_line(
@@ -136,6 +143,14 @@ def test_a_template_that_would_fill_the_memory_is_not_rendered(tiny_tokenizer: P
     tokenizer = with_template(tiny_tokenizer, "{{ 'x' * 1000000000 }}")
     with pytest.raises(InputError, match="it multiplies by more than"):
         tokenize_examples(tokenizer, [conversation_of([USER, REPLY], None, "a row")], 500, chat_template=None)
+    with pytest.raises(InputError, match="2,000,000 characters, more than 1,048,576"):
+        template_of(with_template(tiny_tokenizer, "x" * 2_000_000), None)
+
+
+def test_a_mark_in_a_comment_is_none(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    template = "{# by {% generation %} #}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    tokenizer = with_template(tiny_tokenizer, template + "{% if add_generation_prompt %}<assistant>{% endif %}")
+    assert trained_texts(tokenizer, [USER, REPLY]) == ["4"]
 
 
 def test_which_template(

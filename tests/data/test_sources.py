@@ -89,11 +89,31 @@ def test_a_file_of_that_very_name_is_one_source(letters: Path) -> None:
         ("a.txt,b.txt:0.3", "'a.txt' has no share; write one behind each source, a.jsonl:0.7,b.txt:0.3"),
         ("a.txt:0,b.txt:0.3", "a share of 0 is none"),
         ("nowhere.txt:0.5,pydocs:0.5", "nowhere.txt does not exist"),
+        ("a.txt:0.7,b.txt", "'b.txt' has no share"),
+        (f"a.txt:{'9' * 400}", "shares are too large"),
+        (f"a.txt:0.{'0' * 400}1", "a share of 0 is none"),
     ],
 )
 def test_shares_that_cannot_be(name: str, said: str) -> None:
-    with pytest.raises((DataError, InputError), match=said):
+    with pytest.raises((DataError, InputError), match=said) as caught:
         load_corpus(name)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_share_in_percent_is_a_ratio() -> None:
+    assert [share for _, share in shares_of("a.txt:70%,b.txt:0.3")] == pytest.approx([0.7, 0.3])
+    assert shares_of("a.txt:70%") == [("a.txt", 1.0)]
+
+
+def test_shares_in_a_mapping() -> None:
+    assert texts_of({Path("a.txt"): 1e-7, "b.txt": 1}) == ["a.txt:0.0000001,b.txt:1"]
+
+
+def test_a_source_of_which_nothing_is_taken_is_told(
+    letters: Path, tiny_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    token_windows(tiny_tokenizer, load_corpus({letters / "a.txt": 1, letters / "b.txt": 0.01}), 10, limit=4)
+    assert "nothing of b.txt is taken: its share is 0.0099" in caplog.text
 
 
 def test_neighbours_with_shares_are_one_text() -> None:
@@ -182,6 +202,8 @@ def test_tokens_in_memory(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
         token_windows(tiny_tokenizer, rows, 11)
     with pytest.raises(DataError, match="999 is no token of the tokenizer's 259"):
         token_windows(tiny_tokenizer, load_corpus(torch.tensor([1, 2, 999])), 2)
+    small = load_corpus(torch.arange(10).to(torch.uint16))
+    assert token_windows(tiny_tokenizer, small, 10).tolist() == [list(range(10))]
 
 
 @pytest.mark.parametrize(
@@ -195,13 +217,21 @@ def test_tokens_in_memory(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
         (DatasetDict(train=Dataset.from_list([{"text": "a"}])), "choose one of 'train'"),
         ({"a": "b"}, "a mapping is no text"),
         (b"bytes", "a bytes is no text"),
+        ("", "an empty name is no text"),
+        ({"a.txt": float("nan")}, "a share of nan is none"),
+        ({"a.txt": -1, "b.txt": 1}, "a share of -1 is none"),
+        ({"a.txt": True}, "a mapping is no text"),
+        (torch.zeros(90, dtype=torch.int64, device="meta"), "in memory"),
+        (torch.ones(90, dtype=torch.int64).to_sparse(), "in memory"),
+        (torch.rand(500), "a tensor of float32"),
     ],
 )
 def test_what_is_no_text(data: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         load_corpus(data)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         configured(CalibratedConfig, None, {"data": data})
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_a_config_holds_the_object_and_tells_its_name() -> None:

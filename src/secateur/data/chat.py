@@ -19,6 +19,8 @@ from secateur.files.templates import too_large
 
 MODEL, ALPACA = "model", "alpaca"
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+LARGEST_TEMPLATE = 2**20  # bytes of a file, characters of a model's own; the longest in use have a tenth of it
 _NO_MARK = "mark the assistant's turns with {% generation %} in a template of your own (--chat-template FILE)"
 
 Spans = list[tuple[int, int]]  # characters from, and up to, which have a loss
@@ -65,7 +67,24 @@ class Template:
             prompt = alpaca_prompt(item)
             return prompt + item.output, [(len(prompt), len(prompt + item.output))]
         conversation = as_conversation(item)
-        return self._marked(conversation) if _MARKED.search(self.source) else self._compared(conversation)
+        marked = _MARKED.search(_COMMENT.sub("", self.source)) is not None
+        text, spans = self._marked(conversation) if marked else self._compared(conversation)
+        self._require_assistants(conversation, "".join(text[start:end] for start, end in spans), marked)
+        return text, spans
+
+    def _require_assistants(self, conversation: Conversation, learnt: str, marked: bool) -> None:
+        """Raise `DataError` where a template leaves out what the assistant says, or marks what the user says."""
+        turns = [(message["role"], message["content"].strip()) for message in conversation.messages]
+        said = [content for role, content in turns[conversation.answers_from :] if role == ASSISTANT and content]
+        if not said or any(content in learnt for content in said):
+            return
+        how = "marks" if marked else "writes"
+        if not learnt.strip():
+            raise DataError(f"{conversation.place}: {self.name} {how} nothing of what the assistant says; {_NO_MARK}")
+        if any(role == "user" and content and content in learnt for role, content in turns):
+            raise DataError(
+                f"{conversation.place}: {self.name} {how} what the user says as the assistant's; {_NO_MARK}"
+            )
 
     def _marked(self, conversation: Conversation) -> tuple[str, Spans]:
         text, spans = self._rendered(conversation, conversation.messages, marks=True)
@@ -197,7 +216,7 @@ def template_file(wanted: str) -> str:
     path = expanded(wanted)
     if not path.is_file():
         raise InputError(f"--chat-template is {wanted!r}: neither model nor alpaca, and there is no such file")
-    return _bounded(read_input_text(path), wanted)
+    return _bounded(read_input_text(path, largest=LARGEST_TEMPLATE), wanted)
 
 
 def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -238,7 +257,8 @@ def as_conversation(item: Answered) -> Conversation:
 
 
 def _bounded(source: str, name: str) -> str:
-    problem = too_large(source)
+    long = f"it has {len(source):,} characters, more than {LARGEST_TEMPLATE:,}"
+    problem = long if len(source) > LARGEST_TEMPLATE else too_large(source)
     if problem is not None:
         raise InputError(f"{name} is not rendered: {problem}")
     return source

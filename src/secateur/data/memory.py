@@ -5,9 +5,11 @@ object: settings and results that are written hold the name.
 """
 
 import hashlib
+import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 # What may stand where a text is wanted: a named corpus, a file, sources with shares, texts, rows, or tokens.
 Data: TypeAlias = (
-    "str | Path | Mapping[str, float] | Sequence[str] | Sequence[Mapping[str, Any]] | datasets.Dataset | "
+    "str | Path | Mapping[str | Path, float] | Sequence[str] | Sequence[Mapping[str, Any]] | datasets.Dataset | "
     "datasets.IterableDataset | Tensor"
 )
 
@@ -60,6 +62,8 @@ def named(data: Any) -> str:
         ValueError: it is none of them, or empty.
     """
     if isinstance(data, str):
+        if not data.strip():
+            raise ValueError("an empty name is no text; give a named corpus or a file")
         return data
     if isinstance(data, Path):
         return str(data)
@@ -186,9 +190,10 @@ def opened(data: InMemory, options: DataOptions) -> tuple[Collection[str], Colle
 
 def token_rows(data: Tensor, name: str) -> Tensor:
     """Tokens that were given, as int64 on the CPU. Raises `DataError` where they are none."""
-    if data.numel() == 0 or int(data.min()) < 0:
+    tokens = data.detach().cpu().long()  # first, since PyTorch compares no unsigned integers
+    if tokens.numel() == 0 or int(tokens.min()) < 0:
         raise DataError(f"{name}: they must be at least one, and none below 0")
-    return data.detach().cpu().long()
+    return tokens
 
 
 def _is(data: Any, kind: str) -> bool:
@@ -204,16 +209,24 @@ def _named_tokens(tokens: Tensor) -> str:
             f"a tensor of {str(tokens.dtype).removeprefix('torch.')}, {tuple(tokens.shape)}, is no text; tokens are "
             "integers, (tokens,) or (windows, length)"
         )
+    if tokens.is_meta or tokens.layout != torch.strided:
+        raise ValueError("a tensor on the device meta or of a sparse layout is no text; give tokens that are in memory")
     if tokens.dim() == 1:
         return f"{_some(len(tokens), 'token')} in memory"
     return f"{_some(tokens.shape[0], 'window')} of {_some(tokens.shape[1], 'token')} in memory"
 
 
 def _named_shares(shares: Mapping[Any, Any]) -> str:
-    wrong = [name for name, share in shares.items() if not isinstance(name, str) or not isinstance(share, int | float)]
-    if not shares or wrong:
+    if not shares or not all(isinstance(name, str | Path) and _is_number(share) for name, share in shares.items()):
         raise ValueError("a mapping is no text, unless of names or paths to shares: {'a.jsonl': 0.7, 'b.txt': 0.3}")
-    return ",".join(f"{name}:{share}" for name, share in shares.items())
+    wrong = next((share for share in shares.values() if not 0 < share < math.inf), None)
+    if wrong is not None:
+        raise ValueError(f"a share of {wrong} is none; shares are numbers above 0")
+    return ",".join(f"{name}:{Decimal(str(share)):f}" for name, share in shares.items())
+
+
+def _is_number(share: Any) -> bool:
+    return isinstance(share, int | float) and not isinstance(share, bool)
 
 
 def _some(count: int, what: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Callable, Sequence, Sized
-from math import floor
+from math import floor, isfinite
 from typing import Any, TypeVar
 
 from secateur.data.corpus import Corpus
@@ -11,6 +11,7 @@ from secateur.data.memory import InMemory, named, told_apart
 from secateur.data.options import AS_IT_IS, DataOptions
 from secateur.errors import OptionError
 from secateur.files import expanded
+from secateur.files.input_text import shortened
 
 _SHARED = re.compile(r"(?P<name>.+):(?P<share>\d+(?:\.\d*)?|\.\d+)(?P<percent>%?)", re.DOTALL | re.ASCII)
 
@@ -26,18 +27,22 @@ def shares_of(name: str) -> list[tuple[str, float]]:
     Raises:
         OptionError: some of several sources have no share, or all are 0.
     """
-    if isinstance(name, InMemory) or not _SHARED.fullmatch(name) or _exists(name):
+    if isinstance(name, InMemory) or _exists(name):
         return [(name, 1.0)]
     parts = [(written, _SHARED.fullmatch(written)) for written in name.split(",")]
+    if not any(found for _, found in parts):
+        return [(name, 1.0)]
+    told = shortened(name)
     sources = []
     for written, found in parts:
         if found is None:
-            raise OptionError(f"{name}: {written!r} has no share; write one behind each source, a.jsonl:0.7,b.txt:0.3")
-        share = float(found["share"]) / (100 if found["percent"] else 1)
-        sources.append((found["name"].strip(), share))
+            raise OptionError(f"{told}: {written!r} has no share; write one behind each source, a.jsonl:0.7,b.txt:0.3")
+        sources.append((found["name"].strip(), float(found["share"]) / (100 if found["percent"] else 1)))
     total = sum(share for _, share in sources)
     if any(share == 0 for _, share in sources):
-        raise OptionError(f"{name}: a share of 0 is none; leave the source out")
+        raise OptionError(f"{told}: a share of 0 is none; leave the source out")
+    if not isfinite(total):
+        raise OptionError(f"{told}: its shares are too large to be added up; write shares of 1")
     return [(source, share / total) for source, share in sources]
 
 
@@ -101,6 +106,9 @@ def mixed(
             for some, length, corpus, count in zip(taken, lengths, sources, counts, strict=True)
         ]
     found = [some for some in taken if some is not None]
+    for (corpus, share), some in zip(parts, taken, strict=True):
+        if some is None:
+            logger.warning("nothing of %s is taken: its share is %.2g; ask for more, or raise it", corpus.title, share)
     logger.info("%s gives %s windows or examples", name, " + ".join(f"{len(some):,}" for some in found))
     return found
 
