@@ -71,6 +71,9 @@ def test_callbacks_are_told_and_may_stop(
     [
         (lambda outputs, _: outputs.logits.sum(-1), r"loss= gave \(2, 32\); it gives one number"),
         (lambda outputs, _: outputs.logits.sum().detach(), "without a gradient"),
+        (lambda outputs, _: outputs.logits.argmax(), "a number of int64 on cpu"),
+        (lambda outputs, _: outputs.logits.mean() * 1j, "a number of complex64 on cpu"),
+        ("cross entropy", "loss= is a str"),
     ],
 )
 def test_what_is_no_loss_is_told(
@@ -78,6 +81,37 @@ def test_what_is_no_loss_is_told(
 ) -> None:
     with pytest.raises(InputError, match=message):
         recover(tiny_model("llama"), tiny_tokenizer, loss=loss, **options)
+
+
+@pytest.mark.parametrize("callbacks", [print, [print], "abc", None, TrainerCallback()])
+def test_what_are_no_callbacks_is_told(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], callbacks: Any
+) -> None:
+    with pytest.raises(InputError, match=r"callbacks= .*; give .*transformers.TrainerCallback"):
+        recover(tiny_model("llama"), tiny_tokenizer, callbacks=callbacks, **options)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("problem", [KeyboardInterrupt, RuntimeError])
+def test_a_training_that_is_stopped_leaves_a_model_that_can_be_used(
+    tiny_model: Models,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    options: dict[str, Any],
+    method: str,
+    problem: type[BaseException],
+) -> None:
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            raise problem
+
+    model = tiny_model("llama").bfloat16()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(problem):
+        recover(model, tiny_tokenizer, callbacks=[Stop()], **{**options, "method": method})
+    after = model.state_dict()
+    assert after.keys() == before.keys() and not model.training
+    assert {weight.dtype for weight in after.values()} == {torch.bfloat16}
+    assert method == "full" or all(bool((after[name] == weight).all()) for name, weight in before.items())
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_weights_in_the_model(

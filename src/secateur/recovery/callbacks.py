@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from secateur import console
 from secateur.distributed import first_decides
+from secateur.errors import InputError
 from secateur.progress import Phase, phase
 from secateur.recovery import checkpoints
 from secateur.recovery.config import RecoverConfig
@@ -24,6 +25,16 @@ CHECKPOINT_SHARE = 0.05
 CHECKPOINT_SECONDS = 20.0
 # What the parts of the loss are called where people read them; all are in nats per token.
 NAMES = {"cross_entropy": "cross entropy", "kl_divergence": "KL from the teacher"}
+
+
+def require_callbacks(callbacks: Any) -> None:
+    """Raise `InputError` where callbacks are no list of Transformers' `TrainerCallback`s."""
+    if not isinstance(callbacks, list | tuple):
+        raise InputError(f"callbacks= is a {type(callbacks).__name__}; give a list of transformers.TrainerCallback")
+    for callback in callbacks:
+        is_kind = isinstance(callback, type) and issubclass(callback, TrainerCallback)
+        if not is_kind and not isinstance(callback, TrainerCallback):
+            raise InputError(f"callbacks= holds a {type(callback).__name__}; give transformers.TrainerCallback objects")
 
 
 class StepLosses:

@@ -29,14 +29,14 @@ from secateur.models.options import LOADING, takes_options
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
-from secateur.recovery.callbacks import training_bar
+from secateur.recovery.callbacks import require_callbacks, training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
 from secateur.recovery.datasets import Amount, Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
 from secateur.recovery.lora import add_lora, lora_projections, write_adapter
 from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
 from secateur.recovery.options import RecoverOptions
-from secateur.recovery.own_loss import OwnLoss, name_of
+from secateur.recovery.own_loss import OwnLoss, name_of, require_callable
 from secateur.recovery.result import RecoverResult, history_of, record_of, result_of
 from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
 from secateur.recovery.workplace import HISTORY_FILE, Workplace
@@ -75,7 +75,8 @@ def recover(
         model: changed in place.
         tokenizer: the model's.
         output: an adapter directory for method `lora`; a model directory for `full`, or with `merge`. Without it
-            nothing is written: the model is trained in memory, and a training that is stopped is lost.
+            nothing is written: the model is trained in memory, and a training that is stopped is lost. The model then
+            is without an adapter, or has the weights as they were trained so far.
         config: all settings; by default those of `RecoverConfig`.
         teacher: a loaded teacher, or the name of one, instead of the name in `config.teacher`.
         loss: a function in the place of cross entropy: it is given what the model gives (`logits`, (batch, seq,
@@ -93,6 +94,8 @@ def recover(
         TrainingError: the loss is no longer finite, or one window does not fit into memory. The last good weights are
             then in `OUTPUT.last-good`.
     """
+    require_callbacks(callbacks)
+    require_callable(loss)
     given: dict[str, Any] = {**options}
     if isinstance(teacher, str):
         given["teacher"], teacher = teacher, None
@@ -174,10 +177,6 @@ def _recovered(
                 for callback in (bar, *callbacks):
                     trainer.add_callback(callback)
                 trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
-        except KeyboardInterrupt:
-            if not in_memory:
-                workplace.tell()
-            raise
         except Diverged as problem:
             if trainer.good_step:
                 checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
@@ -191,6 +190,12 @@ def _recovered(
                 workplace.remove()
             barrier()
             raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
+        except BaseException as problem:  # stopped, or what a callback or a loss of the user's own raises
+            if isinstance(problem, KeyboardInterrupt) and not in_memory:
+                workplace.tell()
+            if skeleton is None:
+                _given_back(learner, number_format)
+            raise
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
         result = result_of(trainer, learner, target, corpus, amount)
@@ -325,6 +330,14 @@ def _finish(
     bake_in(model)
     nn.Module.to(model, number_format)  # PreTrainedModel.to is annotated without its arguments
     return model.eval()
+
+
+def _given_back(model: PreTrainedModel | PeftModel, number_format: torch.dtype) -> None:
+    """Leave a model whose training was stopped as one that can be used and saved: without a half trained adapter."""
+    if isinstance(model, PeftModel):
+        cast(PreTrainedModel, model.unload()).eval()
+    else:
+        _finish(model, number_format, merged=False)
 
 
 def _write(
