@@ -61,6 +61,10 @@ def test_the_lowest_scores_leave(
     [
         (lambda *_: torch.zeros(3), r"importance= gave for the attention of layer 0 a shape of \(3,\)"),
         (lambda _, __, found: torch.full((found.units,), torch.nan), "scores that are not finite"),
+        (lambda *_: None, "importance= gave for the attention of layer 0 a NoneType; give a tensor or a list"),
+        (lambda _, __, found: ["a"] * found.units, "a list; give a tensor or a list"),
+        (lambda _, __, found: torch.ones(found.units) * 1j, "scores that are complex"),
+        (lambda _, __, found: torch.ones(found.units, device="meta"), "on the device meta"),
     ],
 )
 def test_what_is_no_score_is_told(
@@ -86,3 +90,22 @@ def test_layers_are_spared_by_numbers_of_the_users_own(
     assert "not used" in caplog.text
     with pytest.raises(InputError, match="has 2 scores; the model has 4 layers"):
         prune(tiny_model("llama"), tiny_tokenizer, layer_importance=[1.0, 2.0], **given)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (5, "is a int and no list of numbers"),
+        (["a"] * 4, "is a list and no list of numbers"),
+        ([None] * 4, "no list of numbers"),
+        (torch.ones(2, 2), "is a Tensor and no list of numbers"),
+        ({1, 2, 3, 4}, "is a set; give a list"),
+        (b"abcd", "is a bytes; give a list"),
+        ([1e308] * 4, "not finite, or beyond 1e"),
+    ],
+)
+def test_what_are_no_scores_of_layers_is_told(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], scores: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prune(tiny_model("llama"), tiny_tokenizer, layer_importance=scores, **options)

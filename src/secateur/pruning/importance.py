@@ -174,8 +174,16 @@ def own_scores(
     """
 
     def checked(index: int, half: Half, found: UnitStatistics) -> Tensor:
-        scores = torch.as_tensor(score(index, half.part, found)).detach().double()
+        given = score(index, half.part, found)
         where = f"importance= gave for the {half.part} of layer {index}"
+        try:
+            scores = torch.as_tensor(given).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            kind = type(given).__name__
+            raise InputError(f"{where} a {kind}; give a tensor or a list with one score for each unit") from error
+        if scores.is_complex() or scores.is_meta or scores.layout != torch.strided:
+            raise InputError(f"{where} scores that are complex, sparse or on the device meta; give real numbers")
+        scores = scores.double()
         if scores.shape != (half.units,):
             raise InputError(f"{where} a shape of {tuple(scores.shape)}; give one score for each unit, ({half.units},)")
         if not bool(scores.isfinite().all()):

@@ -1,8 +1,7 @@
 """Structured pruning from a configuration to a smaller model and the plan of what was cut."""
 
 import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -38,7 +37,7 @@ from secateur.pruning.importance import (
     taylor_scores,
 )
 from secateur.pruning.ladders import units_removed
-from secateur.pruning.layer_importance import LayerImportance, measure_layer_importance
+from secateur.pruning.layer_importance import LARGEST, LayerImportance, measure_layer_importance
 from secateur.pruning.multiples import require_kept_multiples, require_multiples
 from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
@@ -267,11 +266,17 @@ def _decide(
 
 def _given_importance(scores: Sequence[float], layers: int, config: PruneConfig) -> LayerImportance:
     """Scores of layers that a user gives as numbers."""
-    numbers = [float(score) for score in scores]
+    try:
+        numbers = [float(score) for score in scores]
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(scores).__name__
+        raise InputError(f"layer_importance= is a {kind} and no list of numbers; give one for each layer") from error
+    if isinstance(scores, bytes | set | frozenset | Mapping):
+        raise InputError(f"layer_importance= is a {type(scores).__name__}; give a list with one number for each layer")
     if len(numbers) != layers:
         raise InputError(f"layer_importance= has {len(numbers)} scores; the model has {layers} layers")
-    if not all(map(math.isfinite, numbers)):
-        raise InputError("layer_importance= holds scores that are not finite")
+    if not all(abs(number) <= LARGEST for number in numbers):
+        raise InputError(f"layer_importance= holds scores that are not finite, or beyond {LARGEST:g}")
     if config.even or config.allocation not in ("inverse", "proportional"):
         logger.warning(
             "layer_importance= is recorded but not used: allocation %s goes by the units; pass allocation='inverse' or "
