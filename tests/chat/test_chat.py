@@ -106,10 +106,35 @@ def test_an_answer_can_be_stopped() -> None:
     assert talk.messages[-1]["role"] == "assistant"
 
 
-@pytest.mark.parametrize("template", ["{{ raise_exception('no system') }}", "{{ messages.nothing.at_all }}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no system') }}",
+        "{{ messages.nothing.at_all }}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    ],
+)
 def test_a_template_that_fails_is_one_line(template: str) -> None:
     with pytest.raises(ModelError, match="the chat template of tiny does not take this"):
         conversation(template).reply("Hello")
+
+
+def test_a_template_that_writes_nothing_is_one_line() -> None:
+    with pytest.raises(ModelError, match="the chat template of tiny writes nothing"):
+        conversation("{# #}").reply("Hello")
+
+
+def test_an_answer_ends_where_the_model_does() -> None:
+    talk = conversation(max_new_tokens=10**9)
+    assert talk.reply("a" * 100).tokens <= 256 - 100
+
+
+def test_what_is_not_utf8_is_no_reason_to_end(tiny: Path) -> None:
+    arguments = ["chat", str(tiny / "chat"), *map(str, QUICK)]
+    result = CliRunner().invoke(app, arguments, input=b"\xff\xfe\nHello\n")
+    assert result.exit_code == 0 and result.stderr.count("tokens/s") == 2
+    with pytest.raises(InputError, match="bytes that are not UTF-8"):
+        conversation().reply("caf\udce9")
 
 
 def test_a_template_that_would_fill_the_memory_is_refused() -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
@@ -79,6 +78,11 @@ class Conversation:
         """Whether the model was made for talking; otherwise it continues the text."""
         return self.tokenizer.chat_template is not None
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the model takes; None where it does not say."""
+        return getattr(underlying(self.model).config, "max_position_embeddings", None)
+
     def reset(self) -> None:
         """Forget what was said, but for the system message."""
         system = self.config.system
@@ -98,6 +102,8 @@ class Conversation:
         Raises:
             InputError: the text is longer than the model takes, or its template does not take such a conversation.
         """
+        if not text.isascii() and text.encode(errors="replace").decode() != text:
+            raise InputError("that is no text: it has bytes that are not UTF-8; say it otherwise")
         before = list(self.messages)
         self.messages.append({"role": "user", "content": text})
         try:
@@ -111,7 +117,7 @@ class Conversation:
 
     def _fitting(self) -> Tensor:
         """Token ids of the conversation, (1, tokens); its oldest exchanges are forgotten where it is too long."""
-        longest = getattr(underlying(self.model).config, "max_position_embeddings", None)
+        longest = self.longest
         while True:
             tokens = self._encoded()
             if longest is None or tokens.shape[1] + min(self.config.max_new_tokens, longest // 2) <= longest:
@@ -132,13 +138,15 @@ class Conversation:
             encoded: Any = self.tokenizer.apply_chat_template(
                 self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
             )
-        except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
-            # A template is a program that came with the model: whatever it does wrong is its own.
+        # A template is a program that came with the model: whatever it does wrong is its own.
+        except Exception as error:
             raise ModelError(
                 f"the chat template of {self.name} does not take this: {shortened(error, 200)}; try without --system, "
                 "or /reset"
             ) from error
-        return encoded["input_ids"]
+        if not encoded["input_ids"].numel():
+            raise ModelError(f"the chat template of {self.name} writes nothing, so there is nothing to answer")
+        return encoded["input_ids"].long()
 
     def _tokens(self, text: str) -> Tensor:
         encoded = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)["input_ids"]
@@ -151,8 +159,9 @@ class Conversation:
         drawn = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         ends = _ends(generator, self.tokenizer)
         pad = self.tokenizer.pad_token_id
+        room = config.max_new_tokens if self.longest is None else self.longest - tokens.shape[1]
         settings = GenerationConfig(
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=min(config.max_new_tokens, room),
             eos_token_id=ends or None,
             pad_token_id=pad if pad is not None else next(iter(ends), None),
             **(drawn if config.temperature > 0 else {"do_sample": False}),

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -137,6 +138,8 @@ def printable(text: str) -> str:
 
 def _lines() -> Iterator[str]:
     """What the user types, or what comes through a pipe."""
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is not UTF-8 is no reason to end
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
