@@ -170,10 +170,21 @@ def test_a_foreign_card_that_says_nothing_usable(front: str, tmp_path: Path) -> 
     assert (base.license, base.language, base.made_from) == (None, [], [])
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"base": 1}', '{"base": {"name": "x"}, "steps": [{"kind": "burn"}]}'])
+# What would end a link in the card, or begin another.
+LINKS = [
+    '{"base": {"name": "x", "hub_id": "a](http://x)"}}',
+    '{"base": {"name": "x", "made_from": ["a b"]}}',
+    '{"base": {"name": "x", "license_link": "https://x) <b>"}}',
+    '{"base": {"name": "x", "license_link": "javascript:1"}}',
+]
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"base": 1}', '{"base": {"name": "x"}, "steps": [{"kind": "burn"}]}', *LINKS]
+)
 def test_a_damaged_lineage_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "lineage.json").write_text(content)
-    with pytest.raises(InputError, match=r"lineage\.json is damaged.*delete it"):
+    with pytest.raises(InputError, match=r"lineage\.json is damaged: [^:].*delete it"):
         lineage_of(tmp_path, tmp_path)
 
 

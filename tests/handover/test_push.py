@@ -1,6 +1,7 @@
 """`secateur push` against a stub of the hub: what goes there, what stays, what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from secateur.cli.main import app
 from secateur.handover import push as pushing
 from secateur.handover.card import card_files
 from secateur.handover.lineage import Base, Lineage, Step
+from secateur.handover.push import upload_of
 from secateur.models import load, save
 from tiny import make_tiny_model, make_tiny_tokenizer
 
@@ -142,6 +144,27 @@ def test_what_is_no_finished_model_stays(name: str, message: str, tmp_path: Path
         if name in weights:
             (place / weights[name]).write_bytes(b"xx")
     assert message in failed(secateur("push", place, "me/small", "--dry-run"))
+
+
+def test_links_to_other_places_and_secrets_stay(made: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(made, model)
+    for name in ("token.txt", "secrets.json", "hub_token.txt"):
+        (model / name).write_text("x")
+    (model / "linked.json").symlink_to("config.json")
+    assert {"token.txt", "secrets.json", "hub_token.txt"} <= set(upload_of(model, "me/small").left)
+    (tmp_path / "elsewhere.txt").write_text("x")
+    (model / "notes.txt").symlink_to(tmp_path / "elsewhere.txt")
+    assert "notes.txt is a link to what lies elsewhere" in failed(secateur("push", model, "me/small", "--dry-run"))
+
+
+def test_links_within_the_hubs_cache_are_the_models_own(made: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/1"
+    shutil.copytree(made, blobs)
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (snapshot / name).symlink_to(blobs / name)
+    assert upload_of(snapshot, "me/small").files.keys() == {"config.json", "model.safetensors", "tokenizer.json"}
 
 
 def test_a_name_that_no_repository_has(made: Path) -> None:

@@ -18,6 +18,9 @@ from secateur.files.result_files import LINEAGE
 Kind = Literal["prune", "sparsify", "recover", "merge", "export"]
 Text = Annotated[str, Field(max_length=4000)]
 Short = Annotated[str, Field(max_length=300)]
+# What a card writes into links: nothing that ends one, or begins another.
+HubId = Annotated[str, Field(max_length=300, pattern=r"^[\w.-]+(/[\w.-]+)?$")]
+Link = Annotated[str, Field(max_length=4000, pattern=r"^https://[^\s()<>\[\]\"'`]+$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -39,12 +42,12 @@ class Base(_Part):
     """
 
     name: Short
-    hub_id: Short | None = None
+    hub_id: HubId | None = None
     license: Short | None = None
     license_name: Short | None = None
-    license_link: Text | None = None
+    license_link: Link | None = None
     language: list[Short] = Field(default=[], max_length=200)
-    made_from: list[Short] = Field(default=[], max_length=20)
+    made_from: list[HubId] = Field(default=[], max_length=20)
 
 
 class Figure(_Part):
@@ -141,5 +144,5 @@ def read_lineage(directory: Path) -> Lineage | None:
         return Lineage.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
-        place = shortened(".".join(map(str, problem["loc"])))
+        place = shortened(".".join(map(str, problem["loc"]))) or "its content"
         raise InputError(f"{file} is damaged: {place}: {problem['msg']}{advice}") from error

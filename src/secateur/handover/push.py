@@ -41,7 +41,7 @@ SENT = (
 # These say where things stand on this machine, or are of a training that goes on.
 KEPT_HERE = (
     *(".*", COMMAND, LOG, "*.lock", "*.partial", "trainer_state.json", "training_args*", "optimizer*", "scheduler*"),
-    *("rng_state*", "scaler*"),
+    *("rng_state*", "scaler*", "token", "token.txt", "*_token.txt", "*secret*", "*credential*", "*password*"),
 )
 WITH_PLACES = (PLAN, IMPORTANCE, RECORD, TRAINING, LONGRANGE_FIGURES, SETTINGS)
 
@@ -79,7 +79,7 @@ def upload_of(model: str | Path, repository: str) -> Upload:
 
     Raises:
         InputError: the repository's name cannot be one.
-        ModelError: the directory holds no finished model.
+        ModelError: the directory holds no finished model, or a link to what lies elsewhere.
     """
     _require_repository(repository)
     directory = expanded(model)
@@ -89,6 +89,7 @@ def upload_of(model: str | Path, repository: str) -> Upload:
     weights = _finished_weights(directory)
     names = [path.relative_to(directory).as_posix() for path in sorted(directory.rglob("*")) if path.is_file()]
     sent = [name for name in names if name in weights or (_is_beside(name) and not name.endswith(".safetensors"))]
+    _require_within(directory, [name for name in sent if name not in weights])
     sizes = {name: (directory / name).stat().st_size for name in sent}
     left = [name for name in names if name not in sizes]
     return Upload(directory, repository, sizes, left, read_lineage(directory))
@@ -159,6 +160,18 @@ def _finished_weights(directory: Path) -> list[str]:
         read_header(file)
     index = directory / "model.safetensors.index.json"
     return [file.name for file in files] + ([index.name] if index.is_file() else [])
+
+
+def _require_within(directory: Path, names: list[str]) -> None:
+    """Raise `ModelError` where a file beside the weights is a link to another place than the hub's own cache."""
+    home = directory.resolve()
+    cache = home.parent.parent / "blobs"  # of models--USER--NAME/snapshots/REVISION
+    for name in names:
+        target = (directory / name).resolve()
+        if not target.is_relative_to(home) and not (home.parent.name == "snapshots" and target.is_relative_to(cache)):
+            raise ModelError(
+                f"{directory / name} is a link to what lies elsewhere; put the file itself there, or remove the link"
+            )
 
 
 def _models_below(directory: Path) -> str:
