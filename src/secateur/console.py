@@ -151,3 +151,8 @@ def _option(name: str, value: Any) -> list[str]:
         return [flag(name) if value else f"--no-{flag(name)[2:]}"]
     values = value if isinstance(value, list | tuple) else [value]
     return [flag(name), ",".join(str(item).removesuffix(".0") for item in values)]
+
+
+def printable(text: str) -> str:
+    """A text without what would steer the terminal: of a model, a file, or somebody's file name."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)

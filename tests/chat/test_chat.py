@@ -9,8 +9,9 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from secateur.chat import ChatConfig, Conversation
-from secateur.chat.terminal import Terminal, Writer, printable
+from secateur.chat.terminal import Terminal, Writer
 from secateur.cli.main import app
+from secateur.console import printable
 from secateur.errors import InputError, ModelError
 from tiny import make_tiny_model, make_tiny_tokenizer
 

@@ -221,3 +221,8 @@ def test_models_without_perplexity_or_of_one_size_are_drawn(write: Write, tmp_pa
     file = write("a.json", model("a", **bare, tasks={"quiz": score(0.5)}), model("b", None), model("c", **bare))
     write_comparison(compare_results([file]), tmp_path / "out", title="All", command_line="x")
     assert (tmp_path / "out/comparison.png").read_bytes().startswith(PNG)
+
+
+def test_what_would_steer_the_terminal_is_not_shown(write: Write) -> None:
+    comparison = compare_results([write("odd.json", model("a\x1b[31m\nb"))])
+    assert comparison.rows[0]["name"] == "a\ufffd[31m b"

@@ -51,6 +51,23 @@ def test_a_loss_of_ones_own_that_is_cross_entropy_trains_the_same(
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_what_is_no_model_or_tokenizer_is_told(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]
+) -> None:
+    named: Any = "out/model"
+    with pytest.raises(InputError, match=r"a str and no model; give what secateur\.load returns"):
+        recover(named, tiny_tokenizer, **options)
+    swapped: Any = tiny_model("llama")
+    with pytest.raises(InputError, match="tokenizer of recover is a LlamaForCausalLM and no tokenizer"):
+        recover(tiny_model("llama"), swapped, **options)
+    with pytest.raises(InputError, match="tokenizer= is None"):
+        recover(tiny_model("llama"), None, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="teacher= is a int"):
+        recover(tiny_model("llama"), tiny_tokenizer, teacher=5, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="less than or equal to 1000000000"):
+        recover(tiny_model("llama"), tiny_tokenizer, max_minutes=1e308, **options)
+
+
 def test_callbacks_are_told_and_may_stop(
     tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any]
 ) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from secateur.chat.conversation import Answer, Conversation
+from secateur.console import printable
 from secateur.errors import SecateurError
 
 SIDE_BY_SIDE = 100  # columns from which two answers stand beside each other
@@ -129,11 +130,6 @@ class Writer:
     def _out(self, text: str) -> None:
         self.console.file.write(text)
         self.console.file.flush()
-
-
-def printable(text: str) -> str:
-    """A model's text without what would steer the terminal."""
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in text)
 
 
 def _lines() -> Iterator[str]:

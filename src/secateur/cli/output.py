@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from secateur.console import stderr, stdout
+from secateur.console import printable, stderr, stdout
 from secateur.environment import launched_together
 from secateur.errors import InputError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print a line on standard output as it is: no markup, no line breaks added."""
-    stdout.print(text, markup=False, highlight=False, soft_wrap=True)
+    stdout.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def show(table: "TextTable") -> None:
@@ -44,7 +44,13 @@ def complain(message: str, traceback: bool = False) -> None:
         stderr.quiet = False
     if traceback:
         stderr.print_exception()
-    stderr.print(f"Error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    stderr.print(
+        f"Error: {' '.join(printable(message).split(chr(10)))}",
+        style="red",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -42,6 +42,10 @@ def compare(
         OutputError: the directory cannot be written to.
     """
     named = dict(results) if isinstance(results, Mapping) else None
+    if not isinstance(results, Mapping | list | tuple):
+        raise InputError(
+            f"a {type(results).__name__} is no list of results; give several, or a mapping of names to them"
+        )
     listed = list(named.values()) if named is not None else [*results]
     if not listed:
         raise InputError("there is nothing to compare; give results of evaluate or run, or paths")

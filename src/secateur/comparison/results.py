@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from secateur.console import printable
 from secateur.errors import InputError
 from secateur.files import expanded
 from secateur.files.input_text import shortened
@@ -45,17 +46,21 @@ class _Score(BaseModel):
     prompts: str
 
 
+# What tables and pages show, on one line and without what would steer a terminal.
+Shown = Annotated[str, AfterValidator(lambda text: " ".join(printable(text).split()))]
+
+
 class _Row(BaseModel):
     """What a comparison keeps of a model's figures."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
-    name: str
+    name: Shown
     family: str = ""
     parameters: Count
-    perplexity: dict[str, Annotated[float, Field(gt=0)] | None] = {}
-    windows: dict[str, Count] = {}
-    corpora: dict[str, str] = {}
+    perplexity: dict[Shown, Annotated[float, Field(gt=0)] | None] = {}
+    windows: dict[Shown, Count] = {}
+    corpora: dict[Shown, str] = {}
     sources: dict[str, str] = {}
     seqlen: Count | None = None
     stride: Count | None = None

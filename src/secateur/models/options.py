@@ -1,9 +1,12 @@
 """What every command that loads a model lets its user choose, and how functions take their options."""
 
 import difflib
+import functools
 import inspect
 import logging
+import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -100,15 +103,70 @@ def takes_options(
             )
             for name, field in shown.items()
         ]
-        described: Any = function
+        checks = [check for check in _CHECKS if check.concerns(signature)]
+
+        @functools.wraps(function)
+        def checked(*arguments: Any, **given: Any) -> Any:
+            values = {**dict(zip(signature.parameters, arguments, strict=False)), **given}
+            for check in checks:
+                if check.name in values and not check.fits(values[check.name]):
+                    raise InputError(check.complaint(function.__name__, values[check.name]))
+            return function(*arguments, **given)
+
+        described: Any = checked
         described.__signature__ = signature.replace(parameters=[*own, *options])
         described.__doc__ = "\n".join(
             [inspect.getdoc(function) or "", "", "Options:", *(f"    {line}" for line in option_lines(shown))]
         )
         described.options_config, described.options_shown = config, tuple(shown)
-        return function
+        return described
 
     return show
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Whether an argument is what its annotation says: a name in the place of a model is what most get wrong.
+
+    Attributes:
+        name: of the argument.
+        kind: the class that its annotation names, where it takes nothing else.
+        fits: whether a value is of that sort.
+        advice: where one comes from.
+    """
+
+    name: str
+    kind: str
+    fits: Callable[[Any], bool]
+    advice: str
+
+    def concerns(self, signature: inspect.Signature) -> bool:
+        """Whether a function has that argument, and takes no name and nothing else there."""
+        found = signature.parameters.get(self.name)
+        told = "" if found is None else inspect.formatannotation(found.annotation)
+        return self.kind in told and re.search(r"\b(str|None|Tensor)\b", told) is None
+
+    def complaint(self, function: str, value: Any) -> str:
+        """What to say of another value."""
+        kind = type(value).__name__
+        return (
+            f"{self.name} of {function} is a {kind} and no {self.name}; give what secateur.load returns, {self.advice}"
+        )
+
+
+def _is_module(value: Any) -> bool:
+    return hasattr(value, "named_parameters") and hasattr(value, "forward")
+
+
+_CHECKS = (
+    _Check("model", "PreTrainedModel", _is_module, "its first part"),
+    _Check(
+        "tokenizer",
+        "PreTrainedTokenizerBase",
+        lambda value: value is None or (callable(value) and not _is_module(value)),  # some cuts need none
+        "its second part",
+    ),
+)
 
 
 def configured(kind: type[Config], config: Config | None, options: Mapping[str, Any]) -> Config:

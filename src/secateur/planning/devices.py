@@ -85,9 +85,9 @@ def _device(name: str, described: bool) -> Device:
     by_plain = {plain(known): known for known in all_names()}
     by_plain |= {key.removeprefix("rtx"): known for key, known in by_plain.items()}
     near = difflib.get_close_matches(plain(name), by_plain, n=1, cutoff=0.5)
-    hint = f"did you mean {by_plain[near[0]]}? " if near else ""
+    hint = f"did you mean {by_plain[near[0]]}? Known are" if near else "known are"
     names = ", ".join(gpu.name for gpu in GPUS)
     raise OptionError(
-        f"the device '{name}' is unknown; {hint}Known are {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; describe "
+        f"the device '{name}' is unknown; {hint} {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; describe "
         "another one with --memory-gb and --tflops"
     )

@@ -82,6 +82,7 @@ class RecoverConfig(DataOptions, LoadOptions):
     max_minutes: float | None = Field(
         None,
         gt=0,
+        le=1e9,
         description="Stop by so many minutes of steps, validation and checkpoints; the learning rate falls to zero by "
         "then. How many steps fit is said after a few.",
     )

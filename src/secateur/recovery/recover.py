@@ -99,7 +99,11 @@ def recover(
     given: dict[str, Any] = {**options}
     if isinstance(teacher, str):
         given["teacher"], teacher = teacher, None
+    if teacher is not None and not isinstance(teacher, torch.nn.Module):
+        raise InputError(f"teacher= is a {type(teacher).__name__}; give a model, or the name of one")
     config = configured(RecoverConfig, config, given)
+    if tokenizer is None:
+        raise InputError("tokenizer= is None; give the model's, to read the text with")
     with _place(output) as place:
         return _recovered(model, tokenizer, place, config, teacher, loss, callbacks, overwrite, extras, output is None)
 
@@ -129,7 +133,7 @@ def _recovered(
     in_memory: bool,
 ) -> RecoverResult:
     """As `recover`; `in_memory`: the output goes, so nothing is written there but what the training needs itself."""
-    free = overwrite or Workplace(files.expanded(output)).is_finished
+    free = overwrite or Workplace(files.require_directory(output)).is_finished
     target = files.require_free(output, free)
     require_in_memory(model)
     require_finite(model, "the model")

@@ -74,6 +74,8 @@ def run(
         OutputError: the directory holds something that is not a run.
         SecateurError: what the stages raise. What is done stays done.
     """
+    if not isinstance(recipe, str | Path | Mapping):
+        raise InputError(f"a {type(recipe).__name__} is no recipe; give a file, or its content as a mapping")
     if isinstance(recipe, Mapping):
         try:
             text, source = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True), "the recipe"
