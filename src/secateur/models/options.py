@@ -110,7 +110,7 @@ def takes_options(
             values = {**dict(zip(signature.parameters, arguments, strict=False)), **given}
             for check in checks:
                 if check.name in values and not check.fits(values[check.name]):
-                    raise InputError(check.complaint(function.__name__, values[check.name]))
+                    raise OptionError(check.complaint(function.__name__, values[check.name]))
             return function(*arguments, **given)
 
         described: Any = checked
