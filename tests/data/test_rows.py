@@ -56,7 +56,7 @@ def test_columns_by_name(tmp_path: Path, suffix: str) -> None:
     assert load_corpus(file, options=asked).examples == [Example("Hi", "it", "Hello.")]
     with pytest.raises(DataError, match="has no column 'txt'; it has 'body', 'q', 'a', 'on'"):
         load_corpus(file, options=DataOptions(text_column="txt"))
-    with pytest.raises(DataError, match="name others: --text-column"):
+    with pytest.raises(DataError, match=r"name others: (--text-column|text_column=)"):
         load_corpus(file)
 
 
