@@ -85,6 +85,11 @@ def test_what_is_wrong_is_said_in_arguments(call: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_text_in_the_place_of_a_config_is_told() -> None:
+    with pytest.raises(InputError, match="'hello' stands where a GenerateConfig may; give options by name"):
+        secateur.attention.generate(UNREAD, UNREAD, "hello")  # type: ignore[arg-type]
+
+
 def test_options_of_loading_are_told_to_be_without_effect(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InputError):
         secateur.prune(UNREAD, None, device="cuda", ratio=2)

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import logging
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, TypeVar
 
@@ -120,8 +121,10 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         options: fields by name; they win over `config`.
 
     Raises:
-        OptionError: an option is unknown or its value is refused.
+        OptionError: an option is unknown or its value is refused, or `config` is something else.
     """
+    if config is not None and not isinstance(config, BaseModel):
+        raise OptionError(f"{reprlib.repr(config)} stands where a {kind.__name__} may; give options by name")
     given = config.model_dump(exclude_unset=True) if config is not None else {}
     for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
         logger.warning("%s= has no effect here: it is for secateur.load, and the model is loaded", name)
