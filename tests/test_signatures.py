@@ -72,7 +72,10 @@ def test_a_model_and_a_tokenizer_come_first(name: str) -> None:
             lambda: secateur.prune(UNREAD, None, ratio=2),
             "ratio=2: input should be less than 1; 2 percent are 0.02 or 2%",
         ),
-        (lambda: secateur.plan("smollm2-135m"), "devices= is missing"),
+        (
+            lambda: secateur.plan("smollm2-135m"),
+            "devices= is missing: how many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu",
+        ),
         (
             lambda: secateur.prune(UNREAD, None, plan="p.json", ratio=0.1, freeze=[1]),
             "the plan decides that; leave out ratio=, freeze=, or the plan",

@@ -145,7 +145,8 @@ def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return no_option(name, [*kind.model_fields, *sorted(_arguments.get(kind, set()) - {"model", "tokenizer"})])
     if problem["type"] == "missing":
-        return worded(f"--{name.replace('_', '-')} is missing")
+        about = str(kind.model_fields[name].description).rstrip(".")
+        return worded(f"--{name.replace('_', '-')} is missing: {about[0].lower()}{about[1:]}")
     return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}{hint(problem)}"
 
 
