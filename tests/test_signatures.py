@@ -72,7 +72,10 @@ def test_a_model_and_a_tokenizer_come_first(name: str) -> None:
             lambda: secateur.prune(UNREAD, None, ratio=2),
             "ratio=2: input should be less than 1; 2 percent are 0.02 or 2%",
         ),
-        (lambda: secateur.plan("smollm2-135m"), "devices= is missing"),
+        (
+            lambda: secateur.plan("smollm2-135m"),
+            "devices= is missing: how many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu",
+        ),
         (
             lambda: secateur.prune(UNREAD, None, plan="p.json", ratio=0.1, freeze=[1]),
             "the plan decides that; leave out ratio=, freeze=, or the plan",
@@ -83,6 +86,11 @@ def test_what_is_wrong_is_said_in_arguments(call: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_text_in_the_place_of_a_config_is_told() -> None:
+    with pytest.raises(InputError, match="'hello' stands where a GenerateConfig may; give options by name"):
+        secateur.attention.generate(UNREAD, UNREAD, "hello")  # type: ignore[arg-type]
 
 
 def test_options_of_loading_are_told_to_be_without_effect(caplog: pytest.LogCaptureFixture) -> None:

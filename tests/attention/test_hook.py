@@ -140,6 +140,7 @@ def test_sliding_windows_stay_dense(tiny_model: Models, small_blocks: Blocks) ->
     applied = apply(model, topk=0.2, **small_blocks)
     torch.testing.assert_close(logits(model, ids), dense)
     assert not applied.layers
+    assert repr(applied).startswith("Applied(sparse in ") and "tensor" not in repr(applied)
 
 
 def test_a_mask_of_another_kind_is_computed_densely(tiny_model: Models, small_blocks: Blocks) -> None:

@@ -52,6 +52,12 @@ def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pyte
     assert str(following("export", output=Path("out/a b.gguf"))).startswith("llama-cli -m 'out/a b.gguf'")
 
 
+def test_after_a_dry_run_comes_the_push_itself() -> None:
+    given = {"model": "out/m", "repository": "me/m", "private": True, "revision": None, "message": "a text"}
+    assert following("push", **given, dry_run=True) == "secateur push out/m me/m --private --message 'a text'"
+    assert following("push", **given, dry_run=False) == "secateur chat me/m"
+
+
 def test_an_adapter_is_measured_beside_its_model_and_merged(tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     adapter.mkdir()

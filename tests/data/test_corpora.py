@@ -120,6 +120,13 @@ def test_an_unknown_name_like_no_other_gets_no_guess() -> None:
     assert "did you mean" not in refusal("zzzzzz")
 
 
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_text_in_the_place_of_its_name_is_told_where_texts_go(times: int) -> None:
+    assert refusal("the river rose by a hand " * times).endswith(
+        "texts themselves go in a list, in evaluate as data=[texts]"
+    )
+
+
 def test_a_name_longer_than_a_file_name_may_be_is_refused() -> None:
     assert len(refusal("word " * 2000)) < 300
 

@@ -32,6 +32,12 @@ def test_decodes_greedily_with_a_cache_past_an_end_token(tiny_model):
     assert torch.cat(inputs[1:], dim=1)[0].tolist() == expected.tolist()
 
 
+def test_the_cache_goes_by_the_name_that_is_not_deprecated(tiny_model, recwarn):
+    model = tiny_model()
+    speed._generate(model, speed._random_prompt(model, 12, seed=3), new_tokens=2)
+    assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
+
+
 def test_models_take_turns(tiny_model):
     first, second = tiny_model(seed=0), tiny_model(seed=1)
     turns = []

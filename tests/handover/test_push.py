@@ -115,7 +115,7 @@ def test_a_dry_run_asks_nobody(made: Path, monkeypatch: pytest.MonkeyPatch) -> N
     result = secateur("push", made, "me/small", "--dry-run")
     assert result.exit_code == 0, result.output
     listed, stays = result.stdout.split("Stays here: ")
-    assert "model.safetensors" in listed and "checkpoint-3/model.safetensors" in stays
+    assert " 0.0 " not in listed and "model.safetensors" in listed and "checkpoint-3/model.safetensors" in stays
     assert all(name in stays for name in STAYING)
 
 

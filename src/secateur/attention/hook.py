@@ -19,6 +19,7 @@ from secateur.attention.options import ApplyOptions
 from secateur.attention.profile import AttentionProfile
 from secateur.attention.rules import LeftOut, Rule, rules_of
 from secateur.attention.sparse import Span, dense_attention, spans_of, sparse_attention
+from secateur.console import counted
 from secateur.errors import ModelError
 from secateur.kernels import Backend
 from secateur.models.adapters import adapter_of
@@ -33,7 +34,7 @@ _numbers = itertools.count()
 _applied: "weakref.WeakKeyDictionary[PreTrainedModel, Applied]" = weakref.WeakKeyDictionary()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Applied(LeftOut):
     """Sparse attention at work in a model.
 
@@ -47,6 +48,12 @@ class Applied(LeftOut):
     name: str
     before: str
     _mask: tuple[weakref.ref[Tensor], list[Span] | None] | None = None
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, sorted(self.rules))) or "none"
+        return (
+            f"Applied(sparse in {counted(len(self.rules), 'layer')} ({layers}), {self.name} in place of {self.before})"
+        )
 
     def forward(
         self,

@@ -6,6 +6,7 @@ for Language Model Quantization and Pruning".
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from secateur.console import track
 from secateur.data.tokens import cached_tokens
 from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.models.fingerprint import weights_fingerprint
+from secateur.models.modes import cache_name
 
 PIECES = 64
 PIECE_TOKENS = 128
@@ -68,8 +70,9 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, length: i
     known = min(len(tokenizer), model.get_output_embeddings().weight.shape[0])
     tokens = _beginnings(tokenizer, known, generator)
     cache, fed = DynamicCache(config=model.config), 0
+    kept: dict[str, Any] = {cache_name(model): cache, "use_cache": True}
     for _ in track(range(length - tokens.shape[1]), "Writing text"):
-        outputs = model(tokens[:, fed:].to(device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        outputs = model(tokens[:, fed:].to(device), **kept, logits_to_keep=1)
         fed = tokens.shape[1]
         # Drawing by the distribution function needs one random number a row, not one for every word.
         mass = outputs.logits[:, -1, :known].float().softmax(-1).cumsum(-1)  # (pieces, known)

@@ -128,6 +128,16 @@ def _after_plan(values: Values) -> str | None:
     return next((line for line in fitting if re.search(r" (prune|sparsify) ", line)), None)
 
 
+def _after_push(values: Values) -> str:
+    """Talking with what was sent; after `--dry-run` the same command without it."""
+    if not values["dry_run"]:
+        return _command("chat", values["repository"])
+    private = ["--private"] if values["private"] else []
+    named = [name for name in ("revision", "message") if values[name] is not None]
+    texts = [word for name in named for word in (flag(name), values[name])]
+    return _command("push", values["model"], values["repository"], *private, *texts)
+
+
 def _ship(model: str | Path) -> str:
     return _command("export", model, "-o", f"{Path(model)}.gguf")
 
@@ -171,7 +181,7 @@ ROAD: dict[str, Callable[[Values], str | None]] = {
     "sweep": lambda _: _command("export", "CELL/recover", "-o", "model.gguf"),
     "compare": lambda _: _command("export", "MODEL", "-o", "model.gguf"),
     "chat": lambda values: _command("push", values["model"], "USER/NAME") if Path(values["model"]).is_dir() else None,
-    "push": lambda values: _command("chat", values["repository"]),
+    "push": _after_push,
     "report": lambda values: _command(
         "compare", values["run"], "OTHER_RUN", "-o", _beside(values["run"], "comparison")
     ),

@@ -32,10 +32,14 @@ def push(
     upload = upload_of(model, repository)
     if dry_run:
         for name, size in upload.files.items():
-            say(f"{size / 1e6:10,.2f} MB  {name}")
+            say(f"{_bytes(size):>10}  {name}")
         if upload.left:
             say(f"Stays here: {', '.join(upload.left)}")
-        say(f"Would send {counted(len(upload.files), 'file')}, {upload.size / 1e6:,.1f} MB, to {repository}")
+        say(f"Would send {counted(len(upload.files), 'file')}, {_bytes(upload.size)}, to {repository}")
         return
-    say(f"Sending {counted(len(upload.files), 'file')}, {upload.size / 1e6:,.1f} MB, to {repository}")
+    say(f"Sending {counted(len(upload.files), 'file')}, {_bytes(upload.size)}, to {repository}")
     say(push(upload, private=private, revision=revision, message=message))
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"

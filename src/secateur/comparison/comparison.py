@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from secateur.comparison.results import SPEEDS, Result, Row, read_result
+from secateur.console import counted
 from secateur.errors import OutputError
 from secateur.files import (
     add_to_mark,
@@ -59,7 +60,7 @@ class Comparison(Drawn):
     keys: list[str] = field(default_factory=list)
 
     def headline(self) -> str:
-        return f"{len(self.rows)} models: {', '.join(row['name'] for row in self.rows)}"
+        return f"{counted(len(self.rows), 'model')}: {', '.join(row['name'] for row in self.rows)}"
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
         return [model_row(row) for row in self.rows]
@@ -165,7 +166,9 @@ def _told_apart(results: Sequence[Result]) -> list[Row]:
     """All rows; those of the same name and values get the label of their result, then a number where that is alike."""
     everything = [(result, row) for result in results for row in result.rows]
     taken = [_identity(row["name"], row) for _, row in everything]
-    labels = [f"{result.label}/{row['name']}" for result, row in everything]
+    labels = [
+        row["name"] if result.label == row["name"] else f"{result.label}/{row['name']}" for result, row in everything
+    ]
     names = [
         label if taken.count(identity) > 1 else row["name"]
         for identity, label, (_, row) in zip(taken, labels, everything, strict=True)

@@ -163,14 +163,22 @@ def _file(name: str, options: DataOptions) -> _Whole:
     try:
         found = is_file_kind(path) or path.exists()
     except OSError as error:
-        raise DataError(f"{name[:80]!r} is neither a corpus nor a file: {error.strerror}") from error
+        hint = _if_prose(name)
+        raise DataError(f"{name[:80]!r} is neither a corpus nor a file: {error.strerror}{hint}") from error
     if not found:
         near = difflib.get_close_matches(name.lower(), corpus_names(), n=1, cutoff=0.5)
         guess = f" (did you mean {near[0]}?)" if near else ""
         known = ", ".join(corpus_names())
-        raise DataError(f"no corpus or file is named {name!r}{guess}; give {known} or a {file_kinds()} file")
+        raise DataError(
+            f"no corpus or file is named {name!r}{guess}; give {known} or a {file_kinds()} file{_if_prose(name)}"
+        )
     documents, examples = open_file(path, options)
     return _Whole(documents, examples, "all", file_identity(path), path.name, is_file=True)
+
+
+def _if_prose(name: str) -> str:
+    """What helps where a text stands in the place of its name."""
+    return "; texts themselves go in a list, in evaluate as data=[texts]" if len(name.split()) > 4 else ""
 
 
 def _corpus(

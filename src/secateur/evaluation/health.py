@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.console import track
+from secateur.console import counted, track
 from secateur.data import load_corpus, token_windows
 from secateur.evaluation.config import DiagnoseConfig
 from secateur.evaluation.modes import input_device, measuring, weight_of
@@ -79,9 +79,11 @@ class HealthReport(Drawn):
 
     def headline(self) -> str:
         errors = sum(problem.severity == "error" for problem in self.problems)
-        state = "healthy" if self.healthy else f"{errors} errors"
+        state = "healthy" if self.healthy else counted(errors, "error")
         loss = "" if self.loss is None else f", loss of text {self.loss:.2f} of {self.uniform_loss:.2f} by guessing"
-        return f"{state}, {len(self.problems) - errors} warnings, {len(self.tensors)} weights{loss}"
+        return (
+            f"{state}, {counted(len(self.problems) - errors, 'warning')}, {counted(len(self.tensors), 'weight')}{loss}"
+        )
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
         return [asdict(tensor) for tensor in self.tensors]

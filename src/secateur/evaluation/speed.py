@@ -15,6 +15,7 @@ from secateur.errors import InputError
 from secateur.evaluation.modes import input_device, measuring, weight_bytes, weight_of
 from secateur.models.lora import underlying
 from secateur.models.memory import give_back, now, peak_memory
+from secateur.models.modes import cache_name
 
 GPU_MEMORY = "allocated on the GPU"
 PROCESS_MEMORY = "resident set of the process"
@@ -129,11 +130,12 @@ def _random_prompt(model: PreTrainedModel | PeftModel, prompt_tokens: int, seed:
 
 def _generate(model: PreTrainedModel | PeftModel, prompt: Tensor, new_tokens: int) -> tuple[float, float]:
     """The seconds of prefill and of decoding `new_tokens` one by one. `prompt`: (1, tokens)."""
+    cache = cache_name(underlying(model))
     with measuring(model):
         start = now(model)
         output = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
         filled = now(model)
         for _ in range(new_tokens):
             token = output.logits[:, -1:].argmax(dim=-1).to(prompt.device)  # (1, 1)
-            output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=token, **{cache: output[cache]}, use_cache=True, logits_to_keep=1)
         return filled - start, now(model) - filled

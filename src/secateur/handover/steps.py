@@ -118,7 +118,9 @@ def _training_figures(training: Mapping[str, Any]) -> list[Figure]:
     if kept.get(VALIDATED) is not None:
         share = "the part of the training text that was held out"
         figures.append(
-            Figure(name="validation loss", value=kept[VALIDATED], before=first.get(VALIDATED), measured_on=share)
+            Figure(
+                name="validation cross entropy", value=kept[VALIDATED], before=first.get(VALIDATED), measured_on=share
+            )
         )
     for text, value in (kept.get("perplexity") or {}).items():
         name = _last_name(text)

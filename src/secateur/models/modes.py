@@ -1,5 +1,6 @@
 """How a model is set while it is measured or cut, and given back as it came."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -33,6 +34,11 @@ def own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """What the model's `forward` calls its cache: `cache`, before Transformers 5.23 `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def in_eval_mode(function: Function) -> Function:

@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import re
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -178,8 +179,10 @@ def configured(kind: type[Config], config: Config | None, options: Mapping[str, 
         options: fields by name; they win over `config`.
 
     Raises:
-        OptionError: an option is unknown or its value is refused.
+        OptionError: an option is unknown or its value is refused, or `config` is something else.
     """
+    if config is not None and not isinstance(config, BaseModel):
+        raise OptionError(f"{reprlib.repr(config)} stands where a {kind.__name__} may; give options by name")
     given = config.model_dump(exclude_unset=True) if config is not None else {}
     for name in [name for name in options if name in LOADING and name in _unused.get(kind, ())]:
         logger.warning("%s= has no effect here: it is for secateur.load, and the model is loaded", name)
@@ -200,7 +203,8 @@ def _complaint(problem: dict[str, Any], kind: type[BaseModel]) -> str:
     if problem["type"] == "extra_forbidden":
         return no_option(name, [*kind.model_fields, *sorted(_arguments.get(kind, set()) - {"model", "tokenizer"})])
     if problem["type"] == "missing":
-        return worded(f"--{name.replace('_', '-')} is missing")
+        about = str(kind.model_fields[name].description).rstrip(".")
+        return worded(f"--{name.replace('_', '-')} is missing: {about[0].lower()}{about[1:]}")
     return f"{argument(name, problem['input'])}: {message[0].lower()}{message[1:]}{hint(problem)}"
 
 

@@ -317,10 +317,10 @@ def _restore_best(trainer: RecoveryTrainer) -> None:
     barrier()
     if best is None or best == steps:
         return
-    logger.info("The validation loss was lowest after step %d of %d: keeping those weights", best, steps)
+    logger.info("The validation cross entropy was lowest after step %d of %d: keeping those weights", best, steps)
     if best == 0:
         logger.warning(
-            worded("Training has not lowered the validation loss at all; try a lower --lr or more --samples")
+            worded("Training has not lowered the validation cross entropy at all; try a lower --lr or more --samples")
         )
     weights = load_file(trainer.workplace.best / checkpoints.WEIGHTS)
     checkpoints.load_weights(trainer.student, weights)

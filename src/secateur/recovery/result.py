@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from secateur.console import counted
 from secateur.data import Corpus
 from secateur.models.masks import sparsity_of
 from secateur.recovery.config import RecoverConfig
@@ -35,7 +36,7 @@ class RecoverResult(Drawn):
         sequences_given: how many the data has, those for validation included; None where that is not known.
         seconds: training and evaluation, all runs of a resumed training together.
         tokens_per_second: of the optimizer steps, evaluation not counted.
-        best_step: the step whose weights these are, where there is a validation loss.
+        best_step: the step whose weights these are, where there is a validation cross entropy.
         micro_batch_size: windows that went through the model at once in the end.
         method: how, as it was settled.
         sparsity: share of zeros in the matrices that have them, before and after; None for a dense model.
@@ -62,9 +63,10 @@ class RecoverResult(Drawn):
     def headline(self) -> str:
         names = ("eval_cross_entropy", "eval_loss")
         losses = [step[name] for step in self.history for name in names if name in step]
-        found = f", validation loss {losses[0]:.3f} → {min(losses):.3f}" if losses else ""
+        found = f", validation cross entropy {losses[0]:.3f} → {min(losses):.3f}" if losses else ""
         where = f", in {self.output}" if self.output else ""
-        return f"{self.method}, {self.steps:,} steps on {self.tokens:,} tokens, {self.seconds:.1f} s{found}{where}"
+        steps = counted(self.steps, "step")
+        return f"{self.method}, {steps} on {self.tokens:,} tokens, {self.seconds:.1f} s{found}{where}"
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
         return [flat(step) for step in self.history]

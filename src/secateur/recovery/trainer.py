@@ -398,7 +398,7 @@ class RecoveryTrainer(Trainer):
             return
         progress.evaluations_without_gain += 1
         if patience is not None and progress.evaluations_without_gain >= patience:
-            logger.info("No lower validation loss in %d evaluations: stopping", patience)
+            logger.info("No lower validation cross entropy in %d evaluations: stopping", patience)
             self.control.should_training_stop = True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
