@@ -204,7 +204,7 @@ def test_names_of_lm_eval(task_directory: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     message = refused(task_directory, "hellaswag", kind=DataError)
     assert message == (
-        "hellaswag is not in the cache (no network); give a task of local files with --include-path instead, or unset "
+        "hellaswag is not in the cache (no network); give a task of local files with include_path= instead, or unset "
         "HF_HUB_OFFLINE"
     )
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)

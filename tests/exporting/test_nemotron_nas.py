@@ -258,7 +258,7 @@ def test_the_command(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
     assert "already holds something" in failed(command("export", model, "-o", out, *as_nas))
     done(command("export", model, "-o", out, *as_nas, "--overwrite"))
     assert "which is still needed" in failed(command("export", model, "-o", model, *as_nas, "--overwrite"))
-    named = failed(command("export", model, "-o", tmp_path / "x.gguf", *as_nas))
+    named = failed(command("export", model, "-o", tmp_path / "x.gguf", *as_nas), status=2)
     assert "x.gguf is the name of a GGUF file, and --format nemotron-nas writes a directory" in named
     assert "q8_0 is for GGUF files" in failed(command("export", model, "-o", out, *as_nas, "--dtype", "q8_0"), 2)
     assert "'nemotron-nas' is not supported" in failed(command("diagnose", out))

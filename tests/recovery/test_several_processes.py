@@ -104,7 +104,7 @@ def test_two_processes_train_as_one_does(
         assert one.keys() == two.keys(), name
         for weight in one:
             difference = float((two[weight] - one[weight]).norm() / one[weight].norm().clamp_min(1e-6))
-            assert difference < 1e-4, (name, weight)
+            assert difference < 1e-3, (name, weight)
             if "proj" in weight:
                 assert torch.equal(two[weight] == 0, one[weight] == 0), name
         for entry, other in zip(history_of(expected[name]), history_of(tmp_path / "two" / name), strict=True):

@@ -160,6 +160,7 @@ class MetricsJson(Written):
     versions: dict[str, str]
     machine: dict[str, Any]
     seconds: dict[str, float] = Field(description="By stage.")
+    export: dict[str, Any] | None = Field(None, description="What the recipe's export wrote.")
 
 
 class RunJson(MetricsJson, Figures):
