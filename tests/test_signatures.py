@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said_in_arguments(call: Any, message: str) -> None:
 
 
 def test_a_text_in_the_place_of_a_config_is_told() -> None:
-    with pytest.raises(InputError, match="stands where a GenerateConfig may|no tokenizer"):
+    with pytest.raises(InputError, match=r"stands where a GenerateConfig may|no tokenizer"):
         secateur.attention.generate(UNREAD, UNREAD, "hello")  # type: ignore[arg-type]
 
 
