@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "stopped in one process": ("uneven", {**FULL, "checkpoint_steps": 2}, False),
     "stopped, then sharded": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
     "stopped, sharded before": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
-    "best at first, sharded": ("uneven", {**FULL, "lr": 0.3, "max_grad_norm": 100.0}, True),
+    "best at first, sharded": ("uneven", {**FULL, "lr": 1.0, "max_grad_norm": 100.0}, True),
     "lora": ("uneven", {**LORA, "gradient_checkpointing": True}, False),
     "lora, sharded": ("uneven", LORA, True),
     "merged, sharded": ("uneven", {**LORA, "merge": True}, True),
@@ -99,12 +99,14 @@ def test_two_processes_train_as_one_does(
 
     done = torchrun(WORKER, tmp_path / "cases.json")
     assert done.returncode == 0, done.stderr
+    first = json.loads((expected["best at first, sharded"] / "recovery.json").read_text(encoding="utf-8"))
+    assert first["best_step"] == 0, "this training must make the model worse"
     for name in CASES:
         one, two = weights_of(expected[name]), weights_of(tmp_path / "two" / name)
         assert one.keys() == two.keys(), name
         for weight in one:
             difference = float((two[weight] - one[weight]).norm() / one[weight].norm().clamp_min(1e-6))
-            assert difference < 1e-3, (name, weight)
+            assert difference < 1e-4, (name, weight)
             if "proj" in weight:
                 assert torch.equal(two[weight] == 0, one[weight] == 0), name
         for entry, other in zip(history_of(expected[name]), history_of(tmp_path / "two" / name), strict=True):

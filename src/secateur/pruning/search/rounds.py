@@ -381,7 +381,6 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         for layer, parts in enumerate(removed)
         for part, units in parts.items()
     )
-    losing = [layer for layer, parts in enumerate(removed) if any(parts.values())]
     head_dim, before = head_dim_of(model), count_parameters(model)
     return PruningPlan(
         ratio=gone / before if config.only_drops else config.ratio,
@@ -389,7 +388,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         parameters_after=before - gone,
         head_dim=head_dim,
         query_heads_per_group=usual_attention(shapes).heads_per_group,
-        layers=plan_layers(shapes, head_dim, removed, losing, None),
+        layers=plan_layers(shapes, head_dim, removed, config.cut_layers(len(shapes)), None),
         settings=config.model_dump(),
         calibration=calibration.description,
         calibration_windows=len(calibration.windows),
