@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "stopped in one process": ("uneven", {**FULL, "checkpoint_steps": 2}, False),
     "stopped, then sharded": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
     "stopped, sharded before": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
-    "best at first, sharded": ("uneven", {**FULL, "lr": 1.0, "max_grad_norm": 100.0}, True),
+    "best at first, sharded": ("uneven", {**FULL, "lr": 0.3, "max_grad_norm": 100.0, "samples": 22}, True),
     "lora": ("uneven", {**LORA, "gradient_checkpointing": True}, False),
     "lora, sharded": ("uneven", LORA, True),
     "merged, sharded": ("uneven", {**LORA, "merge": True}, True),
