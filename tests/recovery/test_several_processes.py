@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
     "stopped in one process": ("uneven", {**FULL, "checkpoint_steps": 2}, False),
     "stopped, then sharded": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
     "stopped, sharded before": ("uneven", {**FULL, "checkpoint_steps": 2}, True),
-    "best at first, sharded": ("uneven", {**FULL, "lr": 0.3, "max_grad_norm": 100.0, "samples": 22}, True),
+    "best at first, sharded": ("uneven", {**FULL, "lr": 1.0, "max_grad_norm": 100.0}, True),
     "lora": ("uneven", {**LORA, "gradient_checkpointing": True}, False),
     "lora, sharded": ("uneven", LORA, True),
     "merged, sharded": ("uneven", {**LORA, "merge": True}, True),
@@ -109,7 +109,9 @@ def test_two_processes_train_as_one_does(
             assert difference < 1e-4, (name, weight)
             if "proj" in weight:
                 assert torch.equal(two[weight] == 0, one[weight] == 0), name
-        for entry, other in zip(history_of(expected[name]), history_of(tmp_path / "two" / name), strict=True):
+        compared = 2 if name.startswith("best at first") else None  # then it runs away, and rounding with it
+        histories = (history_of(place)[:compared] for place in (expected[name], tmp_path / "two" / name))
+        for entry, other in zip(*histories, strict=True):
             assert entry == pytest.approx(other, rel=1e-3), name
         assert not (tmp_path / "two" / f"{name}.partial").exists()
     message = (tmp_path / "two" / "diverging.error").read_text(encoding="utf-8")
