@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import torch
 import transformers
 
@@ -24,13 +25,20 @@ from fuzz.commands import Accepted, run_command
 from fuzz.kinds import Kind
 from fuzz.samples import make_samples
 
-LIMIT = 10.0  # seconds
+LIMIT = 10.0  # seconds of a processor
+PATIENCE = 6  # so many times that long by the clock: other programs may keep the processor from it
 MEMORY = 6 * 2**30  # bytes beyond what the process has when it begins
 PANIC = "panicked at"  # Rust's report of it, which a compiled library writes past Python
 VERDICTS = ("accepted", "refused", "unexpected", "hang", "crash")
 # What the commands import when they run; once here, instead of in every process.
 IMPORTED = (
-    *("lm_eval.evaluator", "secateur.evaluation.harness", "secateur.evaluation.tasks", "secateur.runs.stages"),
+    *(
+        "lm_eval.evaluator",
+        "secateur.report",
+        "secateur.evaluation.harness",
+        "secateur.evaluation.tasks",
+        "secateur.runs.stages",
+    ),
     *("secateur.cli.main", "secateur.longrange.run", "secateur.longrange.data", "secateur.attention.against_dense"),
     *("secateur.attention.tuning", "secateur.runs.steps", "secateur.runs.sweep"),
     *("secateur.planning.running", "secateur.report"),
@@ -200,8 +208,9 @@ def _replace(name: str) -> None:
 def _finished(worker: _Worker) -> Finding | None:
     """What came of a worker that has ended, or whose time is up; None while it works."""
     seconds = time.monotonic() - worker.begun
+    used = psutil.Process(worker.process).cpu_times()
     process, status = os.waitpid(worker.process, os.WNOHANG)
-    if process == 0 and seconds < LIMIT:
+    if process == 0 and used.user + used.system < LIMIT and seconds < PATIENCE * LIMIT:
         return None
     if process == 0:
         os.killpg(worker.process, signal.SIGKILL)
