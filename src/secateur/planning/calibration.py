@@ -13,6 +13,7 @@ from secateur.calibration.own_text import PIECE_TOKENS, PIECES
 from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
 from secateur.planning.work import Work
 from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS
+from secateur.pruning.removals import EVERY as COMPARED_EVERY
 from secateur.pruning.removals import TOKENS as TOKENS_WITHOUT
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.rounds import MOST_TRIED
@@ -68,8 +69,9 @@ def unit_scores(setting: Setting) -> Phase:
         grams += Work(moments=gram(tokens, n))
         solves += Work(float32=n**3) + removal(n, shape.hidden_size, block, units - 1)
     halves, left_out = 2 * len(shape.layers), setting.few_tokens(max(1, TOKENS_WITHOUT // setting.config.seqlen))
-    # A stream for each half, through half of the layers on average, and two distributions at its end.
-    through = (len(shape.layers) + 1) * shape.body_flops(setting.config.seqlen) + 2 * halves * shape.head_flops
+    # A stream for each half, through half of the layers on average, and at its end some tokens' distributions.
+    compared = (halves + 1) * shape.head_flops / COMPARED_EVERY
+    through = (len(shape.layers) + 1) * shape.body_flops(setting.config.seqlen) + compared
     widest = setting.widest_half
     at_once = max(1, setting.config.batch_size // 4) * setting.config.seqlen
     streams = 2 * (2 * len(shape.layers) + 1) * at_once * shape.hidden_size * setting.width

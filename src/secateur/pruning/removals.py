@@ -1,24 +1,26 @@
 """What a model loses without a half of a layer: measured, since the loss is not quadratic that far from the model."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
-from secateur.calibration.losses import summed_divergence
 from secateur.calibration.sensitivity import final_states
 from secateur.calibration.streaming import LayerStream, Offload
 from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.console import track
 from secateur.distributed import all_reduce_numbers, process_count, share
-from secateur.models.adapters import adapter_of
+from secateur.models.adapters import adapter_of, head_of
 from secateur.models.halves import PARTS, Part
 from secateur.models.streamed import release
 from secateur.pruning.cutting import HalfName
 from secateur.pruning.importance import LayerScores, PartScores
 
-TOKENS = 2048  # of the calibration text: the divergences of single halves are known within a few percent
+TOKENS = 1024  # of the calibration text
+EVERY = 4  # of so many tokens the distribution of one is compared: neighbours tell much the same
 CHUNK_TOKENS = 64  # few enough that a chunk's logits stay in a processor's cache
 LEAST = 1e-6  # nats: what a half costs at least
 
@@ -82,20 +84,31 @@ def divergences_without(
             stream.pass_through(index)
         without |= new
         release(model, layer)
+    costs = _divergences(model, whole, list(without.values()))
     found: list[dict[Part, float]] = [{} for _ in layers]
-    for (index, part), stream in without.items():
-        found[index][part] = _divergence(model, whole, stream)
+    for (index, part), cost in zip(without, costs, strict=True):
+        found[index][part] = cost
     return found
 
 
-def _divergence(model: PreTrainedModel, whole: LayerStream, other: LayerStream) -> float:
-    """Mean KL divergence of the next token's distribution, of streams behind the last layer."""
-    total = tokens = 0.0
-    for found, wanted in zip(other.hidden, whole.hidden, strict=True):
-        total += summed_divergence(model, final_states(model, found), final_states(model, wanted), CHUNK_TOKENS)
-        tokens += wanted.shape[0] * wanted.shape[1]
-    total, tokens = all_reduce_numbers(total, tokens)
-    return total / tokens
+def _divergences(model: PreTrainedModel, whole: LayerStream, others: list[LayerStream]) -> list[float]:
+    """Mean KL divergence of the next token's distribution from `whole`'s, of each stream behind the last layer."""
+    head = head_of(model)
+
+    def log_probabilities(hidden: Tensor) -> Iterator[Tensor]:
+        some_states = hidden[:, (hidden.shape[1] - 1) % EVERY :: EVERY]  # the last one among them
+        states = final_states(model, some_states).to(head.weight.device).flatten(0, 1)
+        return (head(chunk).float().log_softmax(-1) for chunk in states.split(CHUNK_TOKENS))
+
+    totals, tokens = [0.0] * len(others), 0
+    for number, hidden in enumerate(whole.hidden):
+        wanted = list(log_probabilities(hidden))  # (tokens, vocabulary) each
+        tokens += sum(map(len, wanted))
+        for index, other in enumerate(others):
+            for ours, theirs in zip(log_probabilities(other.hidden[number]), wanted, strict=True):
+                totals[index] += functional.kl_div(ours, theirs, reduction="sum", log_target=True).item()
+    *totals, count = all_reduce_numbers(*totals, float(tokens))
+    return [total / count for total in totals]
 
 
 def _ending_at(scores: PartScores, cost: float) -> PartScores:
