@@ -25,7 +25,10 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: processes are given tests one by one, and so end at about the same time."""
+    """The longest first, and tests of several processes one after another: side by side they wait for each other."""
+    for item in items:
+        if "torchrun" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("torchrun"))
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("real", "slow")])
 
 
