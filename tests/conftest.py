@@ -27,7 +27,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, and tests of several processes one after another: side by side they wait for each other."""
     for item in items:
-        if "torchrun" in getattr(item, "fixturenames", ()):
+        if {"torchrun", "two_processes"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.xdist_group("torchrun"))
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("real", "slow")])
 
@@ -105,6 +105,19 @@ def torchrun() -> Callable[..., "subprocess.CompletedProcess[str]"]:
             text=True,
             timeout=timeout,
         )
+
+    return run
+
+
+@pytest.fixture
+def two_processes(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., "list[subprocess.CompletedProcess[str]]"]:
+    """Run a script, or `-m secateur …`, in two processes as `torchrun` does, but without torchrun: in less time."""
+    from two_processes import run_together
+
+    def run(*arguments: object, timeout: float = 300, count: int = 2) -> "list[subprocess.CompletedProcess[str]]":
+        return run_together([*map(str, arguments)], tmp_path_factory.mktemp("processes"), timeout, count)
 
     return run
 

@@ -49,7 +49,7 @@ def test_two_processes_find_what_one_finds(
     tiny_tokenizer: PreTrainedTokenizerBase,
     private_cache: Path,
     tmp_path: Path,
-    torchrun: Callable[..., Any],
+    two_processes: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     save(tiny_model(), tiny_tokenizer, tmp_path / "model")
@@ -72,8 +72,8 @@ def test_two_processes_find_what_one_finds(
     monkeypatch.setenv("SECATEUR_CACHE", str(tmp_path / "another cache"))
     together = cases("two")
     (tmp_path / "cases.json").write_text(json.dumps(together), encoding="utf-8")
-    done = torchrun(WORKER, tmp_path / "cases.json")
-    assert done.returncode == 0, done.stderr
+    for process in two_processes(WORKER, tmp_path / "cases.json"):
+        assert process.returncode == 0, process.stderr
     for case, figures in zip(together, expected, strict=True):
         name = Path(case["output"]).name
         found = json.loads(Path(f"{case['output']}.json").read_text(encoding="utf-8"))

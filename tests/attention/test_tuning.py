@@ -1,9 +1,6 @@
 """Thresholds: within the bound, as brute force finds them, the same by any number of processes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -204,19 +201,20 @@ def test_layers_with_a_sliding_window_are_not_tuned(
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(
-    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, text: Path, tmp_path: Path
+    tiny_model: Models,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    text: Path,
+    private_cache: Path,
+    tmp_path: Path,
+    two_processes: Callable[..., Any],
 ) -> None:
     save(tiny_model(), tiny_tokenizer, tmp_path / "model")
     arguments = ["attention", "tune", str(tmp_path / "model"), "--data", str(text), "--dtype", "float32"]
     arguments += ["--seqlen", "256", "--samples", "2", "--l1", "0.3", "--pv-l1", "0.4"]
     arguments += ["--query-block", "16", "--key-block", "16", "-o"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEUR_CACHE": str(tmp_path / "cache")}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "secateur"]
-    for command, name in (([sys.executable, "-m", "secateur"], "one"), (two, "two")):
-        done = subprocess.run(
-            [*command, *arguments, str(tmp_path / name)], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
+    for count, name in ((1, "one"), (2, "two")):
+        for process in two_processes("-m", "secateur", *arguments, tmp_path / name, count=count):
+            assert process.returncode == 0, process.stderr
     one, other = (load_file(tmp_path / name) for name in ("one", "two"))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -1,11 +1,10 @@
 """`secateur longrange`, and its recipes, on a small task."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_commands import done, failed, secateur
@@ -120,14 +119,10 @@ def test_a_recipe_with_a_mistake(tmp_path: Path, change: tuple[str, str], messag
 
 
 @pytest.mark.slow
-def test_two_processes_train_together(prepared: Path, small: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "secateur"]
-    arguments = ["longrange", "train", "--task", "listops", "-o", str(prepared), "--config", str(small)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [*command, *arguments, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr
+def test_two_processes_train_together(prepared: Path, small: Path, two_processes: Callable[..., Any]) -> None:
+    arguments = ["longrange", "train", "--task", "listops", "-o", prepared, "--config", small, "--device", "cpu"]
+    for process in two_processes("-m", "secateur", *arguments):
+        assert process.returncode == 0, process.stderr
     results = json.loads((prepared / "sat" / "results.json").read_text())
     assert results["switched"] == 4
     assert results["steps"] == 8

@@ -1,9 +1,10 @@
 """A full disk, and two commands at once: one line, and the same command then goes on."""
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_commands import QUICK_PRUNE, QUICK_RECOVER, done, failed, recipe_at, secateur
@@ -24,26 +25,17 @@ def tiny(tiny_model, tiny_tokenizer, tmp_path: Path, private_cache: Path) -> Pat
     return tmp_path / "tiny"
 
 
-def with_files_of_at_most(size: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["prune", "recover", "run"])
-def test_a_disk_that_takes_no_more(tiny: Path, tmp_path: Path, command: str) -> None:
+def test_a_disk_that_takes_no_more(tiny: Path, tmp_path: Path, command: str, two_processes: Callable[..., Any]) -> None:
     options = {
         "prune": ["prune", tiny, *QUICK_PRUNE],
         "recover": ["recover", tiny, "--merge", "--checkpoint-steps", "1", *QUICK_RECOVER],
         "run": ["run", recipe_at(tmp_path / "recipe.yaml", tiny)],
     }[command]
     line = [*options, "-o", tmp_path / "out"]
-    result = with_files_of_at_most(100_000, *line)
+    (tmp_path / "limited.py").write_text(LIMITED)
+    (result,) = two_processes(tmp_path / "limited.py", 100_000, *line, count=1)
     assert result.returncode == 1
     (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
     assert "could not be written" in error and "unexpected" not in error and "Traceback" not in result.stderr

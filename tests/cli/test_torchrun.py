@@ -20,6 +20,7 @@ from secateur.runs.recipe import Recipe, parse_recipe
 from secateur.runs.stages import run_recipe
 
 Torchrun = Callable[..., Any]
+Together = Callable[..., Any]
 
 RECIPE = """\
 model: {model}
@@ -49,7 +50,7 @@ def errors(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchrun, two_processes: Together) -> None:
     text = RECIPE.format(model=model, text=tmp_path / "text.txt")
     (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
     recipe = parse_recipe(text)
@@ -75,8 +76,18 @@ def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchr
     lines = (tmp_path / "two" / "run.log").read_text(encoding="utf-8").splitlines()
     logged = [line for line in lines if "secateur.runs." in line]  # one process of the two writes the log
     assert len(logged) == len({line.split(" ", 2)[2] for line in logged})
-    assert torchrun(*arguments).returncode == 0
+    assert [process.returncode for process in two_processes(*arguments)] == [0, 0]
     assert "done before" in (tmp_path / "two" / "run.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_an_error_is_one_line(model: Path, tmp_path: Path, torchrun: Torchrun) -> None:
+    done = torchrun("-m", "secateur", "prune", model, "--calibration", "none.txt", "-o", tmp_path / "out")
+    assert done.returncode != 0
+    (line,) = errors(done.stderr)
+    assert "none.txt does not exist" in line
+    assert "(exitcode: 1)" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -87,15 +98,14 @@ def test_a_recipe_in_two_processes(model: Path, tmp_path: Path, torchrun: Torchr
         (("evaluate", "{model}", "--unknown"), "No such option: --unknown", 2),
     ],
 )
-def test_an_error_is_one_line(
-    model: Path, tmp_path: Path, torchrun: Torchrun, arguments: tuple[str, ...], message: str, status: int
+def test_an_error_is_said_once(
+    model: Path, tmp_path: Path, two_processes: Together, arguments: tuple[str, ...], message: str, status: int
 ) -> None:
     filled = [part.format(model=model, out=tmp_path / "out") for part in arguments]
-    done = torchrun("-m", "secateur", *filled)
-    assert done.returncode != 0
-    (line,) = errors(done.stderr)
+    done = two_processes("-m", "secateur", *filled)
+    assert {process.returncode for process in done} == {status}
+    (line,) = errors("".join(process.stderr for process in done))
     assert message in line
-    assert f"(exitcode: {status})" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Training in two processes under torchrun gives what one process gives."""
+"""Training in two processes gives what one process gives."""
 
 import json
 import runpy
@@ -27,7 +27,7 @@ def test_two_processes_train_as_one_does(
     options: dict[str, Any],
     settled: LongRangeConfig,
     tmp_path: Path,
-    torchrun: Callable[..., Any],
+    two_processes: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SECATEUR_TIMEOUT", "1")
@@ -51,8 +51,8 @@ def test_two_processes_train_as_one_does(
     two = cases("two")
     two.append({**two[0], "output": str(tmp_path / "two" / "too large"), "short": [3], "fit": 0})
     (tmp_path / "cases.json").write_text(json.dumps(two), encoding="utf-8")
-    done = torchrun(WORKER, tmp_path / "cases.json", timeout=120)
-    assert done.returncode == 0, done.stderr
+    for process in two_processes(WORKER, tmp_path / "cases.json", timeout=120):
+        assert process.returncode == 0, process.stderr
     for name in CASES:
         alone, together = (tmp_path / directory / name / "sat" for directory in ("one", "two"))
         expected, found = read_results(alone), read_results(together)

@@ -1,4 +1,4 @@
-"""Training in two processes under torchrun gives what one process gives."""
+"""Training in two processes gives what one process gives."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from secateur.recovery import recover, sharding
 from secateur.sparsity import sparsify
 
 TinyModel = Callable[..., PreTrainedModel]
-Torchrun = Callable[..., Any]
+Together = Callable[..., Any]
 
 WORKER = Path(__file__).with_name("trainings.py")
 # Batches of 5 windows are shared as 3 and 2, in parts of 2; the 7 for validation as 4 and 3.
@@ -72,7 +72,7 @@ def history_of(directory: Path) -> list[dict[str, float]]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(
-    models: dict[str, Path], story: Path, tmp_path: Path, torchrun: Torchrun
+    models: dict[str, Path], story: Path, tmp_path: Path, two_processes: Together
 ) -> None:
     train = runpy.run_path(str(WORKER))["train"]
     cases, expected = [], {}
@@ -97,8 +97,8 @@ def test_two_processes_train_as_one_does(
     cases.append({**diverging, "goes": [{"fsdp": True, "poisoned": STOP}]})
     (tmp_path / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
 
-    done = torchrun(WORKER, tmp_path / "cases.json")
-    assert done.returncode == 0, done.stderr
+    for process in two_processes(WORKER, tmp_path / "cases.json"):
+        assert process.returncode == 0, process.stderr
     first = json.loads((expected["best at first, sharded"] / "recovery.json").read_text(encoding="utf-8"))
     assert first["best_step"] == 0, "this training must make the model worse"
     for name in CASES:
