@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
 from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width, own_by_layer
@@ -249,10 +250,19 @@ def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """The width of a head, in most families the same in all layers with softmax attention: in the first."""
+    """The width of a head, in most families the same in all layers with softmax attention: in the first.
+
+    Raises:
+        ModelError: no layer has softmax attention.
+    """
     adapter = adapter_of(model)
     halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
-    return next(half.head_dim for half in halves if half.heads)
+    head_dim = next((half.head_dim for half in halves if half.heads), None)
+    if head_dim is None:
+        raise ModelError(
+            "no layer of this model has softmax attention; its units cannot be cut, nor can it be exported"
+        )
+    return head_dim
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -168,7 +168,9 @@ def _reasons_of_miss(plan: PruningPlan, even: bool) -> Iterator[str]:
     if even:
         yield "equal layers can only lose whole GQA groups and channels in every layer at once"
         return
-    if plan.settings.get("target") != "mlp":
+    if plan.settings.get("target") == "depth":
+        yield "whole halves of layers are large in this model"
+    elif plan.settings.get("target") != "mlp":
         yield "whole GQA groups are large in this model"
     yield "--max-rate, --target or --attention-share leaves no room"
 

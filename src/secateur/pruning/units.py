@@ -27,6 +27,7 @@ class PartShape:
         block_size: inputs of its output projection that belong to one unit.
         unit_parameters: parameters that leave with one unit.
         divisible: whether single units can leave; if not, there is one, which stays.
+        stays_as: of what is not divisible: what it is.
         may_leave: whether the layer can go without the half.
         heads: query heads of softmax attention.
         key_value_heads: its key/value heads, which may be those of another layer.
@@ -36,6 +37,7 @@ class PartShape:
     block_size: int
     unit_parameters: int
     divisible: bool = True
+    stays_as: str = ""
     may_leave: bool = True
     heads: int = 0
     key_value_heads: int = 0
@@ -60,6 +62,7 @@ def part_shape(half: Half) -> PartShape:
         block_size=half.block_size,
         unit_parameters=parameters // half.units,
         divisible=half.names.divisible,
+        stays_as=half.names.stays_as,
         may_leave=half.names.may_leave,
         heads=half.heads,
         key_value_heads=half.key_value_heads,
