@@ -44,7 +44,7 @@ from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.removals import with_measured_halves
-from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
+from secateur.pruning.units import check_group_ratios, identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def prune(
     warn_of_long_windows(model, config.seqlen)
     log_what_stays(model)
     shapes, before, head_dim = part_shapes(model), count_parameters(model), head_dim_of(model)
+    uncut = identity(model)
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
         layer_importance = _given_importance(layer_importance, len(shapes), config)
     planned = read_plan(config.plan, model) if config.plan is not None else None
@@ -184,6 +185,7 @@ def prune(
         calibration=calibration.description,
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
+        model=uncut,
     )
     warn_of_miss(plan, config.even)
     return PruneResult(plan, importance, seconds, memory.bytes)

@@ -1,10 +1,12 @@
 """The units that leave a layer: GQA groups (one key/value head with its query heads) and MLP channels."""
 
+import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Half, Part, blocks_of
 from secateur.models.modeling_secateur import leave_out
-from secateur.models.widths import declared_widths, keep_columns, keep_rows, layer_widths
+from secateur.models.widths import declared_widths, head_dim_of, keep_columns, keep_rows, layer_widths
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,23 @@ def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
     """The units of every layer's attention and MLP."""
     adapter = adapter_of(model)
     return [{part: part_shape(adapter.half(layer, part)) for part in PARTS} for layer in adapter.layers(model)]
+
+
+def identity(model: PreTrainedModel) -> dict[str, Any]:
+    """What model a plan is of: its family, its sizes, and a digest of the sizes of all its units."""
+    shapes, config = part_shapes(model), model.config
+    sizes = [
+        (half.units, half.block_size, half.unit_parameters, half.heads, half.key_value_heads)
+        for shape in shapes
+        for half in (shape[part] for part in PARTS)
+    ]
+    return {
+        "family": adapter_of(model).model_type,
+        "num_hidden_layers": len(shapes),
+        "hidden_size": config.hidden_size,
+        "head_dim": head_dim_of(model),
+        "units": hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16],
+    }
 
 
 # What a model has to have one of.

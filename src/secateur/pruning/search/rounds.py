@@ -45,7 +45,7 @@ from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
-from secateur.pruning.units import log_what_stays, part_shapes, usual_attention
+from secateur.pruning.units import identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -396,6 +396,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         calibration=calibration.description,
         calibration_windows=len(calibration.windows),
         calibration_source=calibration.corpus.source,
+        model=identity(model),
     )
 
 
