@@ -10,10 +10,12 @@ from secateur.exporting.layout import require_carried
 from secateur.exporting.nemotron_nas import require_held, require_held_widths
 from secateur.models.adapters import adapter_for, is_uneven_type
 from secateur.models.saving import MLX_FAMILIES
-from secateur.models.widths import heads_make_up_hidden_size
+from secateur.models.widths import heads_make_up_hidden_size, widths_in
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
 UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
+# vLLM ends at a layer whose attention it does not find.
+WITHOUT_ATTENTION = "Opens in Transformers, mlx-lm (remote code)"
 # What was run of other families.
 OTHER_UNEVEN = "Opens in Transformers (remote code)"
 OTHER_EVEN = "Opens wherever the family does: it is the family's own class"
@@ -57,6 +59,8 @@ def opening_of(config: PreTrainedConfig) -> Opening:
         config: the model's.
     """
     tried = adapter_for(config.model_type).model_type in MLX_FAMILIES
+    if tried and not all(width.num_attention_heads for width in widths_in(config)):
+        return _with_exports(Opening(WITHOUT_ATTENTION, ("Transformers", "mlx-lm"), remote_code=True), config)
     if is_uneven_type(config.model_type):
         engines = ("Transformers", "vLLM", "mlx-lm") if tried else ("Transformers",)
         return _with_exports(Opening(UNEVEN if tried else OTHER_UNEVEN, engines, remote_code=True), config)
