@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import secateur
 from secateur.errors import ModelError
 from secateur.exporting import opens_in, require_exportable
+from secateur.exporting.engines import VLLM_FAMILIES
 from secateur.exporting.nemotron_nas import require_held
 from secateur.models import count_parameters, layer_widths
 from secateur.models.loading import load_settings
@@ -56,7 +57,8 @@ def test_every_family_gives_the_same_probabilities(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_an_uneven_model_opens(family: str) -> None:
     config = make_family(family, "uneven").config
-    assert opens_in(config) == "Opens in Transformers (remote code); by export: llama.cpp"
+    run = ", vLLM" if family in VLLM_FAMILIES else ""
+    assert opens_in(config) == f"Opens in Transformers{run} (remote code); by export: llama.cpp"
     with pytest.raises(ModelError, match=f"compute as {family}'s"):
         require_held(config)
 
