@@ -8,13 +8,16 @@ import pytest
 import torch
 from exporting_helpers import LlamaCpp, log_probabilities
 from family_models import FAMILIES, LONGROPE, PROMPT, SQUARE, YARN, make_family
+from gguf_files import edited
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import ModelError
 from secateur.exporting import opens_in, require_exportable
+from secateur.exporting.engines import VLLM_FAMILIES
 from secateur.exporting.nemotron_nas import require_held
-from secateur.models import count_parameters
+from secateur.models import count_parameters, layer_widths
+from secateur.models.loading import load_settings
 
 F16_ERROR = 0.01
 Small = PreTrainedTokenizerFast
@@ -54,7 +57,8 @@ def test_every_family_gives_the_same_probabilities(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_an_uneven_model_opens(family: str) -> None:
     config = make_family(family, "uneven").config
-    assert opens_in(config) == "Opens in Transformers (remote code); by export: llama.cpp"
+    run = ", vLLM" if family in VLLM_FAMILIES else ""
+    assert opens_in(config) == f"Opens in Transformers{run} (remote code); by export: llama.cpp"
     with pytest.raises(ModelError, match=f"compute as {family}'s"):
         require_held(config)
 
@@ -165,11 +169,51 @@ WITHOUT_HALVES = {"drop": "attention=0-1,mlp=2", "samples": 4, "seqlen": 32, "ow
 def test_layers_without_halves(family: str, small_tokenizer: Small, tmp_path: Path) -> None:
     model = make_family(family)
     secateur.prune(model, small_tokenizer, **WITHOUT_HALVES)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half())
     result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
     assert result.architecture == "deci"
     require_same(tmp_path / "model.gguf", model)
-    with pytest.raises(ModelError, match="it has layers without attention or MLP, which are read from a model dir"):
-        secateur.load(tmp_path / "model.gguf")
+    again, _ = secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")
+    assert layer_widths(again) == layer_widths(model)
+    require_same(tmp_path / "model.gguf", again)
+    secateur.save(again, small_tokenizer, tmp_path / "saved")
+    saved, _ = secateur.load(tmp_path / "saved", dtype="float32", device="cpu")
+    assert torch.equal(log_probabilities(saved, PROMPT), log_probabilities(again, PROMPT))
+    torch.testing.assert_close(log_probabilities(again, PROMPT), log_probabilities(model, PROMPT), atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def without_halves(small_tokenizer: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of a model some of whose layers have no attention, and one no MLP."""
+    model, file = make_family("llama"), tmp_path_factory.mktemp("halves") / "model.gguf"
+    secateur.prune(model, small_tokenizer, **WITHOUT_HALVES)
+    secateur.export(model, small_tokenizer, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"deci.feed_forward_length": [96, 96, 0, 96]}, r"layer 2 has no MLP \(deci\.feed_forward_length 0\)"),
+        ({"deci.attention.head_count_kv": [4, 0, 0, 4]}, "layer 2 has 8 heads and 0 key/value heads"),
+        ({"deci.attention.head_count": [0] * 4, "deci.attention.head_count_kv": [0] * 4}, "no layer has attention"),
+        ({"deci.attention.head_count": [8, 0, 8]}, "head_count has 3 entries, for 4 layers"),
+        ({"deci.attention.head_count": [8, 8, 8]}, "head_count has 3 entries, for 4 layers"),
+        ({"deci.feed_forward_length": [96] * 5}, "feed_forward_length has 5 entries, for 4 layers"),
+        ({"deci.feed_forward_length": [96, 2**25, 96, 96]}, "feed_forward_length is 33554432 and must be a whole"),
+        (
+            {"secateur.attention.head_count": [0] * 4, "secateur.attention.head_count_kv": [0] * 4},
+            "no layer its attent",
+        ),
+    ],
+    ids=str,
+)
+def test_lists_that_are_not_of_the_layers(keys: dict[str, object], message: str, without_halves: Path) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load_settings(edited(without_halves, keys))
+    assert "\n" not in str(caught.value)
 
 
 def test_layers_without_halves_that_no_graph_has(small_tokenizer: Small, tmp_path: Path) -> None:

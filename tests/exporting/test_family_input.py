@@ -11,10 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import ModelError
+from secateur.models import count_parameters, layer_widths
 from secateur.models.loading import load_settings
 
 F16_ERROR = 0.01
 Small = PreTrainedTokenizerFast
+OWN = "secateur.feed_forward_length"
 
 
 @pytest.mark.parametrize("widths", ["uncut", "uneven"])
@@ -30,6 +32,10 @@ def test_a_file_is_read_as_llama_cpp_runs_it(family: str, widths: str, small_tok
     found = LlamaCpp(file).next_log_probabilities(PROMPT, len(expected))
     assert max(abs(float(expected[token]) - value) for token, value in found.items()) < F16_ERROR
     torch.testing.assert_close(expected, log_probabilities(model, PROMPT), atol=F16_ERROR, rtol=0)
+    # What was filled up with zeros for llama.cpp's sake is not read back.
+    assert layer_widths(again) == layer_widths(model)
+    if result.architecture != "deci" and again.config.tie_word_embeddings == model.config.tie_word_embeddings:
+        assert count_parameters(again) == count_parameters(model)
     secateur.save(again, tokenizer, tmp_path / "saved")
     saved, _ = secateur.load(tmp_path / "saved", dtype="float32", device="cpu")
     assert torch.equal(log_probabilities(saved, PROMPT), expected)
@@ -61,3 +67,43 @@ def test_keys_that_are_not_carried_are_named(
     file = edited(tmp_path / "model.gguf", {f"{result.architecture}.{key}": value})
     with pytest.raises(ModelError, match="type yarn" if "type" in key else f"{key} "):
         load_settings(file)
+
+
+@pytest.mark.parametrize("family", ["olmo2", "gpt_neox", "glm4", "qwen3_5_text"])
+def test_what_was_filled_up_computes_the_same_when_it_is_read_back(
+    family: str, small_tokenizer: Small, tmp_path: Path
+) -> None:
+    settings = {"rms_norm_eps": 0.1, "head_dim": 8} if family == "olmo2" else {}
+    model = make_family(family, "uneven", **settings)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half())
+    secateur.export(model, small_tokenizer, tmp_path / "model.gguf")
+    again, _ = secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")
+    assert layer_widths(again) == layer_widths(model) and len(set(layer_widths(model))) > 1
+    error = 2e-3 if family == "olmo2" else 1e-5  # a factor that is none of float16's numbers
+    torch.testing.assert_close(log_probabilities(again, PROMPT), log_probabilities(model, PROMPT), atol=error, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def filled_up(small_tokenizer: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("filled") / "model.gguf"
+    secateur.export(make_family("smollm3", "uneven"), small_tokenizer, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([64, 64, 64], r"secateur\.feed_forward_length is \[64, 64, 64\] and must be a list of 4 numbers"),
+        (64, "and must be a list of 4 numbers"),
+        ([64, 64, 64, 97], r"say .* of layer 3, of which the file has"),
+        ([0, 64, 64, 64], r"say .* of layer 0, of which the file has"),
+        (["x"] * 4, r"say .* of layer 0, of which the file has"),
+        ([8, 8, 8, 8], r"it is filled up with zeros, and blk\.0\.ffn_gate\.weight has other numbers in their place"),
+    ],
+)
+def test_own_widths_that_are_none_of_the_files(value: object, message: str, filled_up: Path) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        secateur.load(edited(filled_up, {OWN: value}), dtype="float32", device="cpu")
+    assert "\n" not in str(caught.value)

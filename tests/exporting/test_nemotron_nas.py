@@ -16,6 +16,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedMo
 import secateur
 from secateur.errors import InputError, ModelError, OutputError
 from secateur.exporting import opens_in
+from secateur.exporting.engines import WITHOUT_ATTENTION
 from secateur.exporting.nemotron_nas import ffn_mult, require_held_widths
 from secateur.models import adapter_of, declare_widths
 from secateur.models.adapters import adapter_for
@@ -79,15 +80,26 @@ def made(tiny_model, family: str = "llama", widths: Sequence[int] = WIDTHS, **ov
 
 def test_layers_without_halves_say_no_op(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
     model = made(tiny_model)
-    secateur.prune(model, tiny_tokenizer, drop="attention=0,mlp=2", compensate=False, importance="magnitude")
+    secateur.prune(model, tiny_tokenizer, drop="attention=1,mlp=2", compensate=False, importance="magnitude")
+    assert opens_in(model.config) == f"{WITHOUT_ATTENTION}; by export: llama.cpp, SGLang"
     secateur.export(model, tiny_tokenizer, tmp_path / "nas", format="nemotron-nas")
     config = json.loads((tmp_path / "nas" / "config.json").read_text())
     blocks = config["block_configs"]
-    assert [block["attention"]["no_op"] for block in blocks] == [True, False, False, False]
+    assert [block["attention"]["no_op"] for block in blocks] == [False, True, False, False]
     assert [block["ffn"]["no_op"] for block in blocks] == [False, False, True, False]
+    # mlx-lm makes objects of them, which take no other keys.
+    assert all(block["attention"].keys() == {"n_heads_in_group", "no_op", "replace_with_linear"} for block in blocks)
+    assert all(block["ffn"].keys() == {"ffn_mult", "no_op", "replace_with_linear"} for block in blocks)
     assert (config["num_attention_heads"], config["num_key_value_heads"]) == (8, 4)
     weights = load_file(tmp_path / "nas" / "model.safetensors")
-    assert not [name for name in weights if "layers.0.self_attn" in name or "layers.2.mlp" in name]
+    assert not [name for name in weights if "layers.1.self_attn" in name or "layers.2.mlp" in name]
+
+
+def test_a_first_layer_without_attention_is_refused(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
+    model = made(tiny_model)
+    secateur.prune(model, tiny_tokenizer, drop="attention=0", compensate=False, importance="magnitude")
+    with pytest.raises(ModelError, match="the first layer goes without attention, at which vLLM's nemotron-nas ends"):
+        secateur.export(model, tiny_tokenizer, tmp_path / "nas", format="nemotron-nas")
 
 
 def as_engines_build_it(directory: Path) -> PreTrainedModel:

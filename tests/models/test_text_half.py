@@ -276,3 +276,27 @@ def test_settings_as_they_are_published(content: dict[str, Any], parameters: int
     assert shape.parameters == parameters
     assert shape.dtype == "bfloat16"
     assert check_config(content).eos_token_id == content.get("eos_token_id")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_files_of_its_other_parts_alone_need_not_be_there(stream: bool, tmp_path: Path) -> None:
+    expected = logits(make("gemma3", tmp_path / "whole"))
+    weights = load_file(tmp_path / "whole" / WEIGHTS)
+    (tmp_path / "whole" / WEIGHTS).unlink()
+    shards: dict[str, dict[str, Tensor]] = {"text": {}, "other": {}}
+    for name, weight in weights.items():
+        shards["text" if "language_model" in name else "other"][name] = weight
+    for name, held in shards.items():
+        save_file(held, tmp_path / "whole" / f"{name}.safetensors", metadata={"format": "pt"})
+    index = {name: f"{shard}.safetensors" for shard, held in shards.items() for name in held}
+    content = {"metadata": {"total_size": 1}, "weight_map": index}
+    (tmp_path / "whole" / f"{WEIGHTS}.index.json").write_text(json.dumps(content))
+    (tmp_path / "whole" / "other.safetensors").unlink()
+    model, tokenizer = load(tmp_path / "whole", dtype="float32", stream=stream)
+    assert torch.equal(logits(model), expected)
+    assert model.name_or_path == str(tmp_path / "whole")
+    assert model_shape(tmp_path / "whole").parameters == count_parameters(model)
+    save(model, tokenizer, tmp_path / "text")
+    (tmp_path / "whole" / "text.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks text\.safetensors, which its index names; copy the missing files"):
+        load(tmp_path / "whole", dtype="float32")

@@ -243,7 +243,7 @@ def test_a_model_cut_in_place_gives_its_hidden_states(
     ("family", "drop", "why"),
     [
         ("llama", "attention=0", "is not there"),
-        ("qwen3_5_text", "attention=2", "cannot leave: this family's layers keep theirs"),
+        ("qwen3_5_text", "attention=2", "cannot leave: it is linear attention"),
         ("gemma4_text", "mlp=0", "cannot leave: this family's layers keep theirs"),
     ],
 )
@@ -267,3 +267,53 @@ def test_names_of_halves_are_read() -> None:
     asked = PruneConfig(drop="layers=1-2, attention=0 4; mlp=3").asked_to_leave(5)
     whole = {(layer, part) for layer in (1, 2) for part in ("attention", "mlp")}
     assert asked == whole | {(0, "attention"), (4, "attention"), (3, "mlp")}
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "options", "message"),
+    [
+        (
+            "gemma4_text",
+            {},
+            {"target": "depth"},
+            'target="depth" nothing can leave: the attention of layers 0, 2 cannot leave whole in this family; the '
+            "MLP of layers 0-3 cannot leave whole",
+        ),
+        ("gemma4_text", {}, {"target": "attention", "layers": "1:2"}, "layer 1 stays as it is: it is attention that"),
+        (
+            "qwen3_5_text",
+            {},
+            {"target": "attention", "layers": "0:1"},
+            "layer 0 stays as it is: it is linear attention",
+        ),
+        (
+            "qwen3_5_text",
+            {},
+            {"target": "attention", "ratio": 0.5},
+            "at most 0.298 .* layers 0, 2 stays as it is: it is",
+        ),
+        ("qwen3_5_text", {"layer_types": ["linear_attention"] * 4}, {}, "no layer of this model has softmax attention"),
+        ("llama", {"num_key_value_heads": 1}, {"target": "attention", "keep_halves": True}, "keeps, one GQA group"),
+        (
+            "llama",
+            {},
+            {"target": "depth", "max_rate": 0.1},
+            "attention of layers 0-3 has no step as small as max_rate=0.1",
+        ),
+        ("gemma4_text", {}, {"drop_layers": 1}, "drop_layers=1 is more than the 0 layers that can leave whole in this"),
+    ],
+    ids=str,
+)
+def test_where_nothing_can_leave_the_reason_is_said_before_anything_is_measured(
+    tiny_model: Models,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    family: str,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    model = tiny_model(family, **settings)
+    for command in (prune, secateur.search):
+        with pytest.raises(SecateurError, match=message) as caught:
+            command(model, tiny_tokenizer, data="none of this.txt", **options)
+        assert "\n" not in str(caught.value)

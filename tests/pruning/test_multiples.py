@@ -140,7 +140,7 @@ def test_equal_layers_are_cut_to_what_cards_share(tiny_model: Models, tiny_token
         ({"tensor_parallel": 3}, "layer 0 has 4 GQA groups, and the 3 cards of tensor_parallel= cannot share them"),
         (
             {"channel_multiple": 96, "target": "mlp", "keep_halves": True},
-            "a layer keeps what channel_multiple= and tensor_parallel= ask",
+            "a layer keeps, what channel_multiple= and tensor_parallel= ask",
         ),
         ({"channel_multiple": 10**30, "target": "attention", "ratio": 0.05}, None),
     ],

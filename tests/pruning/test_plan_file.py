@@ -14,6 +14,7 @@ from secateur.errors import InputError
 from secateur.models import layer_widths
 from secateur.pruning import PruneConfig, prune
 from secateur.pruning.plan_file import read_plan
+from secateur.pruning.units import identity
 
 QUICK: dict[str, Any] = {"samples": 4, "seqlen": 48, "batch_size": 2, "own_text": 0.0}
 Models = Callable[..., PreTrainedModel]
@@ -134,3 +135,31 @@ def test_what_is_no_json_is_refused(tiny_model: Models, tmp_path: Path) -> None:
 def test_options_that_the_plan_decides_are_refused() -> None:
     with pytest.raises(ValueError, match=r"leave out --ratio, --freeze, or the plan"):
         PruneConfig(plan="plan.json", ratio=0.3, freeze=[1])
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("qwen3", {}, "is a plan of another model: its family is 'llama', this one's 'qwen3'"),
+        ("llama", {"num_hidden_layers": 5}, "another model: its num_hidden_layers is 4, this one's 5"),
+        ("llama", {"hidden_size": 128}, "another model: its hidden_size is 64, this one's 128"),
+        ("llama", {"head_dim": 32}, "another model: its head_dim is 16, this one's 32"),
+        ("llama", {"num_attention_heads": 4}, "another model: the sizes of its units are others"),
+    ],
+)
+def test_the_plan_of_another_model_is_refused(
+    tiny_model: Models, tmp_path: Path, family: str, settings: dict[str, int], message: str
+) -> None:
+    layers = [{"layer": 0, "num_key_value_heads": [4, 3]}]
+    plan = written(tmp_path / "plan.json", {"layers": layers, "model": identity(tiny_model())})
+    assert read_plan(plan, tiny_model(seed=1)).counts[0, "attention"] == 1
+    with pytest.raises(InputError, match=message):
+        read_plan(plan, tiny_model(family, **settings))
+    earlier = written(tmp_path / "earlier.json", {"layers": layers})
+    assert read_plan(earlier, tiny_model(family, **settings)).counts[0, "attention"] == 1
+
+
+def test_what_a_plan_says_of_its_model_is_a_table(tiny_model: Models, tmp_path: Path) -> None:
+    plan = written(tmp_path / "plan.json", {"layers": [{"layer": 0, "removed_groups": [0]}], "model": "llama"})
+    with pytest.raises(InputError, match="'model' must say what model the plan is of"):
+        read_plan(plan, tiny_model())

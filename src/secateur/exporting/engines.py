@@ -10,11 +10,16 @@ from secateur.exporting.layout import require_carried
 from secateur.exporting.nemotron_nas import require_held, require_held_widths
 from secateur.models.adapters import adapter_for, is_uneven_type
 from secateur.models.saving import MLX_FAMILIES
-from secateur.models.widths import heads_make_up_hidden_size
+from secateur.models.widths import heads_make_up_hidden_size, widths_in
 
 EVERYWHERE = "Opens in Transformers, vLLM, SGLang, mlx-lm and llama.cpp's converter"
 UNEVEN = "Opens in Transformers, vLLM, mlx-lm (remote code)"
-# What was run of other families.
+# vLLM ends at a layer whose attention it does not find.
+WITHOUT_ATTENTION = "Opens in Transformers, mlx-lm (remote code)"
+# Other families whose uneven models were run in vLLM.
+VLLM_FAMILIES = ("gemma3_text", "olmo2", "phi3")
+IN_VLLM = "Opens in Transformers, vLLM (remote code)"
+# What was run of the others.
 OTHER_UNEVEN = "Opens in Transformers (remote code)"
 OTHER_EVEN = "Opens wherever the family does: it is the family's own class"
 # Their own Qwen2 takes the hidden size by the number of heads for the size of a head: vLLM wants --model-impl
@@ -56,7 +61,13 @@ def opening_of(config: PreTrainedConfig) -> Opening:
     Args:
         config: the model's.
     """
-    tried = adapter_for(config.model_type).model_type in MLX_FAMILIES
+    family = adapter_for(config.model_type).model_type
+    tried = family in MLX_FAMILIES
+    whole = all(width.num_attention_heads for width in widths_in(config))
+    if tried and not whole:
+        return _with_exports(Opening(WITHOUT_ATTENTION, ("Transformers", "mlx-lm"), remote_code=True), config)
+    if is_uneven_type(config.model_type) and not tried and whole and family in VLLM_FAMILIES:
+        return _with_exports(Opening(IN_VLLM, ("Transformers", "vLLM"), remote_code=True), config)
     if is_uneven_type(config.model_type):
         engines = ("Transformers", "vLLM", "mlx-lm") if tried else ("Transformers",)
         return _with_exports(Opening(UNEVEN if tried else OTHER_UNEVEN, engines, remote_code=True), config)

@@ -23,7 +23,7 @@ from secateur.exporting.result import ExportResult
 from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
 from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
 from secateur.files import new_file
-from secateur.models import count_parameters
+from secateur.models import count_parameters, layer_widths
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.options import configured, takes_options
 
@@ -82,7 +82,7 @@ def export(
             writer.add_name(_name_of(path))
             writer.add_file_type(FILE_TYPES[FORMATS[dtype]])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            write_shape(writer, model.config, layout, rows)
+            write_shape(writer, model.config, layout, rows, layer_widths(model))
             vocabulary.write(writer)
             _write(writer, parts, kinds)
         finally:

@@ -1,6 +1,7 @@
 """What the header of a GGUF file says of a model's shape and of how it computes."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import gguf
@@ -8,6 +9,7 @@ import gguf
 from secateur.exporting.layout import Layout, window_step
 from secateur.exporting.linear_attention import write_linear_attention
 from secateur.exporting.rope import Rope
+from secateur.models import LayerWidths
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,11 @@ SETTINGS = {
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
+OWN_WIDTHS = {
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "intermediate_size": "feed_forward_length",
+}
 OF_GRANITE = {
     "logits_scaling": "logit_scale",
     "residual_multiplier": "residual_scale",
@@ -26,13 +33,17 @@ OF_GRANITE = {
 }
 
 
-def write_shape(writer: gguf.GGUFWriter, config: Any, layout: Layout, rows: int) -> None:
-    """Add the keys of an architecture.
+def write_shape(writer: gguf.GGUFWriter, config: Any, layout: Layout, rows: int, own: Sequence[LayerWidths]) -> None:
+    """Add the keys of an architecture, and of what is filled up with zeros, for reading it back, what the model has.
 
     Args:
         config: the model's.
         rows: of the embeddings.
+        own: the model's widths.
     """
+    if list(own) != list(layout.widths):
+        for field, key in OWN_WIDTHS.items():
+            writer.add_array(f"secateur.{key}", [getattr(width, field) for width in own])
     writer.add_context_length(_context_length(config, layout))
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(len(layout.widths))

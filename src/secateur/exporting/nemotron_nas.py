@@ -34,7 +34,7 @@ ARCHITECTURE, MODEL_TYPE = "DeciLMForCausalLM", "nemotron-nas"
 CONFIG_CODE = Path(__file__).with_name("configuration_nemotron_nas.py")
 HELD = ("llama", "mistral", "qwen2")
 ROPE_KINDS = ("default", "linear", "llama3")
-ABSENT = {"n_heads_in_group": None, "ffn_mult": None, "no_op": True, "replace_with_linear": False}
+ABSENT = {"no_op": True, "replace_with_linear": False}
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 NAMES = {torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32"}
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -164,9 +164,13 @@ def require_held_widths(config: PreTrainedConfig) -> None:
     """Check that layers of the widths that a config states can be written as `nemotron-nas`.
 
     Raises:
-        ModelError: heads were cut, or an MLP's width is no multiple of 256.
+        ModelError: heads were cut, an MLP's width is no multiple of 256, or the first layer has no attention.
     """
     widths, hidden_size = widths_in(config), config.hidden_size
+    if not widths[0].num_attention_heads:
+        raise ModelError(
+            "the first layer goes without attention, at which vLLM's nemotron-nas ends; cut the model with --freeze 0"
+        )
     first = first_with_heads(widths)
     for index, width in enumerate(widths):
         if width.num_attention_heads and _heads(width) != _heads(first):
@@ -198,9 +202,12 @@ def _not_held(what: str) -> ModelError:
 def _block(width: LayerWidths, hidden_size: int) -> dict[str, dict[str, Any]]:
     there = {"no_op": False, "replace_with_linear": False}
     group = width.num_attention_heads // max(width.num_key_value_heads, 1)
-    attention = {"n_heads_in_group": group, **there} if group else ABSENT
     multiplier = ffn_mult(width.intermediate_size, hidden_size)
-    return {"attention": attention, "ffn": {"ffn_mult": multiplier, **there} if width.intermediate_size else ABSENT}
+    # mlx-lm takes no key that is not of the half.
+    return {
+        "attention": {"n_heads_in_group": group or None, **(there if group else ABSENT)},
+        "ffn": {"ffn_mult": multiplier or None, **(there if width.intermediate_size else ABSENT)},
+    }
 
 
 def _has_attention_bias(model: PreTrainedModel) -> bool:

@@ -147,6 +147,10 @@ class Adapter:
         known = " or ".join(names.mixer for names in self.halves if names.part == part)
         raise ModelError(f"a layer of this {self.model_type} has no {known}: it is of another kind")
 
+    def own_modules(self, names: HalfNames) -> tuple[str, ...]:
+        """The names of what leaves a layer with a half."""
+        return names.own_modules(self._norms_of_others[names.part])
+
     @cached_property
     def _norms_of_others(self) -> dict[Part, frozenset[str]]:
         """For each half the names of the norms that the other has."""

@@ -15,7 +15,7 @@ from secateur.models.adapters import adapter_of
 from secateur.models.config_file import load_config, read_config, reading
 from secateur.models.json_file import CONFIG
 from secateur.models.quiet import quiet
-from secateur.models.text_half import NAMES, OTHER_PARTS, holds_text_half, model_tensors, text_name
+from secateur.models.text_half import NAMES, OTHER_PARTS, holds_text_half, model_tensors, text_name, with_what_is_there
 from secateur.models.weight_files import DERIVED, StoredTensor, stored_dtype
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,9 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     check_shapes(directory, config, tensors, trust_remote_code=trust_remote_code)
     if arguments.get("dtype") == "auto":
         arguments["dtype"] = checkpoint_dtype(directory)
-    with quiet(), reading(str(directory)):
+    with quiet(), reading(str(directory)), with_what_is_there(directory) as place:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
+            place,
             config=config,
             output_loading_info=True,
             use_safetensors=True,
@@ -55,6 +55,7 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
             **arguments,
         )
     model, loading = loaded
+    model.config.name_or_path = model.name_or_path = str(directory)
     if multimodal:
         loading["unexpected_keys"] = {name for name in loading["unexpected_keys"] if not OTHER_PARTS.match(name)}
     _require_all(directory, loading)

@@ -73,13 +73,17 @@ class HalfNames:
         """The names of the norms around the mixer."""
         return tuple(name for name in (self.norm, self.norm_after) if name is not None)
 
+    def own_modules(self, others: Collection[str] = ()) -> tuple[str, ...]:
+        """The names of what leaves a layer with this half, but for norms that stay with it."""
+        return (self.mixer, *(name for name in self.norms if name not in others))
+
     def of(self, layer: nn.Module, others: Collection[str] = ()) -> "Half":
         """The half of a layer that has these parts.
 
         Args:
             others: names of norms that stay with the layer when this half leaves it.
         """
-        own = (self.mixer, *(name for name in self.norms if name not in others))
+        own = self.own_modules(others)
 
         def part_of(owner: nn.Module, name: str | None) -> nn.Module | None:
             return None if name is None else cast(nn.Module, getattr(owner, name))

@@ -27,9 +27,8 @@ from secateur.models.config_file import load_config
 from secateur.models.gguf_input import read_gguf, read_gguf_settings, stored_dtype
 from secateur.models.options import DType
 from secateur.models.streamed import fits_in_memory, stream_layers
-from secateur.models.text_half import stored_bytes
+from secateur.models.text_half import model_files, stored_bytes
 from secateur.models.tokenizers import guard_embeddings, load_tokenizer, require_fit
-from secateur.models.weight_files import weight_files
 from secateur.models.zeros_record import load_zeros
 from secateur.progress import announced
 from secateur.wording import worded
@@ -106,7 +105,7 @@ def load(
         load_zeros(model, path)
     guard_embeddings(model, tokenizer, path)
     if stream:
-        stream_layers(model, weight_files(path))
+        stream_layers(model, model_files(path))
     if device_map is None:
         cast(nn.Module, model).to(place)
     if dtype == "auto":

@@ -4,9 +4,12 @@ Such a checkpoint is read as if the text model stood there alone. What it has fo
 several tokens at once, is left out.
 """
 
+import json
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,16 @@ from transformers import CONFIG_MAPPING
 
 from secateur.errors import ModelError
 from secateur.models.json_file import CONFIG, read_object
-from secateur.models.weight_files import BYTES, FORMATS, StoredTensor, stored_tensors, weight_files
+from secateur.models.weight_files import (
+    BYTES,
+    FORMATS,
+    INDEX,
+    WEIGHTS,
+    StoredTensor,
+    stored_tensors,
+    weight_files,
+    weight_map,
+)
 
 # Multimodal families, with the text family that they have where `text_config` names none.
 TEXT_MODELS = {
@@ -97,9 +109,9 @@ def model_tensors(directory: Path) -> dict[str, StoredTensor]:
     Raises:
         ModelError: as `weight_files.stored_tensors`; or a weight is there in two layouts.
     """
-    tensors = stored_tensors(directory)
     if not holds_text_half(directory):
-        return tensors
+        return stored_tensors(directory)
+    tensors = stored_tensors(directory, OTHER_PARTS)
     found: dict[str, StoredTensor] = {}
     stored_as: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -112,6 +124,30 @@ def model_tensors(directory: Path) -> dict[str, StoredTensor]:
             )
         found[own], stored_as[own] = tensor, name
     return found
+
+
+def model_files(directory: Path) -> list[Path]:
+    """The files that hold a directory's model, or its text half and perhaps the rest. Errors as `weight_files`."""
+    return weight_files(directory, OTHER_PARTS if holds_text_half(directory) else None)
+
+
+@contextmanager
+def with_what_is_there(directory: Path) -> Iterator[Path]:
+    """A directory as Transformers reads it: where files of a checkpoint's other parts are missing, one without them."""
+    if not holds_text_half(directory) or (directory / WEIGHTS).is_file():
+        yield directory
+        return
+    index = read_object(directory / INDEX)
+    there = weight_map(directory, OTHER_PARTS)
+    if there == index["weight_map"]:
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="secateur-text-") as name:
+        for file in directory.iterdir():
+            if file.name != INDEX:
+                (Path(name) / file.name).symlink_to(file.resolve())
+        (Path(name) / INDEX).write_text(json.dumps({**index, "weight_map": there}), encoding="utf-8")
+        yield Path(name)
 
 
 def holds_text_half(directory: Path) -> bool:
@@ -133,7 +169,7 @@ def left_out(directory: Path) -> dict[str, int]:
     if not holds_text_half(directory):
         return {}
     parts: Counter[str] = Counter()
-    for name, tensor in stored_tensors(directory).items():
+    for name, tensor in stored_tensors(directory, OTHER_PARTS).items():
         found = OTHER_PARTS.match(name)
         if found:
             parts[found[1]] += tensor.elements
@@ -142,10 +178,10 @@ def left_out(directory: Path) -> dict[str, int]:
 
 def stored_bytes(directory: Path) -> int:
     """Bytes of the files that hold a directory's model, less the parts that are left out. Errors as `weight_files`."""
-    files = sum(file.stat().st_size for file in weight_files(directory))
+    files = sum(file.stat().st_size for file in model_files(directory))
     if not holds_text_half(directory):
         return files
-    others = (tensor for name, tensor in stored_tensors(directory).items() if OTHER_PARTS.match(name))
+    others = (tensor for name, tensor in stored_tensors(directory, OTHER_PARTS).items() if OTHER_PARTS.match(name))
     return files - sum(tensor.elements * BYTES.get(FORMATS.get(tensor.format, ""), 1) for tensor in others)
 
 

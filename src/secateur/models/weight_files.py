@@ -37,8 +37,12 @@ class StoredTensor:
         return count
 
 
-def weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path, needless: re.Pattern[str] | None = None) -> list[Path]:
     """The safetensors files that hold a directory's model; what else lies there is not read.
+
+    Args:
+        directory: of the model.
+        needless: how names of weights begin that are not used: files that hold nothing else need not be there.
 
     Raises:
         ModelError: there are none, they are pickled, or the index names a file that is not there or is not a plain
@@ -50,7 +54,7 @@ def weight_files(directory: Path) -> list[Path]:
             f"{directory} holds a checkpoint of several processes ({local.name}); write it as one model with "
             "save_pretrained first"
         )
-    shards = sorted(set(_weight_map(directory).values())) if (directory / INDEX).is_file() else []
+    shards = sorted(set(weight_map(directory, needless).values())) if (directory / INDEX).is_file() else []
     if (directory / WEIGHTS).is_file():  # an index beside it is not used
         return [directory / WEIGHTS]
     if not shards:
@@ -62,15 +66,19 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in shards]
 
 
-def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
+def stored_tensors(directory: Path, needless: re.Pattern[str] | None = None) -> dict[str, StoredTensor]:
     """What the weight files of a directory hold, by name, read from their headers.
+
+    Args:
+        directory: of the model.
+        needless: as of `weight_files`.
 
     Raises:
         ModelError: as `weight_files`; or a file is damaged, a tensor is in two files, or the index and the files do
             not say the same.
     """
     tensors: dict[str, StoredTensor] = {}
-    files = weight_files(directory)
+    files = weight_files(directory, needless)
     for file in files:
         for name, tensor in read_header(file).items():
             if name in tensors:
@@ -80,7 +88,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
                 )
             tensors[name] = tensor
     if (directory / INDEX).is_file() and files != [directory / WEIGHTS]:
-        _compare_with_index(directory, _weight_map(directory), tensors)
+        _compare_with_index(directory, weight_map(directory, needless), tensors)
     if not tensors:
         raise ModelError(f"{directory} holds no weights: {files[0].name} is empty")
     return tensors
@@ -105,7 +113,7 @@ def unused_shards(directory: Path) -> list[str]:
     """Files that an index names and that are not read, because the weights stand in one file as well."""
     if not (directory / WEIGHTS).is_file() or not (directory / INDEX).is_file():
         return []
-    return sorted(set(_weight_map(directory).values()) - {WEIGHTS})
+    return sorted(set(weight_map(directory).values()) - {WEIGHTS})
 
 
 def stored_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
@@ -117,7 +125,12 @@ def stored_dtype(tensors: Mapping[str, StoredTensor]) -> str | None:
     return max(elements, key=lambda name: elements[name], default=None)
 
 
-def _weight_map(directory: Path) -> dict[str, str]:
+def weight_map(directory: Path, needless: re.Pattern[str] | None = None) -> dict[str, str]:
+    """In which file each weight is, by the index of a directory; of files that need not be there, those that are.
+
+    Raises:
+        ModelError: as `weight_files`.
+    """
     file = directory / INDEX
     index = read_object(file)
     found, metadata = index.get("weight_map"), index.get("metadata")
@@ -129,13 +142,15 @@ def _weight_map(directory: Path) -> dict[str, str]:
                 f"{file} is wrong: {shown(name, 80)} is said to be in {shown(shard, 80)!r}; an index may name "
                 "*.safetensors files of its own directory only"
             )
-    missing = sorted({shard for shard in found.values() if not (directory / shard).is_file()})
+    absent = {shard for shard in set(found.values()) if not (directory / shard).is_file()}
+    lacking = {name: shard for name, shard in found.items() if shard in absent}
+    missing = sorted({shard for name, shard in lacking.items() if needless is None or not needless.match(name)})
     if missing:
         listed = ", ".join(shown(name, 80) for name in missing[:5])
         raise ModelError(f"{directory} lacks {listed}, which its index names; copy the missing files")
     if not isinstance(metadata, dict):
         raise ModelError(f"{file} has no metadata; restore it from its source")
-    return found
+    return {name: shard for name, shard in found.items() if name not in lacking}
 
 
 def _is_plain(name: str) -> bool:
@@ -143,8 +158,8 @@ def _is_plain(name: str) -> bool:
     return re.fullmatch(r"[^/\\\0:]+\.safetensors", name) is not None
 
 
-def _compare_with_index(directory: Path, weight_map: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
-    for name, shard in weight_map.items():
+def _compare_with_index(directory: Path, index: Mapping[str, str], tensors: Mapping[str, StoredTensor]) -> None:
+    for name, shard in index.items():
         if DERIVED.search(name):
             continue
         if name not in tensors:
@@ -157,7 +172,7 @@ def _compare_with_index(directory: Path, weight_map: Mapping[str, str], tensors:
                 f"{directory / INDEX} is wrong: it says {shown(name, 80)} is in {shown(shard, 80)}, and it is in "
                 f"{tensors[name].file.name}"
             )
-    unnamed = sorted(name for name in set(tensors) - set(weight_map) if not DERIVED.search(name))
+    unnamed = sorted(name for name in set(tensors) - set(index) if not DERIVED.search(name))
     if unnamed:
         raise ModelError(
             f"{directory / INDEX} is wrong: it does not name {shown(unnamed[0], 80)}, which is in "

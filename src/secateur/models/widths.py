@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
+from secateur.errors import ModelError
 from secateur.models.adapters import Adapter, adapter_of, is_uneven_type
 from secateur.models.halves import PARTS, Half, Part
 from secateur.models.modeling_secateur import auto_map_of, give_layers_their_configs, of_one_width, own_by_layer
@@ -69,9 +70,9 @@ def declare_widths(model: PreTrainedModel) -> None:
     if uneven and square:
         config.square_attention = square
     if stock is None:
-        config.skipped_modules = _modules_of_halves(model) if any(map(skipped, widths)) else None
+        config.skipped_modules = skipped_modules(adapter) if any(map(skipped, widths)) else None
         config.per_layer_config = {
-            layer: {**own.get(layer, {}), **_overrides(width)} for layer, width in enumerate(widths)
+            layer: {**own.get(layer, {}), **overrides(width)} for layer, width in enumerate(widths)
         }
         if own:
             config.use_double_wide_mlp = False  # each layer's width is said
@@ -141,17 +142,15 @@ def skipped(width: LayerWidths) -> list[Part]:
     return [part for part, units in widths if not units]
 
 
-def _overrides(width: LayerWidths) -> dict[str, Any]:
+def overrides(width: LayerWidths) -> dict[str, Any]:
     """What `per_layer_config` says of a layer."""
     there: dict[str, Any] = {name: value for name, value in asdict(width).items() if value}
     return {**there, "skip": skipped(width)} if skipped(width) else there
 
 
-def _modules_of_halves(model: PreTrainedModel) -> dict[str, list[str]]:
+def skipped_modules(adapter: Adapter) -> dict[str, list[str]]:
     """The names of what a layer lacks that goes without a half, for the code beside the weights."""
-    adapter = adapter_of(model)
-    halves = [adapter.half(layer, part) for layer in adapter.layers(model) for part in PARTS]
-    return {str(half.part): list(half.modules) for half in halves if half.names.divisible}
+    return {names.part: [*adapter.own_modules(names)] for names in adapter.halves if names.divisible}
 
 
 def square_attention(adapter: Adapter) -> list[str]:
@@ -249,10 +248,19 @@ def heads_make_up_hidden_size(config: PreTrainedConfig) -> bool:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """The width of a head, in most families the same in all layers with softmax attention: in the first."""
+    """The width of a head, in most families the same in all layers with softmax attention: in the first.
+
+    Raises:
+        ModelError: no layer has softmax attention.
+    """
     adapter = adapter_of(model)
     halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
-    return next(half.head_dim for half in halves if half.heads)
+    head_dim = next((half.head_dim for half in halves if half.heads), None)
+    if head_dim is None:
+        raise ModelError(
+            "no layer of this model has softmax attention; its units cannot be cut, nor can it be exported"
+        )
+    return head_dim
 
 
 def count_parameters(model: nn.Module) -> int:

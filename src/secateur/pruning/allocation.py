@@ -2,69 +2,20 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Part
-from secateur.models.widths import LayerWidths, count_parameters, layer_widths, stock_allows
+from secateur.models.widths import LayerWidths, layer_widths, stock_allows
+from secateur.pruning.budget import Budget, budget_of, full_sizes
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.ladders import Ladder, build_ladders
 from secateur.pruning.plan import TOLERANCE
-from secateur.pruning.units import NEEDED, halves_there, part_shapes
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Budget:
-    """What is to be removed, in parameters, and how far each layer may go.
-
-    Attributes:
-        total: parameters to remove.
-        least: for each cut layer, parameters that it loses at least.
-        most: for each cut layer, parameters that it loses at most.
-        removed: parameters removed so far, by layer.
-        there: the layers whose softmax attention, and those whose MLP, is still there.
-    """
-
-    total: int
-    least: dict[int, float]
-    most: dict[int, float]
-    removed: dict[int, int] = field(default_factory=dict)
-    there: dict[Part, set[int]] = field(default_factory=dict)
-
-    def is_last(self, ladder: Ladder) -> bool:
-        """Whether the model would have no attention, or no MLP, without this one."""
-        return self.there[ladder.part] == {ladder.layer}
-
-    def take_asked(self, ladder: Ladder) -> None:
-        """Take the steps that have to be taken."""
-        while ladder.taken < ladder.least:
-            self._step(ladder)
-
-    def _step(self, ladder: Ladder) -> None:
-        if ladder.is_whole_next:
-            self.there[ladder.part].discard(ladder.layer)
-        self.removed[ladder.layer] = self.removed.get(ladder.layer, 0) + ladder.parameters(ladder.taken)
-        ladder.taken += 1
-
-    def remaining(self) -> int:
-        return self.total - sum(self.removed.values())
-
-    def take(self, ladder: Ladder, limit: float) -> bool:
-        """Take the ladder's next step if `limit` and the layer's cap allow it."""
-        if not ladder.left or (ladder.is_whole_next and self.is_last(ladder)):
-            return False
-        step = ladder.parameters(ladder.taken)
-        already = self.removed.get(ladder.layer, 0)
-        if step > limit or already + step > self.most[ladder.layer]:
-            return False
-        self._step(ladder)
-        return True
 
 
 def allocate(
@@ -88,7 +39,7 @@ def allocate(
         InputError: the ratio is more than the layers can lose within their limits.
     """
     ladders = build_ladders(model, config, scores)
-    budget = _budget(model, ladders, config)
+    budget = budget_of(model, ladders, config)
     if config.only_drops:
         return ladders
     if config.even:
@@ -96,7 +47,7 @@ def allocate(
     elif config.allocation == "global":
         _allocate_globally(ladders, budget, config.attention_share if config.target == "both" else None)
     else:
-        _allocate_by_rate(ladders, budget, config, _full_sizes(model, ladders), importance)
+        _allocate_by_rate(ladders, budget, config, full_sizes(model, ladders), importance)
     return ladders
 
 
@@ -117,7 +68,7 @@ def take_by_price(
     """
     for ladder in ladders:
         ladder.taken = 0
-    budget = _budget(model, ladders, config)
+    budget = budget_of(model, ladders, config)
     if config.only_drops:
         return
     for ladder in ladders:
@@ -125,70 +76,6 @@ def take_by_price(
         while ladder.taken < fewest and budget.take(ladder, budget.remaining()):
             pass
     _allocate_globally(ladders, budget, None)
-
-
-def _budget(model: PreTrainedModel, ladders: list[Ladder], config: CutLimits) -> Budget:
-    """What may leave, once what was asked to leave outright has."""
-    parameters, full = count_parameters(model), _full_sizes(model, ladders)
-    # Layers that lose whole halves or nothing would be left a half each.
-    most = 1.0 if config.target == "depth" and "max_rate" not in config.model_fields_set else config.max_rate
-    budget = Budget(
-        total=round(config.ratio * parameters),
-        least={layer: config.min_rate * size for layer, size in full.items()},
-        most={layer: most * size for layer, size in full.items()},
-        there=halves_there(part_shapes(model)),
-    )
-    for ladder in ladders:
-        budget.take_asked(ladder)
-    for part, layers in budget.there.items():
-        if not layers:
-            raise InputError(f"--drop and --drop-layers leave no {NEEDED[part]} in the model; keep at least one")
-    if not config.only_drops:
-        _check_reachable(ladders, budget, config, parameters)
-    return budget
-
-
-def _full_sizes(model: PreTrainedModel, ladders: Sequence[Ladder]) -> dict[int, int]:
-    """Parameters of the layers that the ladders belong to, both halves counted."""
-    shapes = part_shapes(model)
-    layers = dict.fromkeys(ladder.layer for ladder in ladders)
-    return {index: sum(shape.units * shape.unit_parameters for shape in shapes[index].values()) for index in layers}
-
-
-def _check_reachable(ladders: list[Ladder], budget: Budget, config: CutLimits, parameters: int) -> None:
-    by_layer: dict[int, int] = {}
-    for ladder in ladders:
-        steps = sum(ladder.parameters(step) for step in range(len(ladder.units)))
-        by_layer[ladder.layer] = by_layer.get(ladder.layer, 0) + steps
-    gone = budget.removed
-    reachable = sum(max(min(size, budget.most[layer]), gone.get(layer, 0)) for layer, size in by_layer.items())
-    reachable = (reachable - sum(_last_half(ladders, budget, part) for part in PARTS)) / parameters
-    if config.ratio > reachable + TOLERANCE:
-        raise InputError(
-            f"--ratio {config.ratio} is more than can be removed: with these layers, target and --max-rate "
-            f"{config.max_rate} at most {reachable:.3f} of all parameters can go (embeddings and norms are never "
-            f"cut, and a layer keeps {_least_kept(config)})"
-        )
-    floor = sum(budget.least.values()) / parameters
-    if config.ratio < floor - TOLERANCE:
-        raise InputError(
-            f"--min-rate {config.min_rate} alone removes {floor:.3f} of all parameters, more than --ratio "
-            f"{config.ratio}; lower one or raise the other"
-        )
-
-
-def _last_half(ladders: list[Ladder], budget: Budget, part: Part) -> int:
-    """Parameters that stay since the model keeps an attention and an MLP, where all might leave."""
-    last = {x.layer: x.parameters(len(x.units) - 1) for x in ladders if x.part == part and x.may_leave_whole}
-    return min(last.values()) if last and budget.there[part] <= last.keys() else 0
-
-
-def _least_kept(config: CutLimits) -> str:
-    if config.reach != "narrow":
-        return "what --max-rate leaves it"
-    if config.channel_multiple is None and config.tensor_parallel == 1:
-        return "one GQA group and a few channels"
-    return "what --channel-multiple and --tensor-parallel ask for"
 
 
 def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: float | None) -> None:

@@ -150,7 +150,9 @@ def build_ladders(model: PreTrainedModel, config: CutLimits, scores: Sequence[La
 def _why_it_stays(shape: PartShape) -> str:
     if not shape.units:
         return "is not there"
-    if not (shape.may_leave and shape.divisible):
+    if not shape.divisible:
+        return f"cannot leave: it is {shape.stays_as}"
+    if not shape.may_leave:
         return "cannot leave: this family's layers keep theirs"
     return "cannot leave: --target, --layers or --freeze keep it"
 
@@ -160,8 +162,8 @@ def _cheapest_layers(droppable: Mapping[HalfName, Ladder], count: int) -> set[Ha
     whole = [layer for layer, part in droppable if part == PARTS[0] and (layer, PARTS[1]) in droppable]
     if count > len(whole):
         raise InputError(
-            f"--drop-layers {count} is more than the {len(whole)} layers that can leave whole with --target, --layers, "
-            "--freeze and --keep-halves as they are"
+            f"--drop-layers {count} is more than the {len(whole)} layers that can leave whole in this model, with "
+            "--target, --layers and --freeze as they are"
         )
 
     def cost(layer: int) -> float:

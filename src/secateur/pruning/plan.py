@@ -80,6 +80,7 @@ class PruningPlan(Drawn):
         calibration: the calibration text, in words.
         calibration_windows: how much of it: windows of `settings["seqlen"]` tokens.
         calibration_source: the identity of that text's source.
+        model: which model it is a plan of, as `units.identity` has it.
     """
 
     ratio: float
@@ -92,6 +93,7 @@ class PruningPlan(Drawn):
     calibration: str = ""
     calibration_windows: int = 0
     calibration_source: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reached(self) -> float:
@@ -168,7 +170,9 @@ def _reasons_of_miss(plan: PruningPlan, even: bool) -> Iterator[str]:
     if even:
         yield "equal layers can only lose whole GQA groups and channels in every layer at once"
         return
-    if plan.settings.get("target") != "mlp":
+    if plan.settings.get("target") == "depth":
+        yield "whole halves of layers are large in this model"
+    elif plan.settings.get("target") != "mlp":
         yield "whole GQA groups are large in this model"
     yield "--max-rate, --target or --attention-share leaves no room"
 

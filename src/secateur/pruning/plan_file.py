@@ -16,7 +16,7 @@ from secateur.models.widths import LayerWidths, layer_widths
 from secateur.pruning.importance import PartScores
 from secateur.pruning.multiples import UNITS
 from secateur.pruning.plan import LayerPlan
-from secateur.pruning.units import NEEDED, halves_there, part_shapes
+from secateur.pruning.units import NEEDED, halves_there, identity, part_shapes
 
 REMOVED: dict[Part, str] = {"attention": "removed_groups", "mlp": "removed_channels"}
 WIDTH: dict[Part, str] = {"attention": "num_key_value_heads", "mlp": "intermediate_size"}
@@ -55,7 +55,7 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     Raises:
         InputError: it is not such a file, or of another model.
     """
-    layers = _entries(path)
+    layers = _entries(path, model)
     widths, shapes = layer_widths(model), part_shapes(model)
     cut = PlannedCut(units=[{} for _ in shapes], source=str(path))
     seen: set[int] = set()
@@ -99,12 +99,28 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     return cut
 
 
-def _entries(path: str | Path) -> list[Mapping[str, Any]]:
+def _entries(path: str | Path, model: PreTrainedModel) -> list[Mapping[str, Any]]:
     content = read_json(path, "is not a pruning_plan.json")
     layers = content.get("layers") if isinstance(content, dict) else None
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise InputError(f"{path} is not a pruning_plan.json: it has no list 'layers' with an entry for each layer")
+    _require_own(path, content.get("model", {}), model)
     return layers
+
+
+def _require_own(path: str | Path, stated: object, model: PreTrainedModel) -> None:
+    """Check what a plan says of the model that it is of; earlier plans, and those by hand, say nothing."""
+    if not isinstance(stated, dict):
+        raise InputError(f"{path}: 'model' must say what model the plan is of, as prune and search write it")
+    for key, own in identity(model).items():
+        if key in stated and stated[key] != own:
+            what = (
+                "the sizes of its units are others"
+                if key == "units"
+                else f"its {key} is {shortened(repr(stated[key]))}"
+            )
+            here = "" if key == "units" else f", this one's {own!r}"
+            raise InputError(f"{path} is a plan of another model: {what}{here}")
 
 
 def _removed(entry: Mapping[str, Any], part: Part, units: int, place: str) -> list[int] | None:

@@ -26,6 +26,7 @@ from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
+from secateur.pruning.budget import require_room
 from secateur.pruning.config import LayerImportanceMethod, PruneConfig, UnitImportance
 from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
 from secateur.pruning.importance import (
@@ -43,7 +44,7 @@ from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.removals import with_measured_halves
-from secateur.pruning.units import check_group_ratios, log_what_stays, part_shapes, usual_attention
+from secateur.pruning.units import check_group_ratios, identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -135,16 +136,17 @@ def prune(
         )
     warn_of_long_windows(model, config.seqlen)
     log_what_stays(model)
-    shapes = part_shapes(model)
+    shapes, before, head_dim = part_shapes(model), count_parameters(model), head_dim_of(model)
+    uncut = identity(model)
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
         layer_importance = _given_importance(layer_importance, len(shapes), config)
     planned = read_plan(config.plan, model) if config.plan is not None else None
     cut_layers = config.cut_layers(len(shapes))
     if planned is None:
         require_multiples(config, shapes, config.even)
+        require_room(model, config)
     else:
         require_kept_multiples(config, shapes, planned.counts, planned.source)
-    before, head_dim = count_parameters(model), head_dim_of(model)
     seconds: dict[str, float] = {}
     with peak_memory(model) as memory, solvable(config.damping):
         with timed(seconds, "calibration text"):
@@ -183,6 +185,7 @@ def prune(
         calibration=calibration.description,
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
+        model=uncut,
     )
     warn_of_miss(plan, config.even)
     return PruneResult(plan, importance, seconds, memory.bytes)

@@ -1,10 +1,12 @@
 """The units that leave a layer: GQA groups (one key/value head with its query heads) and MLP channels."""
 
+import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,7 @@ from transformers import PreTrainedModel
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Half, Part, blocks_of
 from secateur.models.modeling_secateur import leave_out
-from secateur.models.widths import declared_widths, keep_columns, keep_rows, layer_widths
+from secateur.models.widths import declared_widths, head_dim_of, keep_columns, keep_rows, layer_widths
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class PartShape:
         block_size: inputs of its output projection that belong to one unit.
         unit_parameters: parameters that leave with one unit.
         divisible: whether single units can leave; if not, there is one, which stays.
+        stays_as: of what is not divisible: what it is.
         may_leave: whether the layer can go without the half.
         heads: query heads of softmax attention.
         key_value_heads: its key/value heads, which may be those of another layer.
@@ -36,6 +39,7 @@ class PartShape:
     block_size: int
     unit_parameters: int
     divisible: bool = True
+    stays_as: str = ""
     may_leave: bool = True
     heads: int = 0
     key_value_heads: int = 0
@@ -60,6 +64,7 @@ def part_shape(half: Half) -> PartShape:
         block_size=half.block_size,
         unit_parameters=parameters // half.units,
         divisible=half.names.divisible,
+        stays_as=half.names.stays_as,
         may_leave=half.names.may_leave,
         heads=half.heads,
         key_value_heads=half.key_value_heads,
@@ -82,6 +87,23 @@ def part_shapes(model: PreTrainedModel) -> list[dict[Part, PartShape]]:
     """The units of every layer's attention and MLP."""
     adapter = adapter_of(model)
     return [{part: part_shape(adapter.half(layer, part)) for part in PARTS} for layer in adapter.layers(model)]
+
+
+def identity(model: PreTrainedModel) -> dict[str, Any]:
+    """What model a plan is of: its family, its sizes, and a digest of the sizes of all its units."""
+    shapes, config = part_shapes(model), model.config
+    sizes = [
+        (half.units, half.block_size, half.unit_parameters, half.heads, half.key_value_heads)
+        for shape in shapes
+        for half in (shape[part] for part in PARTS)
+    ]
+    return {
+        "family": adapter_of(model).model_type,
+        "num_hidden_layers": len(shapes),
+        "hidden_size": config.hidden_size,
+        "head_dim": head_dim_of(model),
+        "units": hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16],
+    }
 
 
 # What a model has to have one of.

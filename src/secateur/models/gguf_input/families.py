@@ -293,7 +293,7 @@ FAMILIES: dict[str, FileFamily] = {
     ),
     "qwen3_5_text": FileFamily(
         {"attn_norm": LLAMA_NORMS["attn_norm"], "post_attention_norm": LLAMA_NORMS["ffn_norm"], **HEAD_NORMS},
-        projections={**ATTENTION, "attn_q": ("self_attn.q_proj", ("queries", "queries"), "hidden"), **MLP},
+        projections={**ATTENTION, "attn_q": ("self_attn.q_proj", ("gated queries",), "hidden"), **MLP},
         norm_offset=1.0,
         part_of_head=True,
         rope=frozenset({"default"}),

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,18 +11,22 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ModelError
+from secateur.models.adapters import adapter_for
 from secateur.models.gguf_input.families import FileFamily, file_family
 from secateur.models.gguf_input.header import GGUFHeader
+from secateur.models.gguf_input.keys import OWN, Keys
 from secateur.models.gguf_input.linear_attention import linear_attention
 from secateur.models.gguf_input.place import Place, place
 from secateur.models.gguf_input.rope import FACTORS, SHORT_AND_LONG
-from secateur.models.widths import LayerWidths, widths_in
+from secateur.models.widths import LayerWidths, skipped, skipped_modules, widths_in
 
 logger = logging.getLogger(__name__)
 
+NOT_NORMED = ("attn_v",)  # of the attention's projections, where the others are normed over all heads
 
-def places(config: Any, architecture: str) -> dict[str, Place]:
-    """By its name in the file, every tensor that a model of this config has."""
+
+def places(config: Any, widths: Sequence[LayerWidths], architecture: str) -> dict[str, Place]:
+    """By its name in the file, every tensor that a model of this config has where its layers have these widths."""
     hidden, rows, family = config.hidden_size, config.vocab_size, file_family(config.model_type)
     found = {
         "token_embd.weight": place(f"{family.body}.{family.embeddings}.weight", rows, hidden),
@@ -29,14 +34,14 @@ def places(config: Any, architecture: str) -> dict[str, Place]:
     }
     if not config.tie_word_embeddings:
         found["output.weight"] = place("lm_head.weight", rows, hidden)
-    for layer, width in enumerate(widths_in(config)):
+    for layer, width in enumerate(widths):
         in_layer = _in_layer(config, architecture, width, f"{family.body}.layers.{layer}.", _is_linear(config, layer))
         found.update({f"blk.{layer}.{name}": where for name, where in in_layer.items()})
     return found
 
 
-def _norm(short: str, name: str, size: int, family: FileFamily) -> dict[str, Place]:
-    found = {f"{short}.weight": place(f"{name}.weight", size, offset=family.norm_offset)}
+def _norm(short: str, name: str, size: int, family: FileFamily, power: int = 0) -> dict[str, Place]:
+    found = {f"{short}.weight": place(f"{name}.weight", size, offset=family.norm_offset, power=power)}
     if family.norm_bias:
         found[f"{short}.bias"] = place(f"{name}.bias", size)
     return found
@@ -54,30 +59,40 @@ def _in_layer(config: Any, architecture: str, width: LayerWidths, path: str, lin
         "hidden": config.hidden_size,
         "inner": width.intermediate_size,
         "queries": queries,
+        "gated queries": 2 * queries,
         "keys": keys,
         "head": config.head_dim,
     }
     heads = {"attn_q": width.num_attention_heads, "attn_k": width.num_key_value_heads} if family.neighbours else {}
-    found: dict[str, Place] = {}
-    if linear:
-        found = linear_attention(config, f"{path}linear_attn.")
+    modules = skipped_modules(adapter_for(config.model_type))
+    absent = {name for part in skipped(width) for name in modules[part]} | ({"self_attn"} if linear else set())
+    found = linear_attention(config, f"{path}linear_attn.") if linear else {}
+    over_heads = {"queries", "keys"} & {size for _, size in family.norms.values()}
     for short, (name, size) in family.norms.items():
-        if linear and name.startswith("self_attn."):
-            continue
-        found |= _norm(short, f"{path}{name}", sizes[size], family)
+        if name.split(".")[0] not in absent:
+            found |= _norm(short, f"{path}{name}", sizes[size], family, power=1 if size in over_heads else 0)
     with_bias = _with_bias(config)
     for short, (name, outputs, inputs) in family.projections.items():
-        if linear and name.startswith("self_attn."):
+        if name.split(".")[0] in absent:
             continue
-        rows, order = sum(sizes[each] for each in outputs), heads.get(short, 0)
-        change = partial(_by_head, width.num_attention_heads) if short in family.by_head else None
-        found[f"{short}.weight"] = place(f"{path}{name}.weight", rows, sizes[inputs], heads=order, change=change)
+        blocks = tuple(sizes[each] for each in outputs)
+        rows, change = sum(blocks), None
+        if short in family.by_head:
+            change, blocks = partial(_by_head, width.num_attention_heads), (rows,)
+        alike: dict[str, Any] = {
+            "heads": heads.get(short, 0),
+            "change": change,
+            "blocks": () if outputs == ("hidden",) else blocks,
+            "power": -1 if over_heads & set(outputs) and short not in NOT_NORMED else 0,
+        }
+        found[f"{short}.weight"] = Place({f"{path}{name}.weight": rows}, (rows, sizes[inputs]), **alike)
         if short in with_bias:
-            found[f"{short}.bias"] = place(f"{path}{name}.bias", rows, heads=order, optional=True, change=change)
-    if architecture == "openelm":  # the three in one
+            found[f"{short}.bias"] = Place({f"{path}{name}.bias": rows}, (rows,), optional=True, **alike)
+    if architecture == "openelm" and "attn_q.weight" in found:  # the three in one
         joined = [found.pop(f"attn_{which}.weight") for which in "qkv"]
         parts = {name: rows for part in joined for name, rows in part.parts.items()}
-        found["attn_qkv.weight"] = Place(parts, (sum(parts.values()), config.hidden_size))
+        rows = sum(parts.values())
+        found["attn_qkv.weight"] = Place(parts, (rows, config.hidden_size), blocks=tuple(parts.values()))
     return found
 
 
@@ -94,11 +109,11 @@ def require_all_placed(header: GGUFHeader, config: Any) -> dict[str, Place]:
     Raises:
         ModelError: a tensor is missing, has another shape than the config asks for, or has no place in the family.
     """
-    file = header.file
-    expected = places(config, header.keys["general.architecture"])
+    file, family = header.file, file_family(config.model_type)
+    in_file = Keys(header, family.keys).widths(config.num_hidden_layers)
+    expected = places(config, in_file, header.keys["general.architecture"])
     for name, tensor in header.tensors.items():
-        rope = file_family(config.model_type).rope
-        if (name == FACTORS and "llama3" in rope) or (name in SHORT_AND_LONG and "longrope" in rope):
+        if (name == FACTORS and "llama3" in family.rope) or (name in SHORT_AND_LONG and "longrope" in family.rope):
             continue
         if name not in expected:
             raise ModelError(
@@ -123,20 +138,47 @@ def read_weights(header: GGUFHeader, config: Any, dtype: torch.dtype) -> dict[st
         ModelError: as `require_all_placed`, or a weight is NaN, infinite, or beyond what `dtype` holds.
     """
     expected = require_all_placed(header, config)
+    own = places(config, widths_in(config), header.keys["general.architecture"])
     state: dict[str, Tensor] = {}
     filled: list[str] = []
     for name, where in expected.items():
-        if name in header.tensors:
-            weights = _read(header, name, where, dtype)
-        else:
-            weights = torch.zeros(where.shape, dtype=dtype)
-            filled.append(name)
-        state.update(zip(where.parts, weights.split(list(where.parts.values())), strict=True))
+        there = own.get(name)
+        if name not in header.tensors:
+            if there is not None:
+                state.update((part, torch.zeros(rows, dtype=dtype)) for part, rows in there.parts.items())
+                filled.append(name)
+            continue
+        weights = _without_zeros(header, name, _read(header, name, where, dtype), where, there)
+        if there is not None:
+            state.update(zip(there.parts, weights.split(list(there.parts.values())), strict=True))
     if filled:
         logger.info(
             "%s leaves out %d biases that the family has, %s first: they are zeros", header.file, len(filled), filled[0]
         )
     return state
+
+
+def _without_zeros(header: GGUFHeader, name: str, weights: Tensor, where: Place, there: Place | None) -> Tensor:
+    """What the model has of a tensor that the file may have filled up with zeros.
+
+    Args:
+        where: its place by the widths in the file.
+        there: by the model's own; None where its half is one that the layer does not have.
+
+    Raises:
+        ModelError: something else than zeros would be left out.
+    """
+    own: Tensor | None = weights
+    if there is None:
+        own = None if (where.blocks or name.endswith(".bias")) and weights.any() else weights[:0]
+    elif there.shape != where.shape:
+        own = where.cut_down(weights, there)
+    if own is None:
+        raise ModelError(
+            f"{header.file} could not be loaded: by its keys {OWN}… it is filled up with zeros, and {name} has other "
+            "numbers in their place"
+        )
+    return own
 
 
 def _read(header: GGUFHeader, name: str, where: Place, dtype: torch.dtype) -> Tensor:

@@ -28,6 +28,7 @@ from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
+from secateur.pruning.budget import require_room
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
 from secateur.pruning.ladders import Ladder, build_ladders, unpriced_ladders
 from secateur.pruning.multiples import require_multiples
@@ -44,7 +45,7 @@ from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
-from secateur.pruning.units import log_what_stays, part_shapes, usual_attention
+from secateur.pruning.units import identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -170,8 +171,10 @@ def search(
         )
     warn_of_long_windows(model, config.seqlen)
     log_what_stays(model)
+    head_dim_of(model)  # or it says what is in the way
     config.cut_layers(len(part_shapes(model)))
     require_multiples(config, part_shapes(model))
+    require_room(model, config)
     rounds, seconds = list(done), dict[str, float]()
     with peak_memory(model) as memory, solvable(config.damping):
         with timed(seconds, "calibration text"):
@@ -393,6 +396,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         calibration=calibration.description,
         calibration_windows=len(calibration.windows),
         calibration_source=calibration.corpus.source,
+        model=identity(model),
     )
 
 

@@ -34,6 +34,16 @@ class PlanLayer(Written):
     importance: float | None
 
 
+class PlannedModel(Written):
+    """What model a plan is of: another is refused."""
+
+    family: str
+    num_hidden_layers: int
+    hidden_size: int
+    head_dim: int
+    units: str = Field(description="A digest of the sizes of its units.")
+
+
 class PlanJson(Written):
     """What is cut where; `prune --plan` takes it."""
 
@@ -46,6 +56,7 @@ class PlanJson(Written):
     calibration: str = Field(description="The text of `data`, in words.")
     calibration_windows: int
     calibration_source: str
+    model: PlannedModel
     settings: dict[str, Any] = Field(description="Options of `prune` or `search`.")
     layers: list[PlanLayer] = Field(min_length=1)
 
