@@ -36,7 +36,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversation(template: str | None = TEMPLATE, **options: Any) -> Conversation:
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = template
-    return Conversation("tiny", make_tiny_model(), tokenizer, ChatConfig(**{"max_new_tokens": 4, **options}))
+    return Conversation(
+        "tiny", make_tiny_model(max_position_embeddings=256), tokenizer, ChatConfig(**{"max_new_tokens": 4, **options})
+    )
 
 
 def secateur(*arguments: object, stdin: str = "") -> Result:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from secateur.data import load_corpus, token_windows
-from secateur.errors import ModelError
+from secateur.errors import InputError, ModelError
 from secateur.evaluation import (
     EvaluateConfig,
     agreement,
@@ -96,10 +96,14 @@ def test_the_config_refuses_a_stride_that_skips_text():
         EvaluateConfig(stride=600)
 
 
-def test_windows_longer_than_the_model_was_made_for_are_warned_of(tiny_model, tiny_tokenizer, text, caplog):
+def test_windows_and_prompts_longer_than_the_model_takes_are_refused(tiny_model, tiny_tokenizer, text):
     model = tiny_model(max_position_embeddings=20)
-    evaluate(model, tiny_tokenizer, data=[str(text)], speed=False, seqlen=32)
-    assert "Windows of 32 tokens are longer than the 20 that the model in memory was made for" in caplog.text
+    with pytest.raises(
+        InputError, match="windows of 32 tokens are longer than the 20 that the model.*seqlen=20"
+    ):
+        evaluate(model, tiny_tokenizer, data=[str(text)], speed=False, seqlen=32)
+    with pytest.raises(InputError, match=r"a prompt and an answer of 24 tokens are longer than the 20"):
+        evaluate(model, tiny_tokenizer, perplexity=False, prompt_tokens=20, new_tokens=4)
 
 
 def test_compares_models_and_an_adapter(directories, adapter, text, tiny_model):

@@ -20,7 +20,8 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.files import expanded
 from secateur.models.adapters import adapter_of, head_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
@@ -111,7 +112,7 @@ def compare_with_dense(
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     require_in_memory(model)
     require_finite(model, "the model")
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     corpus = load_corpus(config.data, "test", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
 

@@ -15,7 +15,8 @@ from secateur.attention.options import GenerateOptions
 from secateur.attention.profile import AttentionProfile
 from secateur.errors import DataError, InputError, ModelError
 from secateur.files import expanded
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import longest_text, name_of
 from secateur.models.json_file import one_line
 from secateur.models.modes import in_eval_mode, own_settings_aside
 from secateur.models.options import configured, takes_options
@@ -69,6 +70,8 @@ def generate(
 ) -> Written:
     """Write on after a prompt.
 
+    The answer ends where the model's length does, at the latest.
+
     Args:
         model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
@@ -76,7 +79,8 @@ def generate(
         options: fields of `GenerateConfig`, instead of `config` or over it.
 
     Raises:
-        InputError: the profile is another model's, or there is no chat template.
+        InputError: the profile is another model's, the prompt is longer than the model takes, or there is no chat
+            template.
         DataError: the prompt cannot be read, or is empty.
         ModelError: weights are not finite or outside of memory.
     """
@@ -84,7 +88,7 @@ def generate(
     require_in_memory(model)
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)
-    warn_of_long_windows(model, prompt.shape[1] + config.max_new_tokens)
+    room = _room(model, prompt.shape[1])
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     applied = apply(model, profile, backend=config.backend, **config.rule())
     generator: Any = model
@@ -94,7 +98,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         cache_implementation="static" if config.compile else None,
         disable_compile=not config.compile,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=config.max_new_tokens if room is None else min(config.max_new_tokens, room),
     )
     clock = Clock()
     try:
@@ -120,6 +124,17 @@ def generate(
         decode_seconds=end - clock.first,
         sparsity=applied.sparsity,
     )
+
+
+def _room(model: PreTrainedModel, tokens: int) -> int | None:
+    """How long an answer to a prompt of so many tokens may be; None where the model does not say what it takes."""
+    longest = longest_text(model)
+    if longest is not None and tokens >= longest:
+        raise InputError(
+            f"the prompt has {tokens:,} tokens, and {name_of(model)} takes {longest:,} with the answer, by its config; "
+            "give a shorter prompt, or a model that was made for more"
+        )
+    return None if longest is None else longest - tokens
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torch.Tensor:

@@ -22,7 +22,8 @@ from secateur.data import load_corpus, token_windows
 from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
@@ -83,7 +84,7 @@ def tune(
     if len(chosen) < len(config.layer_range(len(layers))):
         logger.warning("Layers with %s stay as they are: %d are tuned", NOT_TUNED, len(chosen))
     require_finite(model, "the model")
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     windows = token_windows(
         tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.windows, seed=config.seed
     )

@@ -15,6 +15,7 @@ from secateur.errors import InputError, ModelError
 from secateur.evaluation.modes import input_device, measuring
 from secateur.files.input_text import shortened
 from secateur.files.templates import too_large
+from secateur.models.context import longest_text
 from secateur.models.lora import underlying
 from secateur.models.modes import own_settings_aside
 
@@ -81,7 +82,7 @@ class Conversation:
     @property
     def longest(self) -> int | None:
         """Tokens that the model takes; None where it does not say."""
-        return getattr(underlying(self.model).config, "max_position_embeddings", None)
+        return longest_text(underlying(self.model))
 
     def reset(self) -> None:
         """Forget what was said, but for the system message."""

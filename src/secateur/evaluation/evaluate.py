@@ -20,7 +20,7 @@ from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.evaluation.tasks import TaskScore, load_tasks, measure_tasks
 from secateur.models import configured, count_parameters
-from secateur.models.checks import warn_of_long_windows
+from secateur.models.context import require_length
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
 from secateur.models.modeling_secateur import PREFIX
@@ -126,9 +126,11 @@ def evaluate(
 
     Raises:
         DataError: a text cannot be found or is shorter than one window.
-        InputError: the model does not fit in a GPU's memory with these settings, or a task is unknown.
+        InputError: the model does not fit in a GPU's memory with these settings, it does not take windows or a prompt
+            so long, or a task is unknown.
     """
     config = configured(EvaluateConfig, config, options)
+    require_lengths(model, config)
     tasks = load_tasks(config)
     corpora = load_texts(config)
     windows = corpus_windows(tokenizer, corpora, config)
@@ -160,6 +162,15 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
     return False
 
 
+def require_lengths(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -> None:
+    """Raise `InputError` where windows, or the prompt that speed is measured on, are longer than the model takes."""
+    if config.perplexity:
+        require_length(underlying(model), config.seqlen)
+    if config.speed and not streamed(underlying(model)):
+        tokens = config.prompt_tokens + config.new_tokens
+        require_length(underlying(model), tokens, "a prompt and an answer", "--prompt-tokens")
+
+
 def load_texts(config: EvaluateConfig) -> list[Corpus]:
     """The texts that perplexity is measured on. Raises `DataError`."""
     return [load_corpus(corpus, "test", config) for corpus in config.data] if config.perplexity else []
@@ -183,8 +194,6 @@ def measure_quality(
     name: str,
 ) -> Evaluation:
     """Perplexity on every text and the number of parameters; speed is measured on its own."""
-    if windows:
-        warn_of_long_windows(underlying(model), config.seqlen)
     figures = {
         corpus: perplexity(
             model,

@@ -16,7 +16,8 @@ from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.halves import Part
 from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
@@ -133,7 +134,7 @@ def prune(
             "the model has zeros, which the re-fit would fill; prune first and run sparsify on the result, or pass "
             "--no-compensate, or --zeros fill"
         )
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     log_what_stays(model)
     shapes = part_shapes(model)
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):

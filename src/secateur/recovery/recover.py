@@ -22,7 +22,8 @@ from secateur.data.chat import template_of
 from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, zeros_to_keep
 from secateur.models.options import LOADING, takes_options
@@ -141,7 +142,7 @@ def _recovered(
     if config.zeros == "fill":
         forget_zeros(model)
     config = config.settled(sparse=bool(masks))
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     _check_settings(model, config, masks)
     corpus = load_corpus(config.data, "train", config)
     train, validation = training_sequences(tokenizer, corpus, config)

@@ -13,7 +13,8 @@ from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
 from secateur.errors import InputError
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import LOADING, configured, takes_options
@@ -148,7 +149,7 @@ def sparsify(
     calibration = None
     with peak_memory(model) as memory:
         if config.needs_text:
-            warn_of_long_windows(model, config.seqlen)
+            require_length(model, config.seqlen)
             with timed(seconds, "calibration text"):
                 calibration = calibrate(model, tokenizer, config)
         if config.spread != "uniform" and calibration is not None:

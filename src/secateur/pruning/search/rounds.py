@@ -20,7 +20,8 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.halves import PARTS
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
@@ -168,7 +169,7 @@ def search(
             "the model has zeros, which the re-fit would fill; search and prune first, then run sparsify, or pass "
             "--zeros fill"
         )
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     log_what_stays(model)
     config.cut_layers(len(part_shapes(model)))
     require_multiples(config, part_shapes(model))
