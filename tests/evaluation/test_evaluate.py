@@ -1,5 +1,6 @@
 """One model and several: figures, rows, adapters, samples."""
 
+import copy
 import json
 import logging
 import math
@@ -23,6 +24,7 @@ from secateur.evaluation import (
     perplexity,
     size_on_disk,
 )
+from secateur.evaluation.samples import takes_prompts
 from secateur.models import attach_adapter, count_parameters, save
 
 QUICK = {"seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
@@ -210,3 +212,16 @@ def test_samples_are_the_greedy_continuations(tiny_model, tiny_tokenizer):
     ended = expected.index(257) if 257 in expected else len(expected)
     assert first == tiny_tokenizer.decode(expected[:ended], skip_special_tokens=True)
     assert isinstance(second, str)
+
+
+def test_samples_of_a_model_with_a_chat_template_go_through_it(tiny_model, tiny_tokenizer, caplog):
+    model = tiny_model()
+    plain = generate_samples(model, tiny_tokenizer, ["[u]Cut[a]"], max_new_tokens=6)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}[u]{{ messages[0].content }}[a]"
+    )
+    assert generate_samples(model, tokenizer, ["Cut"], max_new_tokens=6) == plain
+    assert takes_prompts(tokenizer, ["Cut"]) and not caplog.text
+    assert not takes_prompts(tokenizer, ["Cut", "no"])
+    assert "Samples are continuations, without the chat template" in caplog.text

@@ -149,7 +149,13 @@ class GenerateConfig(UseConfig):
     max_new_tokens: int = Field(
         default=100, ge=1, le=1_000_000, description="Length of the answer unless it ends earlier."
     )
-    chat: bool = Field(default=False, description="Put the tokenizer's chat template around the prompt.")
+    chat: bool = Field(default=False, description="Put the model's chat template around the prompt.")
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Another one than the model's, which --chat takes: one of several that it has by NAME, alpaca, or "
+        "a FILE with a template.",
+    )
     compile: bool = Field(default=False, description="Compile decoding (torch.compile, static cache).")
 
     @model_validator(mode="after")

@@ -6,18 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Unpack
 
 import torch
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
 from secateur.attention.options import GenerateOptions
 from secateur.attention.profile import AttentionProfile
+from secateur.data.chat import own_templates, template_of
 from secateur.errors import DataError, InputError, ModelError
 from secateur.files import expanded
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import longest_text, name_of
-from secateur.models.json_file import one_line
 from secateur.models.modes import in_eval_mode, own_settings_aside
 from secateur.models.options import configured, takes_options
 
@@ -148,18 +147,14 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torc
             raise DataError(f"{config.prompt_file} cannot be read as text ({error}); give a UTF-8 text file") from error
     if not text.strip():
         raise DataError("the prompt is empty; give some text with --prompt or --prompt-file")
-    if not config.chat:
+    if not config.chat and config.chat_template is None:
         return tokenizer(text, return_tensors="pt").input_ids
-    if tokenizer.chat_template is None:
+    if config.chat_template is None and not own_templates(tokenizer):
         raise InputError("this model's tokenizer has no chat template; leave out --chat")
-    messages = [{"role": "user", "content": text}]
+    template = template_of(tokenizer, config.chat_template)
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        asked = template.asking([{"role": "user", "content": text}])
+    except DataError as error:
         # A template is a program that came with the model: whatever it does wrong is its own.
-        raise ModelError(
-            f"the tokenizer's chat template cannot be used ({one_line(error)}); leave out --chat"
-        ) from error
-    return encoded["input_ids"]
+        raise ModelError(f"{error}; leave out --chat") from error
+    return tokenizer(asked, add_special_tokens=False, return_tensors="pt").input_ids

@@ -30,8 +30,8 @@ class TuneOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     predictor: PredictorName
@@ -157,7 +157,12 @@ class GenerateOptions(TypedDict, total=False):
     """Length of the answer unless it ends earlier. Default: 100."""
 
     chat: bool
-    """Put the tokenizer's chat template around the prompt. Default: False."""
+    """Put the model's chat template around the prompt. Default: False."""
+
+    chat_template: str | None
+    """Another one than the model's, which chat=True takes: one of several that it has by NAME, alpaca, or a FILE with a
+    template.
+    """
 
     compile: bool
     """Compile decoding (torch.compile, static cache). Default: False."""
@@ -179,8 +184,8 @@ class CompareOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     predictor: PredictorName
