@@ -84,6 +84,8 @@ def generate(
         ModelError: weights are not finite or outside of memory.
     """
     config = configured(GenerateConfig, config, options)
+    if tokenizer is None:
+        raise InputError("tokenizer= is None; give the model's, to read the prompt with")
     require_in_memory(model)
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)

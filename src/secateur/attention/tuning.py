@@ -28,6 +28,7 @@ from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.models.tokenizers import require_known
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class LayerInputs:
 @in_eval_mode
 def tune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: TuneConfig | None = None,
     **options: Unpack[TuneOptions],
 ) -> AttentionProfile:
@@ -66,7 +67,7 @@ def tune(
 
     Args:
         model: a model of a supported family; it is not changed.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: text, bounds and layers.
         options: fields of `TuneConfig`, instead of `config` or over it.
 
@@ -88,6 +89,7 @@ def tune(
     windows = token_windows(
         tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.windows, seed=config.seed
     )
+    require_known(model, windows)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     profiles: dict[int, LayerProfile] = {}

@@ -26,6 +26,7 @@ from secateur.models.masks import share_of_zeros
 from secateur.models.modeling_secateur import PREFIX
 from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
+from secateur.models.tokenizers import require_known
 from secateur.showing import Drawn, model_row
 from secateur.wording import worded
 
@@ -105,7 +106,7 @@ class Evaluation(Drawn):
 @takes_options(EvaluateConfig, hidden=LOADING - {"trust_remote_code"} | {"adapter", "semi_structured"})
 def evaluate(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: EvaluateConfig | None = None,
     *,
     name: str = "model",
@@ -118,7 +119,7 @@ def evaluate(
 
     Args:
         model: a causal language model, or one with a PEFT adapter.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to measure; the options that say how to load a model, and `adapter`, are not used here.
         name: what tables call the model.
         size_bytes: its size on disk, where that is known.
@@ -131,11 +132,16 @@ def evaluate(
     """
     config = configured(EvaluateConfig, config, options)
     require_lengths(model, config)
+    if tokenizer is None and config.tasks:
+        raise InputError("tokenizer= is None; give the model's, to ask the questions of tasks with")
     tasks = load_tasks(config)
     corpora = load_texts(config)
     windows = corpus_windows(tokenizer, corpora, config)
+    for tokens in windows.values():
+        require_known(underlying(model), tokens)
     evaluation = measure_quality(model, windows, corpora, config, name)
-    evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
+    if tokenizer is not None:
+        evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
     evaluation.size_bytes = size_bytes
     if measures_speed(model, config):
         barrier()
@@ -177,7 +183,7 @@ def load_texts(config: EvaluateConfig) -> list[Corpus]:
 
 
 def corpus_windows(
-    tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], config: EvaluateConfig
+    tokenizer: PreTrainedTokenizerBase | None, corpora: list[Corpus], config: EvaluateConfig
 ) -> dict[str, Tensor]:
     """Token windows of each text, (windows, seqlen), by the corpus's name."""
     return {

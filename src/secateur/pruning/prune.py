@@ -94,7 +94,7 @@ class PruneResult(Drawn):
 @in_eval_mode
 def prune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: PruneConfig | None = None,
     *,
     layer_importance: LayerImportance | LayerImportanceMethod | Sequence[float] | None = None,
@@ -105,7 +105,7 @@ def prune(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
             `importance` may be a function of one's own: it is given a layer's index, "attention" or "mlp", and
@@ -190,7 +190,9 @@ def prune(
 
 
 @in_eval_mode
-def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:
+def score_layers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: PruneConfig
+) -> LayerImportance:
     """The layers' importance as the configuration wants it: read from a file, or measured.
 
     Raises:
@@ -292,7 +294,7 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def _importance_if_needed(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: PruneConfig
 ) -> LayerImportance | None:
     return score_layers(model, tokenizer, config) if _needs_importance(config) else None
 

@@ -116,7 +116,7 @@ class SparsifyResult(Drawn):
 @in_eval_mode
 def sparsify(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: SparsifyConfig | None = None,
     *,
     walks: Walks = NOTHING_KEPT,
@@ -126,7 +126,7 @@ def sparsify(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to cut.
         walks: what an earlier try with the same model and settings has done, of a model that is streamed.
         options: fields of `SparsifyConfig`, instead of `config` or over it: `sparsify(model, tokenizer, sparsity=0.6)`.

@@ -137,7 +137,7 @@ class SearchResult(Drawn):
 @in_eval_mode
 def search(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: SearchConfig | None = None,
     *,
     done: Sequence[Round] = (),
@@ -150,7 +150,7 @@ def search(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what may be cut, and how long to search.
         done: rounds of an earlier try with the same settings, to go on from.
         keep: called after each round with all rounds so far, for going on after a stop.
