@@ -151,7 +151,7 @@ def prune(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
             windows = calibration.windows
-        with timed(seconds, "layer importance", said=layer_importance is None and _needs_importance(config)):
+        with timed(seconds, "layer importance", said=layer_importance is None and needs_importance(config)):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
@@ -296,10 +296,11 @@ def _name_of(function: Callable[..., Any]) -> str:
 def _importance_if_needed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: PruneConfig
 ) -> LayerImportance | None:
-    return score_layers(model, tokenizer, config) if _needs_importance(config) else None
+    return score_layers(model, tokenizer, config) if needs_importance(config) else None
 
 
-def _needs_importance(config: PruneConfig) -> bool:
+def needs_importance(config: PruneConfig) -> bool:
+    """Whether layers are scored: the allocation goes by that, or an option is about it."""
     ranked = config.allocation in ("inverse", "proportional") and not config.even
     asked = {"layer_importance", "layer_importance_windows", "layer_importance_file"} & config.model_fields_set
     return ranked or bool(asked)
