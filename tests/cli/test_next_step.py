@@ -61,7 +61,7 @@ def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pyte
         ("notes.txt[20%:]", " --data 'notes.txt[:20%]'"),
         ("notes.txt[20%:80%]", " --data 'notes.txt[80%:]'"),
         ("a.jsonl[:80%]:0.7,b.txt:0.3", " --data 'a.jsonl[80%:]'"),
-        ("a.jsonl[:80%]:7,b.txt[:50%]:3", " --data 'a.jsonl[80%:]' --data 'b.txt[50%:]'"),
+        ("a.jsonl[:80%]:7,b.txt[:50%]:3", " --data 'a.jsonl[80%:],b.txt[50%:]'"),
         ("notes.txt[:]", ""),
     ],
 )

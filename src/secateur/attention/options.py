@@ -52,7 +52,7 @@ class TuneOptions(TypedDict, total=False):
     """The first key block and the diagonal always stay. Default: True."""
 
     data: Data
-    """Text to tune on: a named corpus, a file, or several with shares. Default: 'pydocs'."""
+    """Text to tune on: a named corpus, a file, or several with shares of the windows. Default: 'pydocs'."""
 
     windows: int
     """Windows of it; 5 to 10 are enough. Default: 5."""
@@ -222,7 +222,7 @@ class CompareOptions(TypedDict, total=False):
     """Kernel; auto takes the fastest for the device. Default: 'auto'."""
 
     data: Data
-    """Text to read: a named corpus (test part), a file, or several with shares. Default: 'pydocs'."""
+    """Text to read: a named corpus (test part), a file, or several with shares of the windows. Default: 'pydocs'."""
 
     windows: int
     """Windows of it. Default: 3."""

@@ -70,8 +70,8 @@ class CalibratedConfig(Renamed, LayerRange, DataOptions, LoadOptions):
 
     data: DataName = Field(
         default="pydocs",
-        description="Text that the cut is fitted to: a named corpus, a file, or several with shares, "
-        "a.jsonl:0.7,b.txt:0.3.",
+        description="Text that the cut is fitted to: a named corpus, a file, or several with shares of "
+        "the windows, a.jsonl:0.7,b.txt:0.3.",
     )
     windows: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
     own_text: Ratio = Field(

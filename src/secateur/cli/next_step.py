@@ -79,15 +79,15 @@ def _unseen(config: Any) -> list[object]:
     from secateur.data.slices import split_name
     from secateur.data.sources import shares_of
 
-    words: list[object] = []
+    rests: list[str] = []
     for source, _ in shares_of(str(config.data)):
         base, part = split_name(source)
         start, _, stop = part.written[1:-1].partition(":") if part is not None else ("", "", "")
         if part is not None and part.stop < 1:
-            words += ["--data", f"{base}[{stop}:]"]
+            rests.append(f"{base}[{stop}:]")
         elif part is not None and part.start > 0:
-            words += ["--data", f"{base}[:{start}]"]
-    return [*words, *_rows(config)] if words else []
+            rests.append(f"{base}[:{start}]")
+    return ["--data", ",".join(rests), *_rows(config)] if rests else []
 
 
 def _rows(config: Any) -> list[object]:

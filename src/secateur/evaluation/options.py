@@ -28,8 +28,8 @@ class EvaluateOptions(TypedDict, total=False):
     """
 
     data: Data | list[Data]
-    """Texts for perplexity: named corpora (their test part) or files; neighbours with shares, a.jsonl:0.7,b.txt:0.3,
-    are one text. Default: ['pydocs'].
+    """Texts for perplexity: named corpora (their test part) or files; neighbours with shares of the windows,
+    a.jsonl:0.7,b.txt:0.3, are one text. Default: ['pydocs'].
     """
 
     seqlen: int

@@ -41,8 +41,8 @@ class RecoverOptions(TypedDict, total=False):
     """
 
     data: Data
-    """Text, conversations or instruction data to train on: a named corpus (train part), a file, or several with shares,
-    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
+    """Text, conversations or instruction data to train on: a named corpus (train part), a file, or several with shares
+    of the windows and examples, a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
     """
 
     samples: int | None

@@ -33,8 +33,8 @@ class SearchOptions(TypedDict, total=False):
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
     data: Data
-    """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
-    'pydocs'.
+    """Text that the cut is fitted to: a named corpus, a file, or several with shares of the windows,
+    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
     """
 
     windows: int
