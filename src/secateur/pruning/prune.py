@@ -15,6 +15,7 @@ from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
+from secateur.handover.memory import note_done
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import require_length
@@ -186,6 +187,8 @@ def prune(
         calibration_source=calibration.corpus.source,
     )
     warn_of_miss(plan, config.even)
+    own = {"importance": plan.settings["importance"]} if own_score else {}
+    note_done(model, "prune", plan.to_dict(), config, **own)
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError, ModelError
+from secateur.handover.memory import note_done
 from secateur.models import attach_adapter
 from secateur.models.checks import not_finite, require_in_memory
 from secateur.models.lora import merged
@@ -62,4 +63,6 @@ def merge_adapter(
         )
     if zeros == "fill":
         forget_zeros(result)
+    given = {} if zeros == "auto" else {"zeros": zeros}
+    note_done(result, "merge", {}, adapter=str(adapter), **given)
     return result

@@ -13,6 +13,7 @@ from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
 from secateur.errors import InputError
+from secateur.handover.memory import note_done
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import require_length
 from secateur.models.memory import peak_memory, timed
@@ -174,6 +175,7 @@ def sparsify(
         peak_memory_bytes=memory.bytes,
     )
     remember_zeros(model, result.to_dict())
+    note_done(model, "sparsify", result.to_dict(), config)
     return result
 
 
