@@ -1,6 +1,7 @@
 """Adding an adapter to the weights of its model."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -63,6 +64,6 @@ def merge_adapter(
         )
     if zeros == "fill":
         forget_zeros(result)
-    given = {} if zeros == "auto" else {"zeros": zeros}
+    given: dict[str, Any] = {} if zeros == "auto" else {"zeros": zeros}
     note_done(result, "merge", {}, adapter=str(adapter), **given)
     return result
