@@ -111,10 +111,8 @@ def recover(
         called = files.expanded(output).name
         card = files_in_memory(lineage_in_memory(model), called, "recover", call_text("recover", config))
         extras = {**card, **(extras or {})}
-    with _place(output) as workplace:
-        return _recovered(
-            model, tokenizer, workplace, config, teacher, loss, callbacks, overwrite, extras, output is None
-        )
+    with _place(output) as place:
+        return _recovered(model, tokenizer, place, config, teacher, loss, callbacks, overwrite, extras, output is None)
 
 
 @contextmanager
