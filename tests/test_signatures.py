@@ -74,7 +74,8 @@ def test_a_model_and_a_tokenizer_come_first(name: str) -> None:
         ),
         (
             lambda: secateur.plan("smollm2-135m"),
-            "devices= is missing: how many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu",
+            "devices= is missing: how many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU "
+            "by its memory, 24GB",
         ),
         (
             lambda: secateur.prune(UNREAD, None, plan="p.json", ratio=0.1, freeze=[1]),

@@ -62,7 +62,7 @@ SETTINGS: dict[str, object] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 16,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 8192,
     "tie_word_embeddings": True,
     "bos_token_id": 256,
     "eos_token_id": 257,

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from secateur.evaluation.evaluate import evaluate
     from secateur.evaluation.health import diagnose
     from secateur.exporting.export import export
-    from secateur.models import load, save
+    from secateur.handover.memory import save
+    from secateur.models import load
     from secateur.planning.estimates import estimate as plan
     from secateur.pruning.prune import prune
     from secateur.pruning.search.rounds import search
@@ -53,7 +54,7 @@ _HOMES = {
     "prune": "secateur.pruning",
     "recover": "secateur.recovery",
     "run": "secateur.runs.calls",
-    "save": "secateur.models",
+    "save": "secateur.handover",
     "search": "secateur.pruning.search",
     "sparsify": "secateur.sparsity",
     "sweep": "secateur.runs.calls",

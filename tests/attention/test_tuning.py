@@ -177,7 +177,8 @@ def test_a_damaged_profile(
         ({"seqlen": 200}, InputError, "windows below 256 tokens have too few blocks"),
         ({"pv_l1": 0.05}, InputError, "pv_l1 is 0.05 and l1 0.06: pv_l1 bounds the error of both and must be larger"),
         ({"layers": "2:9"}, InputError, 'layers="2:9" is outside the model: it has layers 0 to 3'),
-        ({"seqlen": 20000}, DataError, "give a longer text or a smaller seqlen="),
+        ({"seqlen": 16000}, DataError, "give a longer text or a smaller seqlen="),
+        ({"seqlen": 20000}, InputError, "windows of 20,000 tokens are longer than the 16,384 that the model takes"),
     ],
 )
 def test_bad_input(
@@ -189,7 +190,7 @@ def test_bad_input(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message):
-        tune(tiny_model(), tiny_tokenizer, data=str(text), **options)
+        tune(tiny_model(max_position_embeddings=16384), tiny_tokenizer, data=str(text), **options)
 
 
 def test_layers_with_a_sliding_window_are_not_tuned(

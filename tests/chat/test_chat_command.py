@@ -33,10 +33,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def conversation(template: str | None = TEMPLATE, **options: Any) -> Conversation:
+def conversation(template: str | dict[str, str] | None = TEMPLATE, **options: Any) -> Conversation:
     tokenizer = make_tiny_tokenizer()
     tokenizer.chat_template = template
-    return Conversation("tiny", make_tiny_model(), tokenizer, ChatConfig(**{"max_new_tokens": 4, **options}))
+    return Conversation(
+        "tiny", make_tiny_model(max_position_embeddings=256), tokenizer, ChatConfig(**{"max_new_tokens": 4, **options})
+    )
 
 
 def secateur(*arguments: object, stdin: str = "") -> Result:
@@ -125,6 +127,21 @@ def test_a_template_that_writes_nothing_is_one_line() -> None:
         conversation("{# #}").reply("Hello")
 
 
+def test_of_several_templates_one_is_chosen() -> None:
+    both = {"rag": "R{{ messages[-1].content }}", "tools": "T{{ messages[-1].content }}"}
+    with pytest.raises(InputError, match=r"^tiny: the model has chat templates named rag, tools and none"):
+        conversation(both)
+    talk = conversation(both, chat_template="tools")
+    talk.messages.append({"role": "user", "content": "Hello"})
+    assert read_of(talk) == "THello"
+
+
+def test_a_model_without_a_template_can_be_given_one() -> None:
+    talk = conversation(None, chat_template="alpaca")
+    talk.messages.append({"role": "user", "content": "Hello"})
+    assert read_of(talk).endswith("### Instruction:\nHello\n\n### Response:\n")
+
+
 def test_an_answer_ends_where_the_model_does() -> None:
     talk = conversation(max_new_tokens=10**9)
     assert talk.reply("a" * 100).tokens <= 256 - 100
@@ -139,7 +156,9 @@ def test_what_is_not_utf8_is_no_reason_to_end(tiny: Path) -> None:
 
 
 def test_a_template_that_would_fill_the_memory_is_refused() -> None:
-    with pytest.raises(ModelError, match="it multiplies by more than"):
+    with pytest.raises(
+        InputError, match=r"^tiny: the model's chat template is not rendered: it multiplies by more than"
+    ):
         conversation("{{ 'x' * 100000000 }}")
 
 

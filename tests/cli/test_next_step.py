@@ -23,7 +23,7 @@ WORDS = {
 
 
 def following(command: str, adapter: Any = None, **values: Any) -> str | None:
-    settings = {
+    settings = {"data": "pydocs"} | {
         name: values.pop(name) for name in ("data", "teacher", "ratio", "profile", "text_column") if name in values
     }
     return next_command(command, {"config": SimpleNamespace(adapter=adapter, **settings), **values})
@@ -50,6 +50,26 @@ def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pyte
     (trained / "recovery.json").touch()
     assert following("evaluate", models=["m", str(trained)]) == "secateur export out/recovered -o out/recovered.gguf"
     assert str(following("export", output=Path("out/a b.gguf"))).startswith("llama-cli -m 'out/a b.gguf'")
+
+
+@pytest.mark.parametrize(
+    ("data", "unseen"),
+    [
+        ("pydocs", ""),
+        ("notes.txt", ""),
+        ("notes.txt[:80%]", " --data 'notes.txt[80%:]'"),
+        ("notes.txt[20%:]", " --data 'notes.txt[:20%]'"),
+        ("notes.txt[20%:80%]", " --data 'notes.txt[80%:]'"),
+        ("a.jsonl[:80%]:0.7,b.txt:0.3", " --data 'a.jsonl[80%:]'"),
+        ("a.jsonl[:80%]:7,b.txt[:50%]:3", " --data 'a.jsonl[80%:],b.txt[50%:]'"),
+        ("notes.txt[:]", ""),
+    ],
+)
+def test_what_was_not_trained_on_is_what_is_measured_on(data: str, unseen: str) -> None:
+    assert (
+        following("recover", model="m", output=Path("out"), teacher=None, data=data)
+        == f"secateur evaluate m out{unseen}"
+    )
 
 
 def test_after_a_dry_run_comes_the_push_itself() -> None:

@@ -32,7 +32,7 @@ def chatting(tiny_tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
     return with_template(tiny_tokenizer, trl_masks.template("smollm2"))
 
 
-def with_template(tokenizer: PreTrainedTokenizerFast, template: str) -> PreTrainedTokenizerFast:
+def with_template(tokenizer: PreTrainedTokenizerFast, template: str | dict[str, str]) -> PreTrainedTokenizerFast:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.backend_tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
     )
@@ -171,7 +171,7 @@ def test_which_template(
         lambda: template_of(tiny_tokenizer, "nowhere.jinja"),
         lambda: check_texts("pydocs", options=DataOptions(chat_template="nowhere.jinja")),
     ):
-        with pytest.raises(InputError, match="neither model nor alpaca"):
+        with pytest.raises(InputError, match="none of model, alpaca, and there is no such file"):
             look()
 
 
@@ -221,3 +221,28 @@ def test_content_in_parts_and_arguments_as_text() -> None:
     found = conversation_of([{"role": "user", "content": parts, "name": None}, call], "[]", "a row")
     called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]}
     assert found == Conversation((USER, called))
+
+
+def test_of_several_templates_one_is_chosen_by_name(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    row = conversation_of([USER, REPLY], None, "a row")
+    two = with_template(tiny_tokenizer, {"default": "D", "rag": "R"})
+    assert [template_of(two, name).text(row) for name in (None, "model", "rag")] == ["D", "D", "R"]
+    with pytest.raises(InputError, match="'rug': none of model, alpaca, default, rag, and there is no such file"):
+        template_of(two, "rug")
+    others = with_template(tiny_tokenizer, {"rag": "R", "tools": "T"})
+    message = r"^the model has chat templates named rag, tools and none named default; choose one, chat_template=.rag."
+    for wanted in (None, "model"):
+        with pytest.raises(InputError, match=message):
+            template_of(others, wanted)
+    assert template_of(others, "tools").text(row) == "T"
+    check_texts("pydocs", options=DataOptions(chat_template="tools"))  # the model will say whether it has it
+
+
+def test_a_template_that_does_not_end_is_ended(
+    tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("secateur.data.chat.RENDER_SECONDS", 0.05)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    tokenizer = with_template(tiny_tokenizer, loops)
+    with pytest.raises(DataError, match=r"^a row: .* refuses it \(to render it takes more than 0.05 seconds\)$"):
+        template_of(tokenizer, None).text(conversation_of([USER, REPLY], None, "a row"))

@@ -1,5 +1,6 @@
 """One model and several: figures, rows, adapters, samples."""
 
+import copy
 import json
 import logging
 import math
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from secateur.data import load_corpus, token_windows
-from secateur.errors import ModelError
+from secateur.errors import InputError, ModelError
 from secateur.evaluation import (
     EvaluateConfig,
     agreement,
@@ -23,6 +24,7 @@ from secateur.evaluation import (
     perplexity,
     size_on_disk,
 )
+from secateur.evaluation.samples import takes_prompts
 from secateur.models import attach_adapter, count_parameters, save
 
 QUICK = {"seqlen": 32, "prompt_tokens": 8, "new_tokens": 2, "repeats": 1}
@@ -96,10 +98,12 @@ def test_the_config_refuses_a_stride_that_skips_text():
         EvaluateConfig(stride=600)
 
 
-def test_windows_longer_than_the_model_was_made_for_are_warned_of(tiny_model, tiny_tokenizer, text, caplog):
+def test_windows_and_prompts_longer_than_the_model_takes_are_refused(tiny_model, tiny_tokenizer, text):
     model = tiny_model(max_position_embeddings=20)
-    evaluate(model, tiny_tokenizer, data=[str(text)], speed=False, seqlen=32)
-    assert "Windows of 32 tokens are longer than the 20 that the model in memory was made for" in caplog.text
+    with pytest.raises(InputError, match=r"windows of 32 tokens are longer than the 20 that the model.*seqlen=20"):
+        evaluate(model, tiny_tokenizer, data=[str(text)], speed=False, seqlen=32)
+    with pytest.raises(InputError, match=r"a prompt and an answer of 24 tokens are longer than the 20"):
+        evaluate(model, tiny_tokenizer, perplexity=False, prompt_tokens=20, new_tokens=4)
 
 
 def test_compares_models_and_an_adapter(directories, adapter, text, tiny_model):
@@ -208,3 +212,16 @@ def test_samples_are_the_greedy_continuations(tiny_model, tiny_tokenizer):
     ended = expected.index(257) if 257 in expected else len(expected)
     assert first == tiny_tokenizer.decode(expected[:ended], skip_special_tokens=True)
     assert isinstance(second, str)
+
+
+def test_samples_of_a_model_with_a_chat_template_go_through_it(tiny_model, tiny_tokenizer, caplog):
+    model = tiny_model()
+    plain = generate_samples(model, tiny_tokenizer, ["[u]Cut[a]"], max_new_tokens=6)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
+        "{% if messages[0].content == 'no' %}{{ raise_exception('no') }}{% endif %}[u]{{ messages[0].content }}[a]"
+    )
+    assert generate_samples(model, tokenizer, ["Cut"], max_new_tokens=6) == plain
+    assert takes_prompts(tokenizer, ["Cut"]) and not caplog.text
+    assert not takes_prompts(tokenizer, ["Cut", "no"])
+    assert "Samples are continuations, without the chat template" in caplog.text

@@ -1,9 +1,12 @@
 """Numbers in templates of tasks that are too large for a text. Nothing here is rendered but what the bound refuses."""
 
+import time
+
 import pytest
 from jinja2.exceptions import SecurityError
 
 from secateur.files.templates import MOST_REPEATS, BoundedSandbox, template_complaint, too_large
+from secateur.files.time_limit import time_limit
 
 ABOVE = MOST_REPEATS + 1
 
@@ -75,3 +78,26 @@ def test_arithmetic_of_templates_is_what_it_was() -> None:
     assert BoundedSandbox().from_string("{{ a * b }} {{ 'ab' * 2 }} {{ 2 ** -1 }} {{ 1.5 * 2 }}").render(
         a=3, b=10**6
     ) == ("3000000 abab 0.5 3.0")
+
+
+def test_what_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secateur.files.templates.RENDER_SECONDS", 0.05)
+    with pytest.raises(SecurityError, match=r"to render it takes more than 0.05 seconds"):
+        BoundedSandbox().from_string("{% for a in t %}{% for b in t %}{% endfor %}{% endfor %}").render(t="x" * 10**5)
+
+
+def test_a_limit_ends_what_catches_errors_and_nothing_afterwards() -> None:
+    def stubborn() -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:  # noqa: BLE001 which is what is tested
+                pass
+
+    for _ in range(2):
+        with pytest.raises(TimeoutError, match=r"it takes more than 0.05 seconds"), time_limit(0.05, "it"):
+            stubborn()
+    with pytest.raises(ValueError, match="own"), time_limit(10, "it"):
+        raise ValueError("own")
+    time.sleep(0.3)  # no limit is left that could end this

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
 from secateur.planning.devices import named_devices
-from secateur.planning.known_devices import GPUS, all_names
+from secateur.planning.known_devices import GB, GPUS, all_names
 from secateur.planning.phase import Setting
 from secateur.planning.running import recover_phases
 from secateur.planning.shape import shape_of
@@ -237,8 +238,25 @@ def test_texts_that_name_devices(text: str, count: int, name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "count", "memory", "like"),
+    [
+        ("24GB", 1, 24, "L4"),
+        ("2 x 48 gb", 2, 48, "A6000"),
+        ("13G", 1, 13, "RTX4060-Ti-16"),
+        ("500GiB", 1, 500, "MI300X"),
+    ],
+)
+def test_a_memory_alone_is_a_device(text: str, count: int, memory: float, like: str) -> None:
+    found, device = named_devices(text)
+    assert (found, device.name) == (count, f"{memory}GB (as fast as {like})")
+    assert device.memory == memory * GB
+    assert device == replace(named_devices(like)[1], name=device.name, memory=device.memory)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("0GB", "a device has some memory; write 24GB for example"),
         ("8xH10O", "did you mean H100"),
         ("8xTPU", "the device 'TPU' is unknown"),
         ("RTX 4900", "did you mean RTX4090"),

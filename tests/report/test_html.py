@@ -8,6 +8,7 @@ import pytest
 from run_figures import importance, plan
 
 from secateur.report import Page, Picture, Sample, Table, render, run_page, source_warnings
+from secateur.report.page import _sample_note
 
 SVG = "<svg><path/></svg>"
 
@@ -69,6 +70,30 @@ def test_everything_is_there(page: Page) -> None:
     ):
         assert text in html
     assert "secateur run &#39;my recipe.yaml&#39;" in html
+
+
+def test_a_sample_is_its_prompt_once_and_the_models_in_columns(page: Page) -> None:
+    html = render(page)
+    assert html.count("Once &lt;i&gt;") == 1
+    columns = re.search(r'<div class="samples">(.*?)</div>\n</div>', html, re.DOTALL)
+    assert columns is not None
+    assert re.findall(r'<div class="soft">(.*?)</div>\n<blockquote>(.*?)</blockquote>', columns[1]) == [
+        ("original", " upon a time"),
+        ("pruned", " &amp; again"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("chat", "note"),
+    [
+        ([False, False], "Continuations, greedy, 8 tokens at most."),
+        ([True, True], "Answers through the chat template, greedy"),
+        ([True, False], "Answers through the chat template and continuations, greedy"),
+    ],
+)
+def test_the_note_says_how_samples_are_made(chat: list[bool], note: str) -> None:
+    models = [{"samples": [{"prompt": "Once", "continuation": "", "chat": value}]} for value in chat]
+    assert _sample_note(models, 8).startswith(note)
 
 
 def test_text_is_escaped(page: Page) -> None:

@@ -97,6 +97,25 @@ def test_figures_and_artefacts_of_a_run(recipe: Callable[..., Recipe], tmp_path:
     assert card.index("1. **prune.**") < card.index("2. **recover.**")
 
 
+@pytest.mark.parametrize(
+    ("prune", "scored"),
+    [
+        ({}, False),
+        ({"allocation": "uniform"}, False),
+        ({"allocation": "inverse", "even": True}, False),
+        ({"allocation": "inverse"}, True),
+        ({"layer_importance": "similarity"}, True),
+    ],
+)
+def test_layers_are_scored_where_that_is_used(
+    recipe: Callable[..., Recipe], tmp_path: Path, prune: dict[str, Any], scored: bool
+) -> None:
+    steps = pipeline.Pipeline(recipe(prune=prune), tmp_path, tmp_path).stages()
+    assert ("importance" in [step.name for step in steps]) is scored
+    cut = next(step for step in steps if step.name == "prune")
+    assert ("importance" in cut.needs) is scored
+
+
 @pytest.mark.slow
 def test_a_cut_follows_the_recipes_search(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     made = recipe(search={"ratio": 0.2, "samples": 4, "seqlen": 32, "rounds": 2}, prune={})
@@ -106,9 +125,17 @@ def test_a_cut_follows_the_recipes_search(recipe: Callable[..., Recipe], tmp_pat
     assert [[layer[name] for name in names] for layer in cut["layers"]] == [
         [layer[name] for name in names] for layer in found["layers"]
     ]
-    commands = json.loads((tmp_path / "run/metrics.json").read_text())["commands"]
-    assert [entry["purpose"] for entry in commands] == ["The whole run", "The search", "The cut", "The figures"]
-    assert "--plan search/pruning_plan.json" in commands[2]["command"]
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert [entry["purpose"] for entry in metrics["commands"]] == [
+        "The whole run",
+        "The search",
+        "The cut",
+        "The figures",
+    ]
+    assert "importance" not in [*metrics["seconds"], *(text["role"] for text in metrics["texts"])]
+    assert not (tmp_path / "run/layer_importance.json").exists()
+    assert "importance" not in (tmp_path / "run/report.html").read_text().lower()
+    assert "--plan search/pruning_plan.json" in metrics["commands"][2]["command"]
 
 
 def test_commands_of_the_single_steps_hold_what_differs_from_the_defaults(

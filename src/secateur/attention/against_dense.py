@@ -20,10 +20,12 @@ from secateur.console import track
 from secateur.data import load_corpus, token_windows
 from secateur.files import expanded
 from secateur.models.adapters import adapter_of, head_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.memory import now
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.models.tokenizers import require_known
 from secateur.showing import Shown
 
 Apply = Callable[[], Applied]
@@ -90,7 +92,7 @@ class Comparison(Shown):
 @in_eval_mode
 def compare_with_dense(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: CompareConfig | None = None,
     **options: Unpack[CompareOptions],
 ) -> Comparison:
@@ -98,7 +100,7 @@ def compare_with_dense(
 
     Args:
         model: a model of a supported family; it is left dense.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: the profile or rule, and the text.
         options: fields of `CompareConfig`, instead of `config` or over it.
 
@@ -111,9 +113,10 @@ def compare_with_dense(
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     require_in_memory(model)
     require_finite(model, "the model")
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     corpus = load_corpus(config.data, "test", config)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows, seed=config.seed)
+    require_known(model, windows)
 
     def start() -> Applied:
         return apply(model, profile, backend=config.backend, **config.rule())

@@ -68,7 +68,7 @@ class TuneConfig(Renamed, BlockOptions, DataOptions, LoadOptions, LayerRange):
     earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows"}
 
     data: DataName = Field(
-        default="pydocs", description="Text to tune on: a named corpus, a file, or several with shares."
+        default="pydocs", description="Text to tune on: a named corpus, a file, or several with shares of the windows."
     )
     windows: int = Field(default=5, ge=1, le=100, description="Windows of it; 5 to 10 are enough.")
     seqlen: int = Field(default=4096, description="Tokens in a window; 2048 or more.")
@@ -132,7 +132,7 @@ class CompareConfig(UseConfig, DataOptions):
 
     data: DataName = Field(
         default="pydocs",
-        description="Text to read: a named corpus (test part), a file, or several with shares.",
+        description="Text to read: a named corpus (test part), a file, or several with shares of the windows.",
     )
     windows: int = Field(default=3, ge=1, description="Windows of it.")
     seqlen: int = Field(default=4096, ge=2, description="Tokens in a window.")
@@ -149,7 +149,13 @@ class GenerateConfig(UseConfig):
     max_new_tokens: int = Field(
         default=100, ge=1, le=1_000_000, description="Length of the answer unless it ends earlier."
     )
-    chat: bool = Field(default=False, description="Put the tokenizer's chat template around the prompt.")
+    chat: bool = Field(default=False, description="Put the model's chat template around the prompt.")
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Another one than the model's, which --chat takes: one of several that it has by NAME, alpaca, or "
+        "a FILE with a template.",
+    )
     compile: bool = Field(default=False, description="Compile decoding (torch.compile, static cache).")
 
     @model_validator(mode="after")

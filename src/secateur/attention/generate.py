@@ -6,17 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Unpack
 
 import torch
-from jinja2 import TemplateError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
 from secateur.attention.config import GenerateConfig
 from secateur.attention.hook import apply, remove
 from secateur.attention.options import GenerateOptions
 from secateur.attention.profile import AttentionProfile
+from secateur.data.chat import own_templates, template_of
 from secateur.errors import DataError, InputError, ModelError
 from secateur.files import expanded
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
-from secateur.models.json_file import one_line
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import longest_text, name_of
 from secateur.models.modes import in_eval_mode, own_settings_aside
 from secateur.models.options import configured, takes_options
 
@@ -69,6 +69,8 @@ def generate(
 ) -> Written:
     """Write on after a prompt.
 
+    The answer ends where the model's length does, at the latest.
+
     Args:
         model: a model of a supported family; it is left dense.
         tokenizer: its tokenizer.
@@ -76,15 +78,18 @@ def generate(
         options: fields of `GenerateConfig`, instead of `config` or over it.
 
     Raises:
-        InputError: the profile is another model's, or there is no chat template.
+        InputError: the profile is another model's, the prompt is longer than the model takes, or there is no chat
+            template.
         DataError: the prompt cannot be read, or is empty.
         ModelError: weights are not finite or outside of memory.
     """
     config = configured(GenerateConfig, config, options)
+    if tokenizer is None:
+        raise InputError("tokenizer= is None; give the model's, to read the prompt with")
     require_in_memory(model)
     require_finite(model, "the model")
     prompt = _encoded(tokenizer, config).to(model.device)
-    warn_of_long_windows(model, prompt.shape[1] + config.max_new_tokens)
+    room = _room(model, prompt.shape[1])
     profile = AttentionProfile.load(expanded(config.profile)) if config.profile else None
     applied = apply(model, profile, backend=config.backend, **config.rule())
     generator: Any = model
@@ -94,7 +99,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
         cache_implementation="static" if config.compile else None,
         disable_compile=not config.compile,
-        max_new_tokens=config.max_new_tokens,
+        max_new_tokens=config.max_new_tokens if room is None else min(config.max_new_tokens, room),
     )
     clock = Clock()
     try:
@@ -122,6 +127,17 @@ def generate(
     )
 
 
+def _room(model: PreTrainedModel, tokens: int) -> int | None:
+    """How long an answer to a prompt of so many tokens may be; None where the model does not say what it takes."""
+    longest = longest_text(model)
+    if longest is not None and tokens >= longest:
+        raise InputError(
+            f"the prompt has {tokens:,} tokens, and {name_of(model)} takes {longest:,} with the answer, by its config; "
+            "give a shorter prompt, or a model that was made for more"
+        )
+    return None if longest is None else longest - tokens
+
+
 def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torch.Tensor:
     """The prompt's tokens, (1, tokens)."""
     if config.prompt is not None:
@@ -133,18 +149,14 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, config: GenerateConfig) -> torc
             raise DataError(f"{config.prompt_file} cannot be read as text ({error}); give a UTF-8 text file") from error
     if not text.strip():
         raise DataError("the prompt is empty; give some text with --prompt or --prompt-file")
-    if not config.chat:
+    if not config.chat and config.chat_template is None:
         return tokenizer(text, return_tensors="pt").input_ids
-    if tokenizer.chat_template is None:
+    if config.chat_template is None and not own_templates(tokenizer):
         raise InputError("this model's tokenizer has no chat template; leave out --chat")
-    messages = [{"role": "user", "content": text}]
+    template = template_of(tokenizer, config.chat_template)
     try:
-        encoded: Any = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-    except (TemplateError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+        asked = template.asking([{"role": "user", "content": text}])
+    except DataError as error:
         # A template is a program that came with the model: whatever it does wrong is its own.
-        raise ModelError(
-            f"the tokenizer's chat template cannot be used ({one_line(error)}); leave out --chat"
-        ) from error
-    return encoded["input_ids"]
+        raise ModelError(f"{error}; leave out --chat") from error
+    return tokenizer(asked, add_special_tokens=False, return_tensors="pt").input_ids

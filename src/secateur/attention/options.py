@@ -30,8 +30,8 @@ class TuneOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     predictor: PredictorName
@@ -52,7 +52,7 @@ class TuneOptions(TypedDict, total=False):
     """The first key block and the diagonal always stay. Default: True."""
 
     data: Data
-    """Text to tune on: a named corpus, a file, or several with shares. Default: 'pydocs'."""
+    """Text to tune on: a named corpus, a file, or several with shares of the windows. Default: 'pydocs'."""
 
     windows: int
     """Windows of it; 5 to 10 are enough. Default: 5."""
@@ -157,7 +157,12 @@ class GenerateOptions(TypedDict, total=False):
     """Length of the answer unless it ends earlier. Default: 100."""
 
     chat: bool
-    """Put the tokenizer's chat template around the prompt. Default: False."""
+    """Put the model's chat template around the prompt. Default: False."""
+
+    chat_template: str | None
+    """Another one than the model's, which chat=True takes: one of several that it has by NAME, alpaca, or a FILE with a
+    template.
+    """
 
     compile: bool
     """Compile decoding (torch.compile, static cache). Default: False."""
@@ -179,8 +184,8 @@ class CompareOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     predictor: PredictorName
@@ -217,7 +222,7 @@ class CompareOptions(TypedDict, total=False):
     """Kernel; auto takes the fastest for the device. Default: 'auto'."""
 
     data: Data
-    """Text to read: a named corpus (test part), a file, or several with shares. Default: 'pydocs'."""
+    """Text to read: a named corpus (test part), a file, or several with shares of the windows. Default: 'pydocs'."""
 
     windows: int
     """Windows of it. Default: 3."""

@@ -22,11 +22,13 @@ from secateur.data import load_corpus, token_windows
 from secateur.distributed import all_reduce_sum, process_count, process_number
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.fingerprint import sampled_weights
 from secateur.models.memory import timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.models.tokenizers import require_known
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class LayerInputs:
 @in_eval_mode
 def tune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: TuneConfig | None = None,
     **options: Unpack[TuneOptions],
 ) -> AttentionProfile:
@@ -65,7 +67,7 @@ def tune(
 
     Args:
         model: a model of a supported family; it is not changed.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: text, bounds and layers.
         options: fields of `TuneConfig`, instead of `config` or over it.
 
@@ -83,10 +85,11 @@ def tune(
     if len(chosen) < len(config.layer_range(len(layers))):
         logger.warning("Layers with %s stay as they are: %d are tuned", NOT_TUNED, len(chosen))
     require_finite(model, "the model")
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     windows = token_windows(
         tokenizer, load_corpus(config.data, "train", config), config.seqlen, limit=config.windows, seed=config.seed
     )
+    require_known(model, windows)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
     profiles: dict[int, LayerProfile] = {}

@@ -18,6 +18,7 @@ from secateur.files.option_names import Renamed
 from secateur.files.shares import Ratio
 from secateur.models.options import LARGEST_SEED, LoadOptions, StreamOptions, no_number
 from secateur.models.streamed import streamed
+from secateur.models.tokenizers import require_known
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class CalibratedConfig(Renamed, LayerRange, DataOptions, LoadOptions):
 
     data: DataName = Field(
         default="pydocs",
-        description="Text that the cut is fitted to: a named corpus, a file, or several with shares, "
-        "a.jsonl:0.7,b.txt:0.3.",
+        description="Text that the cut is fitted to: a named corpus, a file, or several with shares of "
+        "the windows, a.jsonl:0.7,b.txt:0.3.",
     )
     windows: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
     own_text: Ratio = Field(
@@ -118,12 +119,14 @@ class Calibration(NamedTuple):
         return self.corpus.description + written
 
 
-def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CalibratedConfig) -> Calibration:
+def calibrate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: CalibratedConfig
+) -> Calibration:
     """Draw the windows of a corpus, and let the model write its share.
 
     Raises:
         DataError: the corpus is not there or shorter than one window.
-        InputError: the model is streamed and is to write text.
+        InputError: the model is streamed or has no tokenizer, and is to write text.
     """
     share = config.own_text
     if share and streamed(model) and "own_text" not in config.model_fields_set:
@@ -133,11 +136,17 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config
         raise InputError(
             "a streamed model does not write text: each token would read all of its files; pass --own-text 0"
         )
+    if share and tokenizer is None and "own_text" not in config.model_fields_set:
+        logger.warning("Without its tokenizer a model writes no text of its own: all windows are of %s", config.data)
+        share = 0.0
+    if share and tokenizer is None:
+        raise InputError("tokenizer= is None; give the model's, which writes text of its own, or pass --own-text 0")
     corpus = load_corpus(config.data, "train", config)
     own = int(share * config.windows)
     windows = token_windows(tokenizer, corpus, config.seqlen, limit=config.windows - own, seed=config.seed)
+    require_known(model, windows)
     # A short text does not leave the model to itself.
     own = min(own, round(len(windows) * share / (1 - share)))
-    if own:
+    if own and tokenizer is not None:
         windows = torch.cat([windows, own_text(model, tokenizer, own, config.seqlen, config.seed)])
     return Calibration(windows, own, corpus)

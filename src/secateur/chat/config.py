@@ -9,6 +9,12 @@ class ChatConfig(LoadOptions):
     """How a model answers."""
 
     system: str | None = Field(default=None, description="A system message, before everything else.")
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="How a conversation becomes text: model (its own chat template), one of several that it has by "
+        "NAME, alpaca, or a FILE with a template. The model's unless given; one without continues the text.",
+    )
     max_new_tokens: int = Field(default=512, ge=1, description="Tokens in an answer at most.")
     temperature: float = Field(
         default=0.0,

@@ -11,10 +11,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from secateur.chat.config import ChatConfig
-from secateur.errors import InputError, ModelError
+from secateur.data.chat import Template, own_templates, template_of
+from secateur.errors import DataError, InputError, ModelError
 from secateur.evaluation.modes import input_device, measuring
 from secateur.files.input_text import shortened
-from secateur.files.templates import too_large
+from secateur.models.context import longest_text
 from secateur.models.lora import underlying
 from secateur.models.modes import own_settings_aside
 
@@ -54,6 +55,10 @@ class Conversation:
         config: how it answers.
         messages: `role` and `content`, in order; of a model without a chat template one text.
         turns: answers given.
+        template: what the messages are written in; None: the model continues the text.
+
+    Raises:
+        InputError: there is no such template, or none for a system message.
     """
 
     name: str
@@ -62,13 +67,10 @@ class Conversation:
     config: ChatConfig
     messages: list[dict[str, str]] = field(default_factory=list)
     turns: int = 0
+    template: Template | None = field(init=False)
 
     def __post_init__(self) -> None:
-        template = self.tokenizer.chat_template
-        texts = template.values() if isinstance(template, dict) else [template]
-        complaint = next(filter(None, (too_large(text) for text in texts if isinstance(text, str))), None)
-        if complaint is not None:
-            raise ModelError(f"the chat template of {self.name} is refused: {complaint}")
+        self.template = self._template()
         if not self.has_template and self.config.system is not None:
             raise InputError(f"{self.name} has no chat template, which --system needs; leave it out")
         self.reset()
@@ -76,12 +78,20 @@ class Conversation:
     @property
     def has_template(self) -> bool:
         """Whether the model was made for talking; otherwise it continues the text."""
-        return self.tokenizer.chat_template is not None
+        return self.template is not None
+
+    def _template(self) -> Template | None:
+        if self.config.chat_template is None and not own_templates(self.tokenizer):
+            return None
+        try:
+            return template_of(self.tokenizer, self.config.chat_template)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
 
     @property
     def longest(self) -> int | None:
         """Tokens that the model takes; None where it does not say."""
-        return getattr(underlying(self.model).config, "max_position_embeddings", None)
+        return longest_text(underlying(self.model))
 
     def reset(self) -> None:
         """Forget what was said, but for the system message."""
@@ -131,25 +141,24 @@ class Conversation:
             del self.messages[said[0] : said[2]]
 
     def _encoded(self) -> Tensor:
-        if not self.has_template:
+        if self.template is None:
             text = "".join(message["content"] + _break_after(message) for message in self.messages[:-1])
-            return self._tokens(text + self.messages[-1]["content"])
+            return self._tokens(text + self.messages[-1]["content"], special=True)
         try:
-            encoded: Any = self.tokenizer.apply_chat_template(
-                self.messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )
-        # A template is a program that came with the model: whatever it does wrong is its own.
-        except Exception as error:
+            text = self.template.asking(self.messages)
+        except DataError as error:
             raise ModelError(
-                f"the chat template of {self.name} does not take this: {shortened(error, 200)}; try without --system, "
-                "or /reset"
+                f"the chat template of {self.name} does not take this: {shortened(error.__cause__ or error, 200)}; try "
+                "without --system, or /reset"
             ) from error
-        if not encoded["input_ids"].numel():
+        if not text:
             raise ModelError(f"the chat template of {self.name} writes nothing, so there is nothing to answer")
-        return encoded["input_ids"].long()
+        return self._tokens(text, special=False)
 
-    def _tokens(self, text: str) -> Tensor:
-        encoded = self.tokenizer(text, return_tensors="pt", return_token_type_ids=False)["input_ids"]
+    def _tokens(self, text: str, special: bool) -> Tensor:
+        encoded = self.tokenizer(text, add_special_tokens=special, return_tensors="pt", return_token_type_ids=False)[
+            "input_ids"
+        ]
         if encoded.shape[1]:
             return encoded
         raise InputError("there is nothing to continue; say something")

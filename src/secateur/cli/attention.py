@@ -81,7 +81,7 @@ def tune(
     "secateur.attention.config:GenerateConfig",
     {
         "Options": ("prompt_file", "prompt", "profile", "max_new_tokens"),
-        "Prompt": ("chat", "compile"),
+        "Prompt": ("chat", "chat_template", "compile"),
         "What is left out": RULE,
         "Blocks": BLOCKS,
     },

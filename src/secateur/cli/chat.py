@@ -10,7 +10,10 @@ from secateur.cli.options import Model
 if TYPE_CHECKING:
     from secateur.chat import ChatConfig
 
-PANELS = {"The answer": ("system", "max_new_tokens", "temperature", "top_p", "seed"), "The model": ("adapter",)}
+PANELS = {
+    "The answer": ("system", "chat_template", "max_new_tokens", "temperature", "top_p", "seed"),
+    "The model": ("adapter",),
+}
 
 
 @command("secateur.chat:ChatConfig", PANELS)

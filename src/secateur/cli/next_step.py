@@ -52,10 +52,8 @@ def _after_evaluate(values: Values) -> str:
 def _after_cut(values: Values) -> str:
     output, config = values["output"], values["config"]
     data = [] if config.data == "pydocs" else ["--data", config.data]
-    for name in ROWS:
-        if getattr(config, name, None) is not None:
-            data += [flag(name), getattr(config, name)]
-    return _command("recover", output, "-o", _beside(output, "recovered"), *data, "--teacher", values["model"])
+    where = _beside(output, "recovered")
+    return _command("recover", output, "-o", where, *data, *_rows(config), "--teacher", values["model"])
 
 
 def _after_search(values: Values) -> str:
@@ -70,9 +68,32 @@ def _after_search(values: Values) -> str:
 def _after_recover(values: Values) -> str:
     model, output, uncut = values["model"], values["output"], values["config"].teacher
     uncut = [] if uncut is None else [uncut]
+    unseen = _unseen(values["config"])
     if (output / ADAPTER).is_file():
-        return _command("evaluate", *uncut, model, "--adapter", output)
-    return _command("evaluate", *(uncut or [model]), output)
+        return _command("evaluate", *uncut, model, "--adapter", output, *unseen)
+    return _command("evaluate", *(uncut or [model]), output, *unseen)
+
+
+def _unseen(config: Any) -> list[object]:
+    """The parts of the training texts that were left out, as options of evaluate."""
+    from secateur.data.slices import split_name
+    from secateur.data.sources import shares_of
+
+    rests: list[str] = []
+    for source, _ in shares_of(str(config.data)):
+        base, part = split_name(source)
+        start, _, stop = part.written[1:-1].partition(":") if part is not None else ("", "", "")
+        if part is not None and part.stop < 1:
+            rests.append(f"{base}[{stop}:]")
+        elif part is not None and part.start > 0:
+            rests.append(f"{base}[:{start}]")
+    return ["--data", ",".join(rests), *_rows(config)] if rests else []
+
+
+def _rows(config: Any) -> list[object]:
+    """How rows are read, as options."""
+    given = [(name, getattr(config, name, None)) for name in ROWS]
+    return [word for name, value in given if value is not None for word in (flag(name), value)]
 
 
 def _after_run(values: Values) -> str | None:

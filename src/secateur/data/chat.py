@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,12 @@ from secateur.data.reading import first_line
 from secateur.errors import DataError, InputError
 from secateur.files import expanded
 from secateur.files.input_text import read_input_text
-from secateur.files.templates import too_large
+from secateur.files.templates import RENDER_SECONDS, too_large
+from secateur.files.time_limit import time_limit
 
 MODEL, ALPACA = "model", "alpaca"
+DEFAULT = "default"  # Transformers' name of one among several
+_NAME = re.compile(r"\w[\w-]*")
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 LARGEST_TEMPLATE = 2**20  # bytes of a file, characters of a model's own; the longest in use have a tenth of it
@@ -51,6 +54,11 @@ class Template:
             conversation = as_conversation(item)
             return self._render(conversation, conversation.messages)
         return item.plain if isinstance(item, Example) else self._alpaca(item)[0]
+
+    def asking(self, messages: Sequence[Mapping[str, Any]], place: str = "the prompt") -> str:
+        """Messages as what the assistant is to answer. Raises `DataError` where the template refuses them."""
+        asked = Conversation(tuple(dict(message) for message in messages), place=place)
+        return self._alpaca(asked)[0] if self.source is None else self._render(asked, asked.messages, True)
 
     def text_and_spans(self, item: Answered) -> tuple[str, Spans]:
         """As `text`, with the characters of the assistant's turns: what it is to write, its end of turn included.
@@ -150,14 +158,15 @@ class Template:
         """
         try:
             # Annotated as one text; it gives the texts, and the marked characters of each.
-            found: Any = render_jinja_template(
-                conversations=[list(messages)],
-                tools=None if conversation.tools is None else list(conversation.tools),
-                chat_template=self.source,
-                return_assistant_tokens_mask=marks,
-                add_generation_prompt=asks,
-                **self.special,
-            )
+            with time_limit(RENDER_SECONDS, "to render it"):
+                found: Any = render_jinja_template(
+                    conversations=[list(messages)],
+                    tools=None if conversation.tools is None else list(conversation.tools),
+                    chat_template=self.source,
+                    return_assistant_tokens_mask=marks,
+                    add_generation_prompt=asks,
+                    **self.special,
+                )
         # The template is a program from outside, in Jinja's sandbox, and may raise anything.
         except Exception as error:
             raise DataError(f"{conversation.place}: {self.name} refuses it ({first_line(error)})") from error
@@ -193,16 +202,22 @@ def template_of(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> Templ
 
     Args:
         tokenizer: the model's.
-        wanted: `model`, `alpaca`, or a file; None: the model's where it has one, else Alpaca's form.
+        wanted: `model`, `alpaca`, one of the model's templates by its name, or a file; None: the model's where it has
+            one, else Alpaca's form.
 
     Raises:
-        InputError: the model has none, there is no such file, or the template has numbers that would fill the memory.
+        InputError: the model has none, or several and none is the default; there is no such file; or the template has
+            numbers that would fill the memory.
     """
     special = dict(tokenizer.special_tokens_map)
     if wanted == ALPACA:
         return Template("the alpaca form", None, special)
+    named = own_templates(tokenizer)
+    if wanted in named and wanted != MODEL:
+        name = f"the model's chat template {wanted}"
+        return Template(name, _bounded(named[wanted], name), special)
     if wanted is not None and wanted != MODEL:
-        return Template(f"the chat template {expanded(wanted).name}", template_file(wanted), special)
+        return Template(f"the chat template {expanded(wanted).name}", template_file(wanted, list(named)), special)
     source = own_template(tokenizer)
     if source is None and wanted == MODEL:
         raise InputError("the model has no chat template; pass --chat-template alpaca, or a file with one")
@@ -211,18 +226,47 @@ def template_of(tokenizer: PreTrainedTokenizerBase, wanted: str | None) -> Templ
     return Template("the model's chat template", _bounded(source, "the model's chat template"), special)
 
 
-def template_file(wanted: str) -> str:
-    """The template in a file. Raises `InputError` where there is none, or it has numbers that would fill the memory."""
+def template_file(wanted: str, others: Sequence[str] = ()) -> str:
+    """The template in a file.
+
+    Args:
+        wanted: the file.
+        others: the names of the model's own templates, for the message.
+
+    Raises:
+        InputError: there is no such file, or it has numbers that would fill the memory.
+    """
     path = expanded(wanted)
     if not path.is_file():
-        raise InputError(f"--chat-template is {wanted!r}: neither model nor alpaca, and there is no such file")
+        known = ", ".join([MODEL, ALPACA, *(name for name in others if name not in (MODEL, ALPACA))])
+        raise InputError(f"--chat-template is {wanted!r}: none of {known}, and there is no such file")
     return _bounded(read_input_text(path, largest=LARGEST_TEMPLATE), wanted)
 
 
-def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The model's own template: of several the one named default."""
+def may_be_named(wanted: str) -> bool:
+    """Whether a template that is no file may be one of a model's own, which only the model says."""
+    return _NAME.fullmatch(wanted) is not None and not expanded(wanted).exists()
+
+
+def own_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """The model's own templates by name; one alone is named default."""
     found = getattr(tokenizer, "chat_template", None)
-    return found.get("default") if isinstance(found, dict) else found
+    return dict(found) if isinstance(found, dict) else {} if found is None else {DEFAULT: found}
+
+
+def own_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The model's own template: of several the one named default.
+
+    Raises:
+        InputError: there are several, and none is named so.
+    """
+    named = own_templates(tokenizer)
+    if named and DEFAULT not in named:
+        raise InputError(
+            f"the model has chat templates named {', '.join(named)} and none named {DEFAULT}; choose one, "
+            f"--chat-template '{next(iter(named))}'"
+        )
+    return named.get(DEFAULT)
 
 
 def rendered(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> Corpus:

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from secateur.console import counted
-from secateur.data.chat import ALPACA, MODEL, template_file
+from secateur.data.chat import ALPACA, MODEL, may_be_named, template_file
 from secateur.data.corpus import Answered, Conversation, Corpus, content_fingerprint
 from secateur.data.hub import HUB_CORPORA, load_from_hub
 from secateur.data.lazy import LARGE, Item, Rows, TextFile, file_identity, in_memory, open_file
@@ -114,8 +114,9 @@ def check_texts(*names: str, options: DataOptions = AS_IT_IS) -> None:
         DataError: as `load_corpus`.
         InputError: there is no such file with a template.
     """
-    if options.chat_template not in (None, MODEL, ALPACA):
-        template_file(str(options.chat_template))
+    template = options.chat_template
+    if template not in (None, MODEL, ALPACA) and not may_be_named(str(template)):
+        template_file(str(template))
     for name in names:
         if isinstance(name, InMemory):
             load_corpus(name, options=options)

@@ -23,8 +23,9 @@ class DataOptions(BaseModel):
     chat_template: str | None = Field(
         default=None,
         min_length=1,
-        description="How conversations and instructions become text: model (its own chat template), alpaca, or a FILE "
-        "with a template. The model's unless given, where it has one, else alpaca.",
+        description="How conversations and instructions become text: model (its own chat template), one of several "
+        "that it has by NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else "
+        "alpaca.",
     )
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ _LEAST_READ = 1 << 14  # characters of a stream
 
 
 def token_windows(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     corpus: Corpus,
     seqlen: int,
     *,
@@ -35,7 +35,7 @@ def token_windows(
     characters of the text and not by counting the tokens before it. All windows take 12 bytes of memory a token.
 
     Args:
-        tokenizer: adds the special tokens it adds by default, at the text's ends only.
+        tokenizer: adds the special tokens it adds by default, at the text's ends only. None will do for tokens.
         corpus: plain text, or instruction data and conversations as their template writes them. Of several sources
             each gives its share of the windows, one after the other.
         seqlen: tokens in a window.
@@ -48,7 +48,8 @@ def token_windows(
 
     Raises:
         DataError: the text is shorter than one window, or a file is damaged where it is reached.
-        InputError: `seqlen` or `limit` is below 1, or `stride` is not between 1 and `seqlen`.
+        InputError: `seqlen` or `limit` is below 1, `stride` is not between 1 and `seqlen`, or there is no tokenizer and
+            the corpus is no tokens.
     """
     step = seqlen if stride is None else stride
     if seqlen < 1:
@@ -63,6 +64,10 @@ def token_windows(
             return token_windows(tokenizer, part, seqlen, limit=count, stride=stride, seed=seed)
 
         return torch.cat(mixed(corpus.parts, limit, take, corpus.name))
+    if tokenizer is None:
+        if corpus.tokens is None:
+            raise InputError(f"tokenizer= is None; give the model's, to read {corpus.name} with, or tokens as data")
+        return _windows_of(corpus.tokens, corpus, seqlen, step, limit, seed)
     corpus = rendered(corpus, tokenizer)
     if corpus.is_stream:
         if limit is None:
@@ -73,7 +78,11 @@ def token_windows(
         if drawn is not None:
             return drawn.long()
     first = None if limit is None or seed is not None else (limit - 1) * step + seqlen
-    tokens = corpus_tokens(tokenizer, corpus, first)
+    return _windows_of(corpus_tokens(tokenizer, corpus, first), corpus, seqlen, step, limit, seed)
+
+
+def _windows_of(tokens: Tensor, corpus: Corpus, seqlen: int, step: int, limit: int | None, seed: int | None) -> Tensor:
+    """Windows of the tokens of one text, (tokens,), or within rows of them, (rows, length)."""
     if tokens.dim() == 2:
         return _windows_of_rows(tokens, corpus, seqlen, step, limit, seed)
     if len(tokens) < seqlen:

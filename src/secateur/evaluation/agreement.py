@@ -21,6 +21,7 @@ from secateur.evaluation.evaluate import (
     load_texts,
     measure_quality,
     measures_speed,
+    require_lengths,
     speed_options,
 )
 from secateur.evaluation.modes import input_device, weight_bytes
@@ -118,6 +119,7 @@ def _measure(
     if candidate.adapter is not None:
         measured = attach_adapter(model, candidate.adapter)
         size += sum(file.stat().st_size for file in Path(candidate.adapter).glob("*.safetensors"))
+    require_lengths(measured, config)
     windows = corpus_windows(tokenizer, corpora, config)
     evaluation = measure_quality(measured, windows, corpora, config, candidate.label)
     evaluation.tasks = measure_tasks(measured, tokenizer, tasks, candidate.label)

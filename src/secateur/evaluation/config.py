@@ -14,8 +14,8 @@ class EvaluateConfig(DataOptions, StreamOptions):
     data: Annotated[list[DataName], BeforeValidator(texts_of)] = Field(
         default=["pydocs"],
         min_length=1,
-        description="Texts for perplexity: named corpora (their test part) or files; neighbours with shares, "
-        "a.jsonl:0.7,b.txt:0.3, are one text.",
+        description="Texts for perplexity: named corpora (their test part) or files; neighbours with shares of "
+        "the windows, a.jsonl:0.7,b.txt:0.3, are one text.",
     )
     seqlen: int = Field(default=512, ge=2, description="Tokens per window.")
     stride: int | None = Field(

@@ -20,12 +20,13 @@ from secateur.evaluation.perplexity import perplexity
 from secateur.evaluation.speed import Speed, measure_speed
 from secateur.evaluation.tasks import TaskScore, load_tasks, measure_tasks
 from secateur.models import configured, count_parameters
-from secateur.models.checks import warn_of_long_windows
+from secateur.models.context import require_length
 from secateur.models.lora import underlying
 from secateur.models.masks import share_of_zeros
 from secateur.models.modeling_secateur import PREFIX
 from secateur.models.options import LOADING, takes_options
 from secateur.models.streamed import streamed
+from secateur.models.tokenizers import require_known
 from secateur.showing import Drawn, model_row
 from secateur.wording import worded
 
@@ -105,7 +106,7 @@ class Evaluation(Drawn):
 @takes_options(EvaluateConfig, hidden=LOADING - {"trust_remote_code"} | {"adapter", "semi_structured"})
 def evaluate(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: EvaluateConfig | None = None,
     *,
     name: str = "model",
@@ -118,7 +119,7 @@ def evaluate(
 
     Args:
         model: a causal language model, or one with a PEFT adapter.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to measure; the options that say how to load a model, and `adapter`, are not used here.
         name: what tables call the model.
         size_bytes: its size on disk, where that is known.
@@ -126,14 +127,21 @@ def evaluate(
 
     Raises:
         DataError: a text cannot be found or is shorter than one window.
-        InputError: the model does not fit in a GPU's memory with these settings, or a task is unknown.
+        InputError: the model does not fit in a GPU's memory with these settings, it does not take windows or a prompt
+            so long, or a task is unknown.
     """
     config = configured(EvaluateConfig, config, options)
+    require_lengths(model, config)
+    if tokenizer is None and config.tasks:
+        raise InputError("tokenizer= is None; give the model's, to ask the questions of tasks with")
     tasks = load_tasks(config)
     corpora = load_texts(config)
     windows = corpus_windows(tokenizer, corpora, config)
+    for tokens in windows.values():
+        require_known(underlying(model), tokens)
     evaluation = measure_quality(model, windows, corpora, config, name)
-    evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
+    if tokenizer is not None:
+        evaluation.tasks = measure_tasks(model, tokenizer, tasks, name)
     evaluation.size_bytes = size_bytes
     if measures_speed(model, config):
         barrier()
@@ -160,13 +168,22 @@ def measures_speed(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -
     return False
 
 
+def require_lengths(model: PreTrainedModel | PeftModel, config: EvaluateConfig) -> None:
+    """Raise `InputError` where windows, or the prompt that speed is measured on, are longer than the model takes."""
+    if config.perplexity:
+        require_length(underlying(model), config.seqlen)
+    if config.speed and not streamed(underlying(model)):
+        tokens = config.prompt_tokens + config.new_tokens
+        require_length(underlying(model), tokens, "a prompt and an answer", "--prompt-tokens")
+
+
 def load_texts(config: EvaluateConfig) -> list[Corpus]:
     """The texts that perplexity is measured on. Raises `DataError`."""
     return [load_corpus(corpus, "test", config) for corpus in config.data] if config.perplexity else []
 
 
 def corpus_windows(
-    tokenizer: PreTrainedTokenizerBase, corpora: list[Corpus], config: EvaluateConfig
+    tokenizer: PreTrainedTokenizerBase | None, corpora: list[Corpus], config: EvaluateConfig
 ) -> dict[str, Tensor]:
     """Token windows of each text, (windows, seqlen), by the corpus's name."""
     return {
@@ -183,8 +200,6 @@ def measure_quality(
     name: str,
 ) -> Evaluation:
     """Perplexity on every text and the number of parameters; speed is measured on its own."""
-    if windows:
-        warn_of_long_windows(underlying(model), config.seqlen)
     figures = {
         corpus: perplexity(
             model,

@@ -18,6 +18,7 @@ from secateur.evaluation.modes import input_device, measuring, weight_of
 from secateur.evaluation.options import DiagnoseOptions
 from secateur.models import LayerWidths, adapter_of, configured, declared_widths, layer_widths, load
 from secateur.models.checks import require_in_memory
+from secateur.models.context import require_length
 from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
 from secateur.models.options import takes_options
@@ -147,7 +148,7 @@ def diagnose(
     problems += [*shapes, *_tying_problems(model)]
     loss = None
     if not shapes:
-        windows = _windows(tokenizer, config)
+        windows = _windows(model, tokenizer, config)
         found, loss = _forward_problems(model, windows)
         problems += found
     return HealthReport(
@@ -265,9 +266,12 @@ def _tying_problems(model: PreTrainedModel) -> Iterator[Problem]:
         yield Problem("output embeddings", f"the config ties them to the input embeddings; two tensors, {values}")
 
 
-def _windows(text: PreTrainedTokenizerBase | Tensor | None, config: DiagnoseConfig) -> Tensor | None:
+def _windows(
+    model: PreTrainedModel, text: PreTrainedTokenizerBase | Tensor | None, config: DiagnoseConfig
+) -> Tensor | None:
     if text is None or isinstance(text, Tensor):
         return text
+    require_length(model, config.seqlen)
     corpus = load_corpus(config.data, "test", config)
     return token_windows(text, corpus, config.seqlen, limit=config.windows)
 

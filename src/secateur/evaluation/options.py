@@ -23,13 +23,13 @@ class EvaluateOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     data: Data | list[Data]
-    """Texts for perplexity: named corpora (their test part) or files; neighbours with shares, a.jsonl:0.7,b.txt:0.3,
-    are one text. Default: ['pydocs'].
+    """Texts for perplexity: named corpora (their test part) or files; neighbours with shares of the windows,
+    a.jsonl:0.7,b.txt:0.3, are one text. Default: ['pydocs'].
     """
 
     seqlen: int
@@ -97,8 +97,8 @@ class DiagnoseOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     huge: float

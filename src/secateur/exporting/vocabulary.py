@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 from transformers import PreTrainedTokenizerBase
 
-from secateur.errors import ModelError
+from secateur.errors import InputError, ModelError
 from secateur.exporting.pre_tokenizers import pre_tokenizer_name
 from secateur.exporting.sentencepiece import piece_scores, space_before_text
 
@@ -105,7 +105,10 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
 
     Raises:
         ModelError: llama.cpp has no tokenizer that does the same.
+        InputError: there is none.
     """
+    if tokenizer is None:
+        raise InputError("tokenizer= is None; give the model's, which is written into the file")
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise ModelError(

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import SandboxedEnvironment
 
+from secateur.files.time_limit import time_limit
+
+RENDER_SECONDS = 10  # a text takes milliseconds
 MOST_REPEATS = 100_000  # also the longest `range` of Jinja's sandbox
 LARGEST_POWER = 64
 LONGEST_RESULT = 2**20  # characters or items that `*` may give
@@ -63,9 +66,25 @@ def too_large(template: str) -> str | None:
         return None
 
 
-class BoundedSandbox(SandboxedEnvironment):
-    """Jinja's sandbox in which `*` and `**` give no more than a prompt may have, whatever a data set's numbers are."""
+class _TimedTemplate(Template):
+    """A template that is rendered within `RENDER_SECONDS` or not at all."""
 
+    def render(self, *values: Any, **named: Any) -> str:
+        """As Jinja's. Raises `SecurityError` where it takes longer."""
+        try:
+            with time_limit(RENDER_SECONDS, "to render it"):
+                return super().render(*values, **named)
+        except TimeoutError as error:
+            raise SecurityError(str(error)) from error
+
+
+class BoundedSandbox(SandboxedEnvironment):
+    """Jinja's sandbox in which `*` and `**` give no more than a prompt may have, whatever a data set's numbers are.
+
+    What does not end is ended.
+    """
+
+    template_class = _TimedTemplate
     intercepted_binops = frozenset({"*", "**"})
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

@@ -2,5 +2,6 @@
 
 from secateur.handover.card import card_files, card_text
 from secateur.handover.lineage import Figure, Lineage, read_lineage
+from secateur.handover.memory import note_done, save
 
-__all__ = ["Figure", "Lineage", "card_files", "card_text", "read_lineage"]
+__all__ = ["Figure", "Lineage", "card_files", "card_text", "note_done", "read_lineage", "save"]

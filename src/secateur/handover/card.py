@@ -1,7 +1,9 @@
 """The model card: `README.md` beside the weights, made of the lineage and of what else stands in the directory."""
 
+import json
 import logging
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -143,9 +145,19 @@ def _parts(directory: Path, lineage: Lineage, place: str, opening: Opening | Non
         yield f"```{way.language}\n{way.code}\n```"
     yield "## How to make it again"
     yield "Files and directories are named without where they were."
-    yield "```sh\n" + "\n".join(step.command.replace("```", "") for step in lineage.steps) + "\n```"
+    yield from _again(lineage)
     yield "## Licence"
     yield _licence(lineage)
+
+
+def _again(lineage: Lineage) -> Iterator[str]:
+    """The commands and the calls of Python, in order."""
+    for in_python, steps in groupby(lineage.steps, lambda step: step.command.startswith("secateur.")):
+        lines = [step.command.replace("```", "") for step in steps]
+        if in_python:
+            name = json.dumps(lineage.parent or lineage.base.name, ensure_ascii=False)
+            lines = ["import secateur", "", f"model, tokenizer = secateur.load({name})", *lines]
+        yield "\n".join([f"```{'python' if in_python else 'sh'}", *lines, "```"])
 
 
 def _introduction(directory: Path, lineage: Lineage) -> str:

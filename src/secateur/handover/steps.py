@@ -1,7 +1,7 @@
 """One step of a lineage, from the files that its command has written beside the weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,26 @@ def step_of(kind: Kind, directory: Path, command: str, figures: list[Figure] | N
         command: that repeats it.
         figures: that it has measured and that stand in no file.
     """
-    tellers = {"prune": _pruned, "sparsify": _sparsified, "recover": _recovered, "merge": _merged, "export": _exported}
-    told = tellers[kind](directory)
+    step = step_of_record(kind, directory, shared_command(command))
+    return step.model_copy(update={"figures": [*step.figures, *(figures or [])]})
+
+
+def step_of_record(kind: Kind, record: Mapping[str, Any] | Path, command: str) -> Step:
+    """What was done, by the record of it.
+
+    Args:
+        kind: what.
+        record: the content of the file that its command writes beside the weights, or the directory with it.
+        command: what repeats it, without places.
+    """
+    file, tell = TELLERS[kind]
+    told = tell(record if isinstance(record, Mapping) else {} if file is None else _content(record / file))
     return told.model_copy(
         update={
-            "command": shared_command(command),
+            "command": command,
             "version": version(),
             "what": without_places(told.what),
             "how": [without_places(line) for line in told.how],
-            "figures": [*told.figures, *(figures or [])],
         }
     )
 
@@ -44,8 +55,7 @@ def parameters_figure(before: int, after: int) -> Figure:
     return Figure(name="parameters", value=after, before=before)
 
 
-def _pruned(directory: Path) -> Step:
-    plan = _content(directory / PLAN)
+def _pruned(plan: Mapping[str, Any]) -> Step:
     settings, before, after = plan["settings"], plan["parameters_before"], plan["parameters_after"]
     units = UNITS.get(settings.get("target"), "units")
     searched = " by the widths of a plan" if settings.get("plan") else ""
@@ -62,8 +72,7 @@ def _pruned(directory: Path) -> Step:
     )
 
 
-def _sparsified(directory: Path) -> Step:
-    zeros = _content(directory / RECORD)
+def _sparsified(zeros: Mapping[str, Any]) -> Step:
     settings = zeros.get("settings", {})
     pattern = f" in the pattern {settings['pattern']}" if settings.get("pattern") else ""
     method = f" by the method {settings['method']}" if settings.get("method") else ""
@@ -91,8 +100,7 @@ def _calibrated(record: Mapping[str, Any]) -> list[str]:
     return [f"Calibrated on{amount} {record['calibration']}."]
 
 
-def _recovered(directory: Path) -> Step:
-    training = _content(directory / TRAINING)
+def _recovered(training: Mapping[str, Any]) -> Step:
     settings = training.get("settings", {})
     done = ADAPTERS.get(training.get("method", ""), "The weights were trained")
     if settings.get("merge") and training.get("method") == "lora":
@@ -138,17 +146,25 @@ def _is_measured(entry: Mapping[str, Any]) -> bool:
     return entry.get(VALIDATED) is not None or bool(entry.get("perplexity"))
 
 
-def _merged(directory: Path) -> Step:
+def _merged(_: Mapping[str, Any]) -> Step:
     return Step(kind="merge", command="", what="What the adapter adds became part of the weights.")
 
 
-def _exported(directory: Path) -> Step:
-    settings = _content(directory / "config.json")
+def _exported(settings: Mapping[str, Any]) -> Step:
     return Step(
         kind="export",
         command="",
         what=f"Written as {settings['model_type']} ({settings['architectures'][0]}), in {settings['dtype']}.",
     )
+
+
+TELLERS: dict[Kind, tuple[str | None, Callable[[Mapping[str, Any]], Step]]] = {
+    "prune": (PLAN, _pruned),
+    "sparsify": (RECORD, _sparsified),
+    "recover": (TRAINING, _recovered),
+    "merge": (None, _merged),
+    "export": ("config.json", _exported),
+}
 
 
 def _last_name(place: str) -> str:

@@ -103,18 +103,6 @@ def not_finite(model: PreTrainedModel) -> str | None:
     return None
 
 
-def warn_of_long_windows(model: PreTrainedModel, seqlen: int) -> None:
-    """Log a warning where windows of `seqlen` tokens reach past the positions that the model was made for."""
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if longest is not None and seqlen > longest:
-        logger.warning(
-            "Windows of %d tokens are longer than the %d that the model in %s was made for",
-            seqlen,
-            longest,
-            model.name_or_path or "memory",
-        )
-
-
 def _check_layers(directory: Path, declared: DeclaredConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """The layers that are stored must be those of the config: a layer too many would be dropped without a word."""
     layer = re.compile(rf"(?:^|\.){re.escape(adapter_for(declared.model_type).layers_name)}\.(\d+)\.")

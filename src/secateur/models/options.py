@@ -145,7 +145,7 @@ class _Check:
         """Whether a function has that argument, and takes no name and nothing else there."""
         found = signature.parameters.get(self.name)
         told = "" if found is None else inspect.formatannotation(found.annotation)
-        return self.kind in told and re.search(r"\b(str|None|Tensor)\b", told) is None
+        return self.kind in told and re.search(r"\b(str|Tensor)\b", told) is None
 
     def complaint(self, function: str, value: Any) -> str:
         """What to say of another value."""

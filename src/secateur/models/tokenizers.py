@@ -115,6 +115,16 @@ def guard_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     embeddings.register_forward_pre_hook(_RowCheck(rows))
 
 
+def require_known(model: PreTrainedModel, tokens: Tensor) -> None:
+    """Raise `DataError` where tokens that were given as such have no row in a model's embeddings."""
+    embeddings: nn.Module = model.get_input_embeddings()
+    rows, largest = int(embeddings.weight.shape[0]), int(tokens.max())  # type: ignore[index]
+    if largest >= rows:
+        raise DataError(
+            f"the data holds token {largest:,}, and the model has embeddings for {rows:,}; give its own tokens"
+        )
+
+
 class _RowCheck:
     """Before a lookup: raise `DataError` where a token has no row."""
 

@@ -23,7 +23,10 @@ class PlanConfig(Renamed):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
     earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows", "recover_windows": "recover_samples"}
 
-    devices: str = Field(description="How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu.")
+    devices: str = Field(
+        description="How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU by its "
+        "memory, 24GB."
+    )
     memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")
     tflops: float | None = Field(
         None,

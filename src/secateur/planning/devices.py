@@ -13,6 +13,7 @@ from secateur.planning.known_devices import GB, GPUS, MAC_NAME, TFLOPS, Device, 
 NETWORK = 50 * GB  # bytes a second to another machine, for each device: 400 Gbit/s
 DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(?!\d{1,3}\s)(\w[\w. -]*)")
 LARGEST_COUNT = 100_000
+MEMORY_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(\d{1,6}(?:\.\d{1,3})?)\s*Gi?B?", re.IGNORECASE)
 
 # One core of an Intel Xeon with AMX, as `benchmarks/scale.py --rates` measures it.
 CORE = Device("cpu-core", 0.0, 684e9, 138e9, 67e9, 15e9, 1 * GB, is_cpu=True)
@@ -24,7 +25,8 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
     Args:
         text: a number, x, and a name of `GPUS`, or a Mac's chip with its memory (`M4 Max 64GB`); the name alone is one
             of them. `cpu` is all cores of this machine, each taken to be as fast as the one that was measured, and
-            `cpu-core` is one of them.
+            `cpu-core` is one of them. A memory alone, `24GB`, is a GPU that has it, taken to be as fast as the slowest
+            of the table with as much.
         memory_gb: another memory than the table's, in GB.
         tflops: another rate of bfloat16 products than the table's, in TFLOP/s; the other rates are scaled with it.
             With both a name that the table lacks is a device like an H100 in other respects.
@@ -32,13 +34,18 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
     Raises:
         OptionError: the text is not of this form, or its name is unknown and not described.
     """
-    match = DEVICES_TEXT.fullmatch(text.strip())
+    match = MEMORY_TEXT.fullmatch(text.strip()) or DEVICES_TEXT.fullmatch(text.strip())
     if match is None:
-        raise OptionError(f"--devices '{text}' is no number of devices; write 8xH100, 1xRTX4090 or cpu for example")
+        raise OptionError(
+            f"--devices '{text}' is no number of devices; write 8xH100, 1xRTX4090, 24GB or cpu for example"
+        )
     count = int(match[1] or 1)
     if not 1 <= count <= LARGEST_COUNT:
         raise OptionError(f"--devices '{text}': the number of devices is between 1 and {LARGEST_COUNT:,}")
-    device = _device(match[2], described=memory_gb is not None and tflops is not None)
+    if match.re is MEMORY_TEXT:
+        device = _of_memory(float(match[2]), text)
+    else:
+        device = _device(match[2], described=memory_gb is not None and tflops is not None)
     if memory_gb is not None:
         device = replace(device, memory=memory_gb * GB)
     if tflops is not None:
@@ -66,6 +73,16 @@ def _processor(name: str) -> Device:
         float64=cores * CORE.float64,
         bandwidth=cores * CORE.bandwidth,
     )
+
+
+def _of_memory(memory: float, text: str) -> Device:
+    """A GPU of so many GB: the slowest that the table has of the least memory that is as large, or the largest."""
+    if not memory:
+        raise OptionError(f"--devices '{text}': a device has some memory; write 24GB for example")
+    largest = max(gpu.memory for gpu in GPUS)
+    enough = min((gpu.memory for gpu in GPUS if gpu.memory >= memory * GB), default=largest)
+    like = min((gpu for gpu in GPUS if gpu.memory == enough), key=lambda gpu: (gpu.bandwidth, gpu.products))
+    return replace(like, name=f"{memory:g}GB (as fast as {like.name})", memory=memory * GB)
 
 
 def _device(name: str, described: bool) -> Device:

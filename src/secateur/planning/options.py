@@ -9,7 +9,9 @@ class PlanOptions(TypedDict, total=False):
     """Options of `secateur.plan`, the fields of `PlanConfig`."""
 
     devices: str
-    """How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu. Required."""
+    """How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU by its memory, 24GB.
+    Required.
+    """
 
     memory_gb: float | None
     """Another memory of a device than its data sheet's."""

@@ -15,8 +15,10 @@ from secateur.calibration.windows import calibrate
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
+from secateur.handover.memory import note_done
 from secateur.models.adapters import adapter_of
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.halves import Part
 from secateur.models.loading import model_label
 from secateur.models.masks import zeros_to_keep
@@ -94,7 +96,7 @@ class PruneResult(Drawn):
 @in_eval_mode
 def prune(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: PruneConfig | None = None,
     *,
     layer_importance: LayerImportance | LayerImportanceMethod | Sequence[float] | None = None,
@@ -105,7 +107,7 @@ def prune(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to cut.
         options: fields of `PruneConfig`, instead of `config` or over it: `prune(model, tokenizer, ratio=0.25)`.
             `importance` may be a function of one's own: it is given a layer's index, "attention" or "mlp", and
@@ -134,7 +136,7 @@ def prune(
             "the model has zeros, which the re-fit would fill; prune first and run sparsify on the result, or pass "
             "--no-compensate, or --zeros fill"
         )
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     log_what_stays(model)
     shapes, before, head_dim = part_shapes(model), count_parameters(model), head_dim_of(model)
     uncut = identity(model)
@@ -152,7 +154,7 @@ def prune(
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
             windows = calibration.windows
-        with timed(seconds, "layer importance", said=layer_importance is None and _needs_importance(config)):
+        with timed(seconds, "layer importance", said=layer_importance is None and needs_importance(config)):
             importance = layer_importance or _importance_if_needed(model, tokenizer, config)
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
@@ -188,11 +190,15 @@ def prune(
         model=uncut,
     )
     warn_of_miss(plan, config.even)
+    own = {"importance": plan.settings["importance"]} if own_score else {}
+    note_done(model, "prune", plan.to_dict(), config, **own)
     return PruneResult(plan, importance, seconds, memory.bytes)
 
 
 @in_eval_mode
-def score_layers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig) -> LayerImportance:
+def score_layers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: PruneConfig
+) -> LayerImportance:
     """The layers' importance as the configuration wants it: read from a file, or measured.
 
     Raises:
@@ -294,12 +300,13 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 
 def _importance_if_needed(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: PruneConfig
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: PruneConfig
 ) -> LayerImportance | None:
-    return score_layers(model, tokenizer, config) if _needs_importance(config) else None
+    return score_layers(model, tokenizer, config) if needs_importance(config) else None
 
 
-def _needs_importance(config: PruneConfig) -> bool:
+def needs_importance(config: PruneConfig) -> bool:
+    """Whether layers are scored: the allocation goes by that, or an option is about it."""
     ranked = config.allocation in ("inverse", "proportional") and not config.even
     asked = {"layer_importance", "layer_importance_windows", "layer_importance_file"} & config.model_fields_set
     return ranked or bool(asked)

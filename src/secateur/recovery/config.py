@@ -50,7 +50,7 @@ class RecoverConfig(DataOptions, LoadOptions):
     data: DataName = Field(
         "pydocs",
         description="Text, conversations or instruction data to train on: a named corpus (train part), a file, or "
-        "several with shares, a.jsonl:0.7,b.txt:0.3.",
+        "several with shares of the windows and examples, a.jsonl:0.7,b.txt:0.3.",
     )
     samples: int | None = Field(
         None,

@@ -1,10 +1,12 @@
 """Adding an adapter to the weights of its model."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from secateur.errors import InputError, ModelError
+from secateur.handover.memory import note_done
 from secateur.models import attach_adapter
 from secateur.models.checks import not_finite, require_in_memory
 from secateur.models.lora import merged
@@ -62,4 +64,6 @@ def merge_adapter(
         )
     if zeros == "fill":
         forget_zeros(result)
+    given: dict[str, Any] = {} if zeros == "auto" else {"zeros": zeros}
+    note_done(result, "merge", {}, adapter=str(adapter), **given)
     return result

@@ -25,8 +25,8 @@ class RecoverOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     method: Method
@@ -41,8 +41,8 @@ class RecoverOptions(TypedDict, total=False):
     """
 
     data: Data
-    """Text, conversations or instruction data to train on: a named corpus (train part), a file, or several with shares,
-    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
+    """Text, conversations or instruction data to train on: a named corpus (train part), a file, or several with shares
+    of the windows and examples, a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
     """
 
     samples: int | None

@@ -21,8 +21,11 @@ from secateur.data import Corpus, load_corpus
 from secateur.data.chat import template_of
 from secateur.distributed import barrier, is_first, process_count, process_number
 from secateur.errors import InputError, TrainingError
+from secateur.files.result_files import CARD
+from secateur.handover.memory import call_text, files_in_memory, lineage_in_memory, note_done
 from secateur.models import adapter_of, configured, load, save, weights_fingerprint
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, zeros_to_keep
 from secateur.models.options import LOADING, takes_options
@@ -104,6 +107,10 @@ def recover(
     config = configured(RecoverConfig, config, given)
     if tokenizer is None:
         raise InputError("tokenizer= is None; give the model's, to read the text with")
+    if output is not None and CARD not in (extras or {}):
+        called = files.expanded(output).name
+        card = files_in_memory(lineage_in_memory(model), called, "recover", call_text("recover", config))
+        extras = {**card, **(extras or {})}
     with _place(output) as place:
         return _recovered(model, tokenizer, place, config, teacher, loss, callbacks, overwrite, extras, output is None)
 
@@ -141,7 +148,7 @@ def _recovered(
     if config.zeros == "fill":
         forget_zeros(model)
     config = config.settled(sparse=bool(masks))
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     _check_settings(model, config, masks)
     corpus = load_corpus(config.data, "train", config)
     train, validation = training_sequences(tokenizer, corpus, config)
@@ -209,6 +216,7 @@ def _recovered(
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
         if in_memory:
             result.output = None
+            note_done(model, "recover", record_of(result, config), config)
         elif is_first():
             workplace.finish()
             contents = {HISTORY_FILE: record_of(result, config), **reports(workplace.path), **(extras or {})}

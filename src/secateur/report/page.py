@@ -49,8 +49,7 @@ def run_page(
         ],
         pictures=list(_pictures(metrics, rows, plan, importance, zeros)),
         samples=_samples(metrics["models"]),
-        sample_note=f"Greedy continuations, at most {metrics['sample_tokens']} tokens, of the text in grey. No "
-        "figure is measured on them.",
+        sample_note=_sample_note(metrics["models"], metrics["sample_tokens"]),
         commands=[(command["purpose"], command["command"]) for command in metrics["commands"]],
         settings=settings,
         facts=list(_facts(metrics)),
@@ -190,6 +189,13 @@ def _samples(models: Sequence[Mapping[str, Any]]) -> list[Sample]:
         )
         for prompt in prompts
     ]
+
+
+def _sample_note(models: Sequence[Mapping[str, Any]], tokens: int) -> str:
+    through = {sample.get("chat", False) for model in models for sample in model.get("samples", [])}
+    what = {True: "answers through the chat template", False: "continuations"}
+    kinds = " and ".join(what[chat] for chat in (True, False) if chat in through).capitalize()
+    return f"{kinds}, greedy, {tokens} tokens at most. No figure is measured on them."
 
 
 def _facts(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ from secateur.exporting.config import Format
 from secateur.files import write_bytes, write_json
 from secateur.files.result_files import IMPORTANCE, PLAN, STRATEGY
 from secateur.pruning import PruneConfig
+from secateur.pruning.prune import needs_importance
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.runs.measurements import Source, amount_of
 from secateur.runs.recipe import Recipe
@@ -80,7 +81,8 @@ class RunResults:
         if self.recipe.prune is not None:
             plan, importance = self.plan(), self.importance()
             require_same_layers(plan, importance, self.path / SCORED / IMPORTANCE)
-            write_json(self.path / IMPORTANCE, importance)
+            if importance is not None:
+                write_json(self.path / IMPORTANCE, importance)
             write_json(self.path / PLAN, plan)
             write_bytes(self.path / STRATEGY, pruning_strategy(plan, importance))
         if self.recipe.sparsify is not None:
@@ -146,8 +148,10 @@ class RunResults:
         """The plan of the cut. Raises `OutputError` where its file is damaged."""
         return dict(read_run_file(self.path / CUT / PLAN, PlanFile))
 
-    def importance(self) -> dict[str, Any]:
-        """The scores of the layers. Raises `OutputError` where their file is damaged."""
+    def importance(self) -> dict[str, Any] | None:
+        """The scores of the layers, where the cut needs them. Raises `OutputError` where their file is damaged."""
+        if self.recipe.prune is None or not needs_importance(self.recipe.prune):
+            return None
         return dict(read_run_file(self.path / SCORED / IMPORTANCE, ImportanceFile))
 
     def measured(self, name: str) -> Path:
@@ -172,13 +176,14 @@ class RunResults:
             }
         if self.recipe.prune is not None:
             plan, importance = self.plan(), self.importance()
-            yield {
-                "figure": "layer importance",
-                "role": "importance",
-                "source": "",
-                "amount": amount_of(importance["windows"], importance["seqlen"]),
-                "description": importance["corpus"],
-            }
+            if importance is not None:
+                yield {
+                    "figure": "layer importance",
+                    "role": "importance",
+                    "source": "",
+                    "amount": amount_of(importance["windows"], importance["seqlen"]),
+                    "description": importance["corpus"],
+                }
             yield {
                 "figure": "calibration of the cut",
                 "role": "calibration",

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from secateur.data import load_corpus
 from secateur.distributed import is_first
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
+from secateur.evaluation.samples import takes_prompts
 from secateur.models import attach_adapter, load
 
 SPEED_FIGURES = (
@@ -42,7 +43,8 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
         size += sum(file.stat().st_size for file in source.adapter.glob("*.safetensors"))
     evaluation = evaluate(measured, tokenizer, config, name=source.name, size_bytes=size, speed=False)
     prompts = prompts if is_first() else []
-    continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens)
+    chat = takes_prompts(tokenizer, prompts)
+    continuations = generate_samples(measured, tokenizer, prompts, max_new_tokens, chat)
     corpora = [load_corpus(name, "test", config) for name in config.data]
     return {
         "evaluation": evaluation.to_dict(),
@@ -56,7 +58,8 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
             for corpus in corpora
         ],
         "samples": [
-            {"prompt": prompt, "continuation": text} for prompt, text in zip(prompts, continuations, strict=True)
+            {"prompt": prompt, "continuation": text, "chat": chat}
+            for prompt, text in zip(prompts, continuations, strict=True)
         ],
     }
 

@@ -35,7 +35,7 @@ MOST_COMPLAINTS = 5
 
 
 class SampleConfig(BaseModel, extra="forbid"):
-    """The texts that each stage's model is made to continue, for the report."""
+    """What each stage's model answers, through its chat template, or without one continues, for the report."""
 
     prompts: list[str] = Field(
         default=[
@@ -43,7 +43,7 @@ class SampleConfig(BaseModel, extra="forbid"):
             "The capital of France is",
             "Water boils at a temperature of",
         ],
-        description="Beginnings of texts.",
+        description="Prompts, or beginnings of texts.",
     )
     max_new_tokens: int = Field(default=48, ge=1, description="Tokens that the model adds to each.")
 

@@ -15,6 +15,7 @@ from secateur.files.input_text import read_input_text
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, LONGRANGE, METRICS, PLAN, RECIPE, REPORT
 from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
+from secateur.pruning.prune import needs_importance
 from secateur.pruning.search import SearchConfig
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
@@ -155,7 +156,8 @@ class Pipeline(RunResults):
         prune, recover = self.recipe.prune, self.recipe.recover
         stages = [self._measure("original")]
         if prune is not None:
-            stages.append(self._score(prune))
+            if needs_importance(prune):
+                stages.append(self._score(prune))
             if self.recipe.search is not None:
                 stages.append(self._search(self.recipe.search))
             stages += [self._prune(prune), self._measure("pruned", CUT)]
@@ -225,7 +227,8 @@ class Pipeline(RunResults):
         def work(directory: Path) -> None:
             config, recorded = (self.planned(settings, root / SEARCHED) for root in (self.path, self.home))
             words = ("secateur", "prune", self.recipe.model, "-o", str(self.home / CUT))
-            importance = LayerImportance.of(self.importance())
+            scores = self.importance()
+            importance = LayerImportance.of(scores) if scores is not None else None
             prune_model(
                 self.recipe.model,
                 directory,
@@ -245,7 +248,7 @@ class Pipeline(RunResults):
                 *inputs_of(settings.data, options=settings),
                 *([settings.plan] if settings.plan else []),
             ),
-            needs=(SCORED, SEARCHED) if searched else (SCORED,),
+            needs=(*([SCORED] if needs_importance(settings) else []), *([SEARCHED] if searched else [])),
         )
 
     def _sparsify(self, config: SparsifyConfig) -> Stage:

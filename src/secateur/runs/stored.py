@@ -115,6 +115,7 @@ class SampleFigures(RunFile):
 
     prompt: str
     continuation: str
+    chat: bool = False
 
 
 class EvaluationFigures(RunFile):

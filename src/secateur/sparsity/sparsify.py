@@ -13,7 +13,9 @@ from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
 from secateur.errors import InputError
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.handover.memory import note_done
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import LOADING, configured, takes_options
@@ -115,7 +117,7 @@ class SparsifyResult(Drawn):
 @in_eval_mode
 def sparsify(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: SparsifyConfig | None = None,
     *,
     walks: Walks = NOTHING_KEPT,
@@ -125,7 +127,7 @@ def sparsify(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what to cut.
         walks: what an earlier try with the same model and settings has done, of a model that is streamed.
         options: fields of `SparsifyConfig`, instead of `config` or over it: `sparsify(model, tokenizer, sparsity=0.6)`.
@@ -148,7 +150,7 @@ def sparsify(
     calibration = None
     with peak_memory(model) as memory:
         if config.needs_text:
-            warn_of_long_windows(model, config.seqlen)
+            require_length(model, config.seqlen)
             with timed(seconds, "calibration text"):
                 calibration = calibrate(model, tokenizer, config)
         if config.spread != "uniform" and calibration is not None:
@@ -173,6 +175,7 @@ def sparsify(
         peak_memory_bytes=memory.bytes,
     )
     remember_zeros(model, result.to_dict())
+    note_done(model, "sparsify", result.to_dict(), config)
     return result
 
 

@@ -20,7 +20,8 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
 from secateur.errors import InputError
-from secateur.models.checks import require_finite, require_in_memory, warn_of_long_windows
+from secateur.models.checks import require_finite, require_in_memory
+from secateur.models.context import require_length
 from secateur.models.halves import PARTS
 from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
@@ -137,7 +138,7 @@ class SearchResult(Drawn):
 @in_eval_mode
 def search(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     config: SearchConfig | None = None,
     *,
     done: Sequence[Round] = (),
@@ -150,7 +151,7 @@ def search(
 
     Args:
         model: a causal language model of a supported family.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None will do where the data is tokens.
         config: what may be cut, and how long to search.
         done: rounds of an earlier try with the same settings, to go on from.
         keep: called after each round with all rounds so far, for going on after a stop.
@@ -169,7 +170,7 @@ def search(
             "the model has zeros, which the re-fit would fill; search and prune first, then run sparsify, or pass "
             "--zeros fill"
         )
-    warn_of_long_windows(model, config.seqlen)
+    require_length(model, config.seqlen)
     log_what_stays(model)
     head_dim_of(model)  # or it says what is in the way
     config.cut_layers(len(part_shapes(model)))

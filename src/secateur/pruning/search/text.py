@@ -38,7 +38,9 @@ class SearchText:
         return self.others[first : first + count]
 
 
-def search_text(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> SearchText:
+def search_text(
+    tokenizer: PreTrainedTokenizerBase | None, calibration: Calibration, config: SearchConfig
+) -> SearchText:
     """The calibration's windows and others of its corpus, shared out. Warns where the text is short."""
     fitted, others = _parts(tokenizer, calibration, config)
     judged = spread(others, config.measured_windows)
@@ -57,7 +59,9 @@ def search_text(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, co
     return SearchText(fitted, judged, left[order])
 
 
-def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config: SearchConfig) -> tuple[Tensor, Tensor]:
+def _parts(
+    tokenizer: PreTrainedTokenizerBase | None, calibration: Calibration, config: SearchConfig
+) -> tuple[Tensor, Tensor]:
     """Windows to fit the search's cuts to, half of the calibration's, and windows of the corpus to measure them on.
 
     Where the corpus has none beside those of the calibration, every other one of them is held out.
@@ -71,7 +75,7 @@ def _parts(tokenizer: PreTrainedTokenizerBase, calibration: Calibration, config:
     return torch.cat([text[::2], calibration.windows[len(text) :]]), text[1::2]
 
 
-def _others(tokenizer: PreTrainedTokenizerBase, corpus: Corpus, text: Tensor, config: SearchConfig) -> Tensor:
+def _others(tokenizer: PreTrainedTokenizerBase | None, corpus: Corpus, text: Tensor, config: SearchConfig) -> Tensor:
     """The windows of a corpus beside those of the calibration; of a large one as many as the rounds can use."""
     if not corpus.large:
         return _without(token_windows(tokenizer, corpus, config.seqlen), text)

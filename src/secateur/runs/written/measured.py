@@ -46,10 +46,11 @@ class Evaluated(Measured):
 
 
 class Continued(Written):
-    """A beginning of a text and how a model goes on."""
+    """A prompt and what a model writes."""
 
     prompt: str
     continuation: str
+    chat: bool = Field(description="Whether it answers through its chat template; else it goes on with the prompt.")
 
 
 class EvaluateJson(Figures):
