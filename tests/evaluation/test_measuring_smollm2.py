@@ -16,5 +16,6 @@ def test_smollm2_is_sound_and_its_perplexity_is_the_models_own(smollm2):
     assert perplexity(model, windows, batch_size=2) == pytest.approx(expected, rel=1e-4)
     report = diagnose(model, windows)
     assert report.problems == [] and report.loss < 0.5 * report.uniform_loss
-    (text,) = generate_samples(model, tokenizer, ["The capital of France is"], max_new_tokens=5)
-    assert "Paris" in text
+    for prompt, chat in (("The capital of France is", False), ("What is the capital of France?", None)):
+        (text,) = generate_samples(model, tokenizer, [prompt], max_new_tokens=8, chat=chat)
+        assert "Paris" in text

@@ -241,7 +241,7 @@ def test_keys_that_are_not_carried_are_named(key: str, exported: Export) -> None
 
 
 def test_a_window_as_long_as_the_context_changes_nothing(exported: Export) -> None:
-    _, file = exported()
+    _, file = exported(max_position_embeddings=256)
     assert load_settings(edited(file, {"llama.attention.sliding_window": 256}))
 
 

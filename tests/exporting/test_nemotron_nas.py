@@ -132,7 +132,7 @@ def as_engines_build_it(directory: Path) -> PreTrainedModel:
         ("llama", {"rope_parameters": LLAMA3}),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 3e4, "factor": 4.0}}),
         ("mistral", {"sliding_window": None}),
-        ("mistral", {"sliding_window": 256}),
+        ("mistral", {"sliding_window": 256, "max_position_embeddings": 256}),
         ("qwen2", {}),
     ],
     ids=str,
@@ -366,7 +366,7 @@ def test_a_cut_says_where_it_opens(tiny_model, tiny_tokenizer, tmp_path: Path) -
     (tmp_path / "text.txt").write_text("some words of a text " * 50)
     quick = ["--samples", 4, "--seqlen", 32, "--own-text", 0, "--importance", "magnitude", "--device", "cpu"]
     quick += ["--calibration", tmp_path / "text.txt"]
-    for options, expected in ((["--even"], EVERYWHERE), ([], f"{UNEVEN}; by export: llama.cpp")):
-        out = tmp_path / str(len(options))
+    for options, expected in ((["--even"], EVERYWHERE), (["--keep-halves"], f"{UNEVEN}; by export: llama.cpp")):
+        out = tmp_path / options[0]
         printed = done(command("prune", tmp_path / "model", "-o", out, *quick, *options))
         assert printed.splitlines()[-2:] == [expected, str(out)]

@@ -45,7 +45,8 @@ def narrow_one_layer(model: PreTrainedModel) -> PreTrainedModel:
 def test_older_keys_say_the_same_and_survive(
     kind: str, uneven: bool, tiny_model: Callable[..., PreTrainedModel], tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
-    model = tiny_model("llama", rope_parameters={"rope_theta": 500.0, **ROPES[kind]})
+    rope = {"rope_theta": 500.0, **ROPES[kind]}
+    model = tiny_model("llama", max_position_embeddings=256, rope_parameters=rope)
     if uneven:
         assert is_uneven(narrow_one_layer(model))
     save(model, tiny_tokenizer, tmp_path / "one")

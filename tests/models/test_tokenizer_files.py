@@ -102,7 +102,7 @@ def test_no_tokenizer(llama: Path) -> None:
 def test_a_chat_template_that_does_not_work(llama: Path, template: str) -> None:
     (llama / "chat_template.jinja").write_text(template)
     model, tokenizer = load(llama)
-    with pytest.raises(ModelError, match=r"chat template cannot be used .* leave out chat=True"):
+    with pytest.raises(ModelError, match=r"chat template refuses it .* leave out chat=True"):
         generate(model, tokenizer, GenerateConfig(prompt="Hello", chat=True, topk=0.5, max_new_tokens=1))
 
 

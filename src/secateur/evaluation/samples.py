@@ -31,7 +31,6 @@ def generate_samples(
         tokenizer: its tokenizer.
         prompts: plain text.
         max_new_tokens: length of an answer, unless the model ends it earlier.
-
         chat: whether the prompts go through the chat template; None: as `takes_prompts` has it.
 
     Returns:
