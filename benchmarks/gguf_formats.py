@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-from llama_engine import LlamaCpp
-
 import secateur
+from llama_engine import LlamaCpp
 from secateur.data import load_corpus, token_windows
 from secateur.exporting.config import WHOLE
 

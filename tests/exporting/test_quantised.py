@@ -1,8 +1,10 @@
 """Files of less than 8 bits: llama.cpp's choice for each tensor, its bytes, what is said of them, and that they run."""
 
+import copy
 import hashlib
 import json
 import platform
+import sys
 from pathlib import Path
 
 import gguf
@@ -22,6 +24,7 @@ from secateur.exporting.importance import Importance
 from secateur.exporting.layout import layout_of
 from secateur.exporting.number_formats import FORMATS, formats_of
 from secateur.exporting.tensors import entries
+from uneven import cut_unevenly
 
 RECORDED = json.loads(Path(__file__).with_name("quantised_cases.json").read_text())
 QUANT = gguf.GGMLQuantizationType
@@ -98,16 +101,12 @@ def test_a_file_runs_and_is_read_back(wide, small_tokenizer: Small, tmp_path: Pa
     assert max(abs(float(expected[token]) - value) for token, value in found.items()) < 0.3
 
 
-def test_an_importance_lessens_the_error_of_the_outputs(wide, small_tokenizer: Small, tmp_path: Path) -> None:
-    """Of what a projection makes of the inputs that it was weighed by."""
-    weighed = Importance.of(wide, small_tokenizer, ExportConfig(dtype="q3_k_m", **QUICK))
+def test_an_importance_lessens_the_error_that_it_weighs() -> None:
+    weights, importance = example()
     errors = []
-    for options in ({}, QUICK):
-        secateur.export(wide, small_tokenizer, tmp_path / "model.gguf", dtype="q2_k", overwrite=True, **options)
-        read, _ = secateur.load(tmp_path / "model.gguf", dtype="float32", device="cpu")
-        down = [model.model.layers[1].mlp.down_proj.weight.detach() for model in (wide, read)]
-        squares = weighed.squares[id(wide.model.layers[1].mlp.down_proj.weight)]
-        errors.append(float(((down[0] - down[1]).square() * squares).sum()))
+    for given in (None, importance):
+        error = gguf.dequantize(quantised(weights, QUANT.Q2_K, given), QUANT.Q2_K) - weights
+        errors.append(float((error**2 * importance).sum()))
     assert errors[1] < 0.95 * errors[0]
 
 
@@ -131,20 +130,17 @@ def test_importance_is_the_mean_square_of_the_inputs_in_the_files_order(small_to
 
 
 def test_what_falls_back_is_said_with_its_cost(small_tokenizer: Small, tmp_path: Path) -> None:
-    file, figures = tmp_path / "model.gguf", tmp_path / "figures.json"
-    secateur.save(model_of("uneven"), small_tokenizer, tmp_path / "uneven")
-    said = done(command("export", tmp_path / "uneven", "-o", file, "--dtype", "q4_k_m", "--json", figures))
-    line = next(line for line in said.splitlines() if line.startswith("Rows that a format's blocks do not divide"))
-    assert "ffn_down in f16 instead of q6_k (rows of 33/40)" in line
-    result = json.loads(figures.read_text())
-    assert f"{sum(each['extra_bytes'] for each in result['fallbacks']) / 1e6:,.2f} MB more" in line
-    assert result["bytes_by_format"].keys() == result["tensors"].keys()
+    result = secateur.export(model_of("uneven"), small_tokenizer, tmp_path / "model.gguf", dtype="q4_k_m")
+    line = str(result.fallback_line)
+    assert line.startswith("Rows that a format's blocks do not divide: 4 attn_q, 4 attn_k")
+    assert "1 ffn_down in f16 instead of q6_k (rows of 33)" in line
+    assert f"{sum(each.extra_bytes for each in result.fallbacks) / 1e6:,.2f} MB more" in line
+    assert result.bytes_by_format.keys() == result.tensors.keys()
 
 
 def test_channels_in_multiples_of_256_stay_in_their_formats(small_tokenizer: Small, tmp_path: Path) -> None:
-    model = make_family("llama", **{**WIDE, "intermediate_size": 1024, "num_key_value_heads": 1})
-    cut = {"target": "mlp", "ratio": 0.2, "channel_multiple": 256, "keep_halves": True, "samples": 4, "seqlen": 32}
-    secateur.prune(model, small_tokenizer, own_text=0, compensate=False, **cut)
+    widths = [(2, 256), (2, 512), (2, 256), (2, 512)]  # as --channel-multiple 256 leaves them
+    model = cut_unevenly(make_family("llama", **{**WIDE, "intermediate_size": 512}), widths)
     result = secateur.export(model, small_tokenizer, tmp_path / "model.gguf", dtype="q4_k_m")
     assert not result.fallbacks and result.fallback_line is None
     assert result.tensors.keys() == {"q4_k", "q6_k", "f32"}
@@ -153,12 +149,12 @@ def test_channels_in_multiples_of_256_stay_in_their_formats(small_tokenizer: Sma
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "q4_k_n"}, "did you mean q4_k_m"),
+        ({"dtype": "q4_k_n"}, "did you mean q4_k_"),
         ({"dtype": "eight"}, "there is no such number format; there are f32, f16"),
-        ({"calibration": "pydocs"}, "data has no effect in f16"),
-        ({"dtype": "q8_0", "calibration": "pydocs"}, "data has no effect in q8_0"),
+        ({"calibration": "pydocs"}, "data= has no effect in f16"),
+        ({"dtype": "q8_0", "calibration": "pydocs"}, "data= has no effect in q8_0"),
         ({"dtype": "q4_k_m", "format": "nemotron-nas"}, "q4_k_m is for GGUF files"),
-        ({"calibration": "pydocs", "format": "nemotron-nas"}, "data has no effect in a directory"),
+        ({"calibration": "pydocs", "format": "nemotron-nas"}, "data= has no effect in a directory"),
     ],
 )
 def test_options_that_do_not_go(options: dict[str, str], message: str, wide, small_tokenizer, tmp_path: Path) -> None:
@@ -168,11 +164,8 @@ def test_options_that_do_not_go(options: dict[str, str], message: str, wide, sma
 
 
 def test_without_llama_cpps_library(wide, small_tokenizer: Small, tmp_path: Path, monkeypatch) -> None:
-    def absent(name: str) -> None:
-        raise ImportError(name)
-
     library.cache_clear()
-    monkeypatch.setattr("secateur.exporting.ggml.importlib.import_module", absent)
+    monkeypatch.setitem(sys.modules, "xllamacpp.xllamacpp", None)
     with pytest.raises(InputError, match=r"a package; run: pip install 'secateur\[gguf\]'"):
         secateur.export(wide, small_tokenizer, tmp_path / "model.gguf", dtype="q6_k")
     secateur.export(wide, small_tokenizer, tmp_path / "model.gguf", dtype="q8_0")
@@ -185,18 +178,35 @@ def test_every_format_has_a_base_and_a_number() -> None:
     }
 
 
-def test_chat_with_a_file_of_4_bits(wide, small_tokenizer: Small, tmp_path: Path, private_cache: Path) -> None:
-    template = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\\n' }}{% endfor %}"
-    tokenizer = type(small_tokenizer)(tokenizer_object=small_tokenizer.backend_tokenizer, eos_token="<eos>")
-    tokenizer.chat_template = template
-    secateur.export(wide, tokenizer, tmp_path / "model.gguf", dtype="q4_k_m")
-    result = command("chat", tmp_path / "model.gguf", "--prompt", "Hello", "--max-new-tokens", 4, "--device", "cpu")
+def test_a_file_of_4_bits_is_complete(wide, small_tokenizer: Small, tmp_path: Path, private_cache: Path) -> None:
+    """secateur and llama.cpp talk with it by its template, and it says what ends an answer."""
+    file, end = tmp_path / "model.gguf", 17
+    tokenizer = copy.deepcopy(small_tokenizer)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '"
+        + str(tokenizer.convert_ids_to_tokens(end))
+        + "\\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    model = copy.deepcopy(wide)
+    model.generation_config.eos_token_id = [1, 30, end]
+    secateur.export(model, tokenizer, file, dtype="q4_k_m")
+    fields = gguf.GGUFReader(file).fields
+    ends = [fields[f"tokenizer.ggml.{role}_token_id"].contents() for role in ("eos", "eot")]
+    assert ends == [tokenizer.eos_token_id, end]
+    said = [{"role": "user", "content": "Hello"}]
+    prompt = tokenizer.apply_chat_template(said, add_generation_prompt=True, tokenize=False)
+    assert LlamaCpp(file).templated("Hello") == prompt
+    result = command("chat", file, "--prompt", "Hello", "--max-new-tokens", 4, "--device", "cpu")
     done(result)
     assert "has no chat template" not in result.stderr and "tokens/s" in result.stderr
 
 
-def test_bad_input_on_the_command_line(tmp_path: Path) -> None:
-    file = tmp_path / "model.gguf"
-    assert "did you mean q5_k_m" in failed(command("export", "smollm2-135m", "-o", file, "--dtype", "q5km"), 2)
-    message = failed(command("export", "smollm2-135m", "-o", file, "--calibration", "pydocs"), 2)
+def test_on_the_command_line(wide, small_tokenizer: Small, tmp_path: Path, private_cache: Path) -> None:
+    model, file, figures = secateur.save(wide, small_tokenizer, tmp_path / "wide"), tmp_path / "m.gguf", tmp_path / "f"
+    quick = ["--calibration", "pydocs", "--samples", 2, "--seqlen", 32]
+    said = done(command("export", model, "-o", file, "--dtype", "Q5_0", *quick, "--json", figures))
+    assert "parameters in q5_0" in said and "Rounded by what the inputs are on" in said
+    assert json.loads(figures.read_text())["bytes_by_format"]["q5_0"] > 0
+    assert "did you mean q5_k_m" in failed(command("export", model, "-o", tmp_path / "o.gguf", "--dtype", "q5km"), 2)
+    message = failed(command("export", model, "-o", tmp_path / "o.gguf", "--calibration", "pydocs"), 2)
     assert "--data has no effect in f16" in message

@@ -24,7 +24,7 @@ from secateur.exporting.number_formats import FORMATS, Chosen, formats_of, layer
 from secateur.exporting.options import ExportOptions
 from secateur.exporting.result import ExportResult, Fallback
 from secateur.exporting.tensors import ROPE_FACTORS, Entry, encoded, entries
-from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
+from secateur.exporting.vocabulary import Vocabulary, end_of_turn, read_vocabulary
 from secateur.files import new_file
 from secateur.models import count_parameters, layer_widths
 from secateur.models.checks import require_finite, require_in_memory
@@ -83,7 +83,7 @@ def export(
             writer.add_file_type(FORMATS[dtype].file_type)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             write_shape(writer, model.config, layout, rows, layer_widths(model))
-            vocabulary.write(writer)
+            vocabulary.write(writer, end_of_turn(model, tokenizer))
             _write(writer, parts, chosen, importance)
         finally:
             writer.close()
