@@ -24,8 +24,8 @@ class ExportOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     format: Format
