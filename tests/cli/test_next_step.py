@@ -49,7 +49,7 @@ def test_load_measure_cut_recover_measure_ship(tmp_path: Path, monkeypatch: pyte
     assert following("recover", model="out/pruned", output=trained, teacher="m") == "secateur evaluate m out/recovered"
     (trained / "recovery.json").touch()
     assert following("evaluate", models=["m", str(trained)]) == "secateur export out/recovered -o out/recovered.gguf"
-    assert str(following("export", output=Path("out/a b.gguf"))).startswith("llama-cli -m 'out/a b.gguf'")
+    assert following("export", output=Path("out/a b.gguf")) == "secateur chat 'out/a b.gguf'"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,10 @@ class LlamaCpp:
         settings = {"n_predict": count, "temperature": 0, "ignore_eos": True, "return_tokens": True}
         return self._ask("/completion", {"prompt": [int(token) for token in prompt], **settings})["tokens"]
 
+    def templated(self, message: str) -> str:
+        """The text that its chat template makes of a user's message, up to the answer."""
+        return self._ask("/apply-template", {"messages": [{"role": "user", "content": message}]})["prompt"]
+
     def next_log_probabilities(self, prompt: Sequence[int], most: int) -> dict[int, float]:
         """Log-probabilities of the `most` probable next tokens."""
         # The server tells no probabilities of a token that is half a character, so that an "a" is made to come next;

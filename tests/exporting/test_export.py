@@ -206,8 +206,8 @@ def test_what_llama_cpp_cannot_run_is_refused(
 def test_bad_weights_and_options(model: Callable[..., PreTrainedModel], small_tokenizer: Small, tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     tiny = model()
-    with pytest.raises(InputError, match="dtype='q4_0': input should be 'f16', 'bf16' or 'q8_0'"):
-        secateur.export(tiny, small_tokenizer, file, dtype="q4_0")
+    with pytest.raises(InputError, match="dtype='q4': there is no such number format; did you mean q4_0"):
+        secateur.export(tiny, small_tokenizer, file, dtype="q4")
     with pytest.raises(OptionError, match=r"model\.bin does not end in \.gguf"):
         secateur.export(tiny, small_tokenizer, tmp_path / "model.bin")
     adapted = get_peft_model(model(), LoraConfig(target_modules=["q_proj"]))

@@ -100,7 +100,7 @@ def test_where_a_file_may_not_go(tiny: Path, tmp_path: Path) -> None:
     assert "is there already; name another file or pass --overwrite" in failed(command("export", tiny, "-o", file))
     message = failed(command("export", file, "-o", file, "--overwrite"))
     assert "is read by this very command" in message
-    assert "q4_0" in failed(command("export", tiny, "-o", tmp_path / "q4.gguf", "--dtype", "q4_0"), 2)
+    assert "did you mean q4_k_m" in failed(command("export", tiny, "-o", tmp_path / "q4.gguf", "--dtype", "q4_k_mm"), 2)
     assert file.read_bytes() == before
     done(command("export", tiny, "-o", file, "--overwrite", "--dtype", "bf16"))
     assert file.read_bytes() != before

@@ -46,5 +46,9 @@ def export(
     else:
         say(f"{result.architecture} ({result.format}){widths}")
     say(f"{result.parameters_in_file:,} parameters in {result.dtype}, {result.bytes / 1e6:,.1f} MB")
+    if result.calibration is not None:
+        say(f"Rounded by what the inputs are on {result.calibration}")
+    if result.fallback_line is not None:
+        say(result.fallback_line)
     say(result.opens_in)
     say(str(output))

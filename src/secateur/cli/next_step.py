@@ -165,7 +165,7 @@ def _ship(model: str | Path) -> str:
 
 def _serve(file: Path) -> str:
     if file.suffix == ".gguf":
-        return shlex.join(["llama-cli", "-m", str(file), "-p", "The capital of France is"])
+        return _command("chat", file)
     return shlex.join(["vllm", "serve", str(file), "--trust-remote-code"])
 
 

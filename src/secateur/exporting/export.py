@@ -16,24 +16,21 @@ from secateur.console import track
 from secateur.errors import InputError
 from secateur.exporting import nemotron_nas
 from secateur.exporting.config import ExportConfig, Format, NumberFormat
+from secateur.exporting.ggml import WITHOUT_LIBRARY, library
+from secateur.exporting.importance import Importance
 from secateur.exporting.layout import Layout, embeddings, layout_of, require_carried
 from secateur.exporting.metadata import write_shape
+from secateur.exporting.number_formats import FORMATS, Chosen, formats_of, layer_of, size_in
 from secateur.exporting.options import ExportOptions
-from secateur.exporting.result import ExportResult
-from secateur.exporting.tensors import FORMATS, QUANT, ROPE_FACTORS, Entry, encoded, entries, format_of
-from secateur.exporting.vocabulary import Vocabulary, read_vocabulary
+from secateur.exporting.result import ExportResult, Fallback
+from secateur.exporting.tensors import ROPE_FACTORS, Entry, encoded, entries
+from secateur.exporting.vocabulary import Vocabulary, end_of_turn, read_vocabulary
 from secateur.files import new_file
 from secateur.models import count_parameters, layer_widths
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.options import configured, takes_options
 
 logger = logging.getLogger(__name__)
-
-FILE_TYPES = {
-    QUANT.F16: gguf.LlamaFileType.MOSTLY_F16,
-    QUANT.BF16: gguf.LlamaFileType.MOSTLY_BF16,
-    QUANT.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
-}
 
 
 @takes_options(ExportConfig, hidden={"adapter", "zeros", "trust_remote_code"})
@@ -59,7 +56,8 @@ def export(
         options: fields of `ExportConfig`, instead of `config` or over it: `dtype="q8_0"`, `format="nemotron-nas"`.
 
     Raises:
-        InputError: an option is refused, or an adapter stands beside the weights.
+        InputError: an option is refused, an adapter stands beside the weights, or a package is missing.
+        DataError: the calibration text is not there or shorter than one window.
         ModelError: the engine cannot run the model, or llama.cpp has no tokenizer that does the same.
         OutputError: it is there already or cannot be written.
     """
@@ -69,26 +67,35 @@ def export(
     if config.format == "nemotron-nas":
         return nemotron_nas.export(model, tokenizer, path, config.dtype, overwrite=overwrite, extras=extras)
     layout, dtype = layout_of(model), config.gguf_dtype
+    require_quantiser(dtype)
     require_in_memory(model)
     require_finite(model, "the model")
     rows = embeddings(model).shape[0]
     vocabulary = read_vocabulary(tokenizer).resized(rows)
     parts = list(entries(model, layout))
-    kinds = [format_of(part, dtype) for part in parts]
+    importance = None if config.data is None else Importance.of(model, tokenizer, config)
+    chosen = formats_of(parts, layout, dtype, weighed=importance is not None)
     with new_file(path, ".gguf", overwrite) as file:
         writer = gguf.GGUFWriter(file, layout.graph.name)
         try:
             writer.add_string("secateur.version", importlib.metadata.version("secateur"))
             writer.add_name(_name_of(path))
-            writer.add_file_type(FILE_TYPES[FORMATS[dtype]])
+            writer.add_file_type(FORMATS[dtype].file_type)
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             write_shape(writer, model.config, layout, rows, layer_widths(model))
-            vocabulary.write(writer)
-            _write(writer, parts, kinds)
+            vocabulary.write(writer, end_of_turn(model, tokenizer))
+            _write(writer, parts, chosen, importance)
         finally:
             writer.close()
         size = file.stat().st_size
-    return _result(model, layout, vocabulary, dtype, parts, kinds, size)
+    text = None if importance is None else importance.text
+    return _result(model, layout, vocabulary, dtype, parts, chosen, size, text)
+
+
+def require_quantiser(dtype: NumberFormat) -> None:
+    """Check that what writes a format is installed. Raises `InputError`."""
+    if FORMATS[dtype].base not in WITHOUT_LIBRARY:
+        library()
 
 
 def require_exportable(
@@ -121,16 +128,22 @@ def _name_of(path: str | Path) -> str:
     return "Mistral" if stem == "mistral" else stem
 
 
-def _write(writer: gguf.GGUFWriter, parts: Sequence[Entry], kinds: Sequence[gguf.GGMLQuantizationType]) -> None:
+def _write(
+    writer: gguf.GGUFWriter, parts: Sequence[Entry], chosen: Sequence[Chosen], importance: Importance | None
+) -> None:
     """Header first, then one tensor after the other, so that no more than one is held."""
-    for part, kind in zip(parts, kinds, strict=True):
+    weights = [None if importance is None else importance.of_part(part) for part in parts]
+    if importance is not None:
+        importance.write(writer, sum(each is not None for each in weights))
+    for part, (kind, _) in zip(parts, chosen, strict=True):
         shape = gguf.quant_shape_to_byte_shape(part.shape, kind)
         writer.add_tensor_info(part.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for part, kind in track(zip(parts, kinds, strict=True), "Writing", total=len(parts)):
-        writer.write_tensor_data(encoded(part, kind))
+    given = zip(parts, chosen, weights, strict=True)
+    for part, (kind, _), weight in track(given, "Writing", total=len(parts)):
+        writer.write_tensor_data(encoded(part, kind, weight))
 
 
 def _result(
@@ -139,9 +152,13 @@ def _result(
     vocabulary: Vocabulary,
     dtype: NumberFormat,
     parts: Sequence[Entry],
-    kinds: Sequence[gguf.GGMLQuantizationType],
+    chosen: Sequence[Chosen],
     size: int,
+    text: str | None,
 ) -> ExportResult:
+    sizes: Counter[str] = Counter()
+    for part, (kind, _) in zip(parts, chosen, strict=True):
+        sizes[kind.name.lower()] += int(size_in(part, kind))
     result = ExportResult(
         format="gguf",
         architecture=layout.graph.name,
@@ -151,7 +168,10 @@ def _result(
         parameters=count_parameters(model),
         parameters_in_file=sum(math.prod(part.shape) for part in parts if part.name not in ROPE_FACTORS),
         bytes=size,
-        tensors=dict(Counter(kind.name.lower() for kind in kinds)),
+        tensors=dict(Counter(kind.name.lower() for kind, _ in chosen)),
+        bytes_by_format=dict(sizes),
+        fallbacks=_fallbacks(parts, chosen),
+        calibration=text,
     )
     if layout.filled:
         logger.warning(
@@ -161,3 +181,28 @@ def _result(
             f"{result.parameters:,}",
         )
     return result
+
+
+def _fallbacks(parts: Sequence[Entry], chosen: Sequence[Chosen]) -> list[Fallback]:
+    """What fell back from one format to another, the largest loss first."""
+    fallen: dict[Chosen, list[Entry]] = {}
+    for part, each in zip(parts, chosen, strict=True):
+        if each.kind != each.wanted:
+            fallen.setdefault(each, []).append(part)
+    found = [
+        Fallback(
+            wanted=each.wanted.name.lower(),
+            written=each.kind.name.lower(),
+            columns=sorted({part.shape[-1] for part in those}),
+            tensors=dict(Counter(_short(part.name) for part in those)),
+            extra_bytes=round(sum(size_in(part, each.kind) - size_in(part, each.wanted) for part in those)),
+        )
+        for each, those in fallen.items()
+    ]
+    return sorted(found, key=lambda each: -each.extra_bytes)
+
+
+def _short(name: str) -> str:
+    """A tensor's name without its layer."""
+    short = name.removesuffix(".weight")
+    return short.removeprefix(f"blk.{layer_of(name)}.")

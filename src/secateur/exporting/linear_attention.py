@@ -65,11 +65,8 @@ def write_linear_attention(writer: gguf.GGUFWriter, config: Any, rotated: int) -
 
 def changes_in(mixer: nn.Module, config: Any) -> Iterator[tuple[Tensor, tuple[int, ...], Change]]:
     """What stands otherwise in the file: a weight, its shape there, and what makes it of its values in float32."""
-    keys, values = config.linear_num_key_heads, config.linear_num_value_heads
-    size, group = config.linear_value_head_dim, values // keys
-    key_rows = 2 * keys * config.linear_key_head_dim
-    heads = torch.arange(values).reshape(keys, group).T.flatten()
-    rows = (heads[:, None] * size + torch.arange(size)).flatten()
+    heads, rows = _order_of_heads(config), order_of_values(config)
+    key_rows = 2 * config.linear_num_key_heads * config.linear_key_head_dim
     after_keys = torch.cat([torch.arange(key_rows), key_rows + rows])
     parts: dict[str, tuple[Tensor, Change]] = {
         "in_proj_qkv.weight": (after_keys, _same),
@@ -86,6 +83,17 @@ def changes_in(mixer: nn.Module, config: Any) -> Iterator[tuple[Tensor, tuple[in
         yield weight, shape, partial(_reordered, order=order, change=change)
     output = cast(nn.Linear, mixer.out_proj).weight
     yield output, tuple(output.shape), partial(torch.index_select, dim=1, index=rows)
+
+
+def order_of_values(config: Any) -> Tensor:
+    """The order in the file of all that the heads of values hold, indices."""
+    size = config.linear_value_head_dim
+    return (_order_of_heads(config)[:, None] * size + torch.arange(size)).flatten()
+
+
+def _order_of_heads(config: Any) -> Tensor:
+    keys, values = config.linear_num_key_heads, config.linear_num_value_heads
+    return torch.arange(values).reshape(keys, values // keys).T.flatten()
 
 
 def _reordered(weight: Tensor, order: Tensor, change: Change) -> Tensor:

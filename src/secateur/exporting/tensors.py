@@ -1,5 +1,6 @@
 """A model's weights under llama.cpp's names, in its order of rows and its number formats."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,25 +13,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from secateur.errors import ModelError
-from secateur.exporting.config import NumberFormat
 from secateur.exporting.folding import factors_of
+from secateur.exporting.ggml import WITHOUT_LIBRARY, quantised
 from secateur.exporting.layout import Layout, embeddings, has_tied_embeddings
-from secateur.exporting.linear_attention import changes_in
+from secateur.exporting.linear_attention import changes_in, order_of_values
 from secateur.exporting.projections import Rows, filled, tensors_of, whole_norm_scale
 from secateur.models import adapter_of
 from secateur.models.halves import PARTS
 
 QUANT = gguf.GGMLQuantizationType
-FORMATS: dict[NumberFormat, gguf.GGMLQuantizationType] = {"f16": QUANT.F16, "bf16": QUANT.BF16, "q8_0": QUANT.Q8_0}
 TENSOR = gguf.MODEL_TENSOR
 
 
-def _name_of(tensor: gguf.MODEL_TENSOR) -> str:
+def name_of(tensor: gguf.MODEL_TENSOR) -> str:
+    """The name of a matrix that is in no layer."""
     return gguf.TENSOR_NAMES[tensor] + ".weight"
 
 
 ROPE_FACTORS = tuple(
-    _name_of(tensor) for tensor in (TENSOR.ROPE_FREQS, TENSOR.ROPE_FACTORS_SHORT, TENSOR.ROPE_FACTORS_LONG)
+    name_of(tensor) for tensor in (TENSOR.ROPE_FREQS, TENSOR.ROPE_FACTORS_SHORT, TENSOR.ROPE_FACTORS_LONG)
 )
 
 
@@ -42,11 +43,19 @@ class Entry:
         name: llama.cpp's.
         shape: of the tensor, rows first.
         make: gives it in float32.
+        weight: of the model, whose inputs are multiplied by it; None where there are none.
+        input_order: their order in the file, indices; None where they stand as in the model.
     """
 
     name: str
     shape: tuple[int, ...]
     make: Callable[[], Tensor]
+    weight: Tensor | None = None
+    input_order: Tensor | None = None
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
 
 
 def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
@@ -58,7 +67,7 @@ def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
     graph, tied = layout.graph, has_tied_embeddings(model)
     names = gguf.get_tensor_name_map(graph.architecture, len(layout.widths))
     yield from _rope_factors(layout)
-    changes = _changes(model, layout)
+    changes, orders = _changes(model, layout), _input_orders(model)
     in_projections = _weights_of_projections(model)
     for path, weight in model.named_parameters():
         if id(weight) in in_projections:
@@ -69,12 +78,12 @@ def entries(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
         if name is None:
             raise ModelError(f"llama.cpp's architecture {graph.name} has no {path}")
         shape, change = changes.get(id(weight), (tuple(weight.shape), _float))
-        yield Entry(name, shape, partial(change, weight))
+        yield Entry(name, shape, partial(change, weight), weight, orders.get(id(weight)))
     yield from _projections(model, layout)
     yield from _nothing(model, layout)
     if tied and graph.own_head:
         head = embeddings(model)
-        yield Entry(_name_of(TENSOR.OUTPUT), tuple(head.shape), partial(_float, head))
+        yield Entry(name_of(TENSOR.OUTPUT), tuple(head.shape), partial(_float, head))
 
 
 def _rope_factors(layout: Layout) -> Iterator[Entry]:
@@ -82,7 +91,7 @@ def _rope_factors(layout: Layout) -> Iterator[Entry]:
     short = TENSOR.ROPE_FREQS if rope.long_factors is None else TENSOR.ROPE_FACTORS_SHORT
     for tensor, factors in ((short, rope.factors), (TENSOR.ROPE_FACTORS_LONG, rope.long_factors)):
         if factors is not None:
-            yield Entry(_name_of(tensor), tuple(factors.shape), partial(_float, factors))
+            yield Entry(name_of(tensor), tuple(factors.shape), partial(_float, factors))
 
 
 def _projections(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
@@ -94,7 +103,7 @@ def _projections(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
             if half.names.divisible and not half.is_absent:
                 for name, parts in tensors_of(half, width, model.config, layout, factors):
                     shape = (sum(rows.size for rows in parts), *parts[0].shape[1:])
-                    yield Entry(f"blk.{index}.{name}", shape, partial(_joined, parts))
+                    yield Entry(f"blk.{index}.{name}", shape, partial(_joined, parts), parts[0].weight)
 
 
 def _nothing(model: PreTrainedModel, layout: Layout) -> Iterator[Entry]:
@@ -122,16 +131,12 @@ def _weights_of_projections(model: PreTrainedModel) -> set[int]:
     return {id(weight) for linear in linears for weight in linear.parameters()}
 
 
-def format_of(entry: Entry, dtype: NumberFormat) -> gguf.GGMLQuantizationType:
-    """The number format of a tensor: vectors stay float32, and rows that blocks do not divide float16."""
-    if len(entry.shape) == 1 or "ssm_conv1d" in entry.name:  # llama.cpp convolves in float32 only
-        return QUANT.F32
-    wanted = FORMATS[dtype]
-    return QUANT.F16 if entry.shape[-1] % gguf.GGML_QUANT_SIZES[wanted][0] else wanted
-
-
-def encoded(entry: Entry, kind: gguf.GGMLQuantizationType) -> np.ndarray:
+def encoded(entry: Entry, kind: gguf.GGMLQuantizationType, importance: np.ndarray | None = None) -> np.ndarray:
     """The bytes of a tensor, (rows, bytes of a row).
+
+    Args:
+        kind: its number format.
+        importance: how much an error in each column weighs, (columns,) float32.
 
     Raises:
         ModelError: a weight is beyond what float16 holds.
@@ -139,7 +144,10 @@ def encoded(entry: Entry, kind: gguf.GGMLQuantizationType) -> np.ndarray:
     tensor = entry.make()
     if kind is QUANT.F16 and float(tensor.abs().max()) > torch.finfo(torch.float16).max:
         raise ModelError(f"{entry.name} holds weights beyond float16's 65504; export with dtype bf16")
-    return gguf.quants.quantize(tensor.contiguous().numpy(), kind).view(np.uint8)
+    weights = tensor.contiguous().numpy()
+    if kind in WITHOUT_LIBRARY:
+        return gguf.quants.quantize(weights, kind).view(np.uint8)
+    return quantised(weights, kind, importance)
 
 
 Changes = dict[int, tuple[tuple[int, ...], Callable[[Tensor], Tensor]]]
@@ -178,6 +186,14 @@ def _changes(model: PreTrainedModel, layout: Layout) -> Changes:
         if factors.query != 1.0 and not whole and hasattr(half.mixer, "q_norm"):
             change(half.mixer.get_parameter("q_norm.weight"), offset=graph.norm_offset, factor=factors.query)
     return changes
+
+
+def _input_orders(model: PreTrainedModel) -> dict[int, Tensor]:
+    """By the identity of a weight whose columns stand in another order in the file, that order."""
+    adapter = adapter_of(model)
+    halves = (adapter.half(layer, "attention") for layer in adapter.layers(model))
+    linear = (half for half in halves if not half.is_absent and not half.names.divisible)
+    return {id(half.output.weight): order_of_values(model.config) for half in linear}
 
 
 def _changed(weight: Tensor, shape: tuple[int, ...], offset: float, factor: float) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gguf
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.errors import InputError, ModelError
 from secateur.exporting.pre_tokenizers import pre_tokenizer_name
@@ -75,8 +75,12 @@ class Vocabulary:
             special={role: index for role, index in self.special.items() if index < rows},
         )
 
-    def write(self, writer: gguf.GGUFWriter) -> None:
-        """Add the fields to a file's header."""
+    def write(self, writer: gguf.GGUFWriter, end_of_turn: int | None = None) -> None:
+        """Add the fields to a file's header.
+
+        Args:
+            end_of_turn: a token that ends an answer beside the end token.
+        """
         writer.add_tokenizer_model(self.model)
         writer.add_tokenizer_pre(self.pre)
         writer.add_token_list(self.tokens)
@@ -87,6 +91,8 @@ class Vocabulary:
             writer.add_token_merges(self.merges)
         for role, index in self.special.items():
             writer.add_uint32(f"tokenizer.ggml.{ROLE_KEYS[role]}_token_id", index)
+        if end_of_turn is not None and end_of_turn < len(self.tokens):
+            writer.add_eot_token_id(end_of_turn)
         writer.add_add_bos_token(self.adds_bos)
         writer.add_add_eos_token(self.adds_eos)
         if self.model == SENTENCEPIECE:
@@ -138,6 +144,19 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     _require_plain_bytes(content)
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in content["model"]["merges"]]
     return Vocabulary(BYTE_LEVEL, pre_tokenizer_name(content), merges=merges, **common)
+
+
+def end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token by which the chat template ends a message, where it is not the tokenizer's end token.
+
+    llama.cpp knows some by their names; this one is in the settings by which the model generates.
+    """
+    settings, template = model.generation_config, getattr(tokenizer, "chat_template", None)
+    ends = getattr(settings, "eos_token_id", None)
+    if not isinstance(ends, list) or not isinstance(template, str):
+        return None
+    others = [end for end in ends if end != tokenizer.eos_token_id]
+    return next((end for end in others if str(tokenizer.convert_ids_to_tokens(end)) in template), None)
 
 
 def _tokens(content: Mapping[str, Any]) -> tuple[list[str], list[int]]:

@@ -164,6 +164,8 @@ class Recipe(DataOptions, LoadOptions):
         fitted = [section for section in (self.search, self.prune, self.sparsify) if section is not None]
         found: list[tuple[str, DataOptions]] = [(name, self.evaluate) for name in self.evaluate.data]
         found += [(section.data, section) for section in fitted]
+        if self.export is not None and self.export.data is not None:
+            found.append((self.export.data, self.export))
         if self.recover is not None:
             found += [(name, self.recover) for name in (self.recover.data, *self.recover.extra_eval)]
         return [(name, options.data_options()) for name, options in found]

@@ -20,7 +20,7 @@ from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
 from secateur.errors import OptionError
 from secateur.evaluation import perplexity
-from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable
+from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable, require_quantiser
 from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY
 from secateur.handover import Figure, card_files
@@ -223,6 +223,8 @@ def check_export(name: str, config: ExportConfig, *, as_it_is: bool) -> None:
     """Check without loading its weights whether a model can be exported, as it is or cut. Raises `ModelError`."""
     settings, tokenizer = load_settings(name, trust_remote_code=config.trust_remote_code)
     require_exportable(settings, tokenizer, config.format, as_it_is=as_it_is)
+    if config.format == "gguf":
+        require_quantiser(config.gguf_dtype)
 
 
 def where_it_opens(directory: str | Path) -> str:

@@ -66,6 +66,16 @@ class EstimateJson(Figures):
     advice: list[str]
 
 
+class ExportFallback(Written):
+    """Tensors in another number format than llama.cpp's rules give, since its blocks do not divide their rows."""
+
+    wanted: str
+    written: str
+    columns: list[int] = Field(description="The lengths of their rows.")
+    tensors: dict[str, int] = Field(description="Their names without the layer, and how many of each.")
+    extra_bytes: int = Field(description="How much more they take than in the format that was wanted.")
+
+
 class ExportFile(Written):
     """What an export wrote."""
 
@@ -78,6 +88,11 @@ class ExportFile(Written):
     parameters_in_file: int
     bytes: int
     tensors: dict[str, int] = Field(description="How many of each number format.")
+    bytes_by_format: dict[str, int] = Field(default={}, description="Of the tensors of each number format.")
+    fallbacks: list[ExportFallback] = Field(
+        default=[], description="Tensors in other formats than llama.cpp's rules give."
+    )
+    calibration: str | None = Field(default=None, description="The text that the rounding was guided by.")
 
 
 class ExportJson(ExportFile, Figures):

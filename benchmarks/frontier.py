@@ -1,0 +1,198 @@
+"""What a model is worth at its size: quantised alone, cut and quantised, and cut, trained and quantised.
+
+    python benchmarks/frontier.py --directory frontier
+    python benchmarks/frontier.py --directory small --ratios 0.2 --uncut f16,q4_k_m --cut q4_k_m \\
+        --minutes 0.2 --samples 8 --windows 2 --new-tokens 8 --no-sparse
+
+Every model becomes a GGUF file in each format, inputs weighed by the text that cuts are fitted to: the first 80 % of
+`--data`, which training sees too. Measured in llama.cpp on one machine: perplexity on the last 20 % and on `pydocs`, of
+which nothing was seen, bytes on disk, and tokens per second of decoding. What is in `--directory` already is not made
+again, points that were measured included. The last line is one JSON object, whose `points` are sorted by bytes.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+import common
+import secateur
+from llama_engine import LlamaCpp
+from secateur.data import load_corpus, token_windows
+from secateur.exporting.config import WHOLE
+
+CUT, SPARSE = "q8_0,q5_k_m,q4_k_m", "q4_k_m"
+UNCUT = "f16,q8_0,q6_k,q5_k_m,q4_k_m,q3_k_m"
+MARKS = {"uncut": "o", "cut": "x", "cut, trained": "^", "sparse": "s"}
+
+
+def main() -> None:
+    options = parse_options()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    _, tokenizer = secateur.load(options.model, dtype="float32", device="cpu")
+    texts = dict(zip(common.TEXTS, (f"{options.data}[80%:]", "pydocs"), strict=True))
+    windows = {
+        name: token_windows(tokenizer, load_corpus(text, "test"), 512, limit=options.windows)
+        for name, text in texts.items()
+    }
+    points = []
+    print(f"{'':24} {'':8} {'MB':>7} " + " ".join(f"{name:>10}" for name in windows) + f" {'tokens/s':>9}")
+    for kind, ratio, source, dtypes in models(options):
+        for dtype in dtypes.split(","):
+            points.append({"kind": kind, "ratio": ratio, "dtype": dtype, **measured(source, dtype, windows, options)})
+            point = points[-1]
+            figures = " ".join(f"{point['perplexity'][name]:10.3f}" for name in windows)
+            name = f"{kind} {ratio:.0%}" if ratio else kind
+            print(f"{name:24} {dtype:8} {point['bytes'] / 1e6:7.1f} {figures} {point['decode']:9.1f}", flush=True)
+    points.sort(key=lambda point: point["bytes"])
+    for text in windows:
+        for amount, better in (("bytes", -1), ("decode", 1)):
+            for point in points:
+                point.setdefault("pareto", {})[f"{amount}, {text}"] = not is_beaten(point, points, text, amount, better)
+    draw(points, list(windows)[-1], options.directory / "frontier.png")
+    print(json.dumps({"model": options.model, "threads": options.threads, "points": points}))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = common.parser(__doc__)
+    parser.add_argument("--directory", type=Path, required=True, help="models, files, points and the plot")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--ratios", default="0.1,0.2,0.3", help="shares of all parameters to remove")
+    parser.add_argument("--uncut", default=UNCUT, help="formats of the uncut model")
+    parser.add_argument("--cut", default=CUT, help="formats of cut models")
+    parser.add_argument(
+        "--sparse", action=argparse.BooleanOptionalAction, default=True, help="half of all weights zero"
+    )
+    parser.add_argument("--minutes", type=float, default=6.0, help="of training each cut model; 0: none")
+    parser.add_argument("--samples", type=int, default=64, help="calibration windows")
+    parser.add_argument("--windows", type=int, default=16, help="of 512 tokens to measure on, of each text")
+    parser.add_argument("--new-tokens", type=int, default=64, help="decoded when speed is measured")
+    parser.add_argument("--repeats", type=int, default=5, help="speed is their median")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args()
+
+
+def models(options: argparse.Namespace) -> Iterator[tuple[str, float, str, str]]:
+    """Of each model its kind, what was removed of it, where it is, and its formats."""
+    yield "uncut", 0.0, options.model, options.uncut
+    fitted = {"data": f"{options.data}[:80%]", "windows": options.samples, "seed": options.seed}
+    for ratio in (float(text) for text in options.ratios.split(",") if text):
+        cut = made(
+            options,
+            f"cut-{ratio:g}",
+            lambda model, tokenizer, ratio=ratio: secateur.prune(model, tokenizer, ratio=ratio, **fitted),
+        )
+        yield "cut", ratio, str(cut), options.cut
+        if options.minutes:
+            yield "cut, trained", ratio, str(trained(cut, options)), options.cut
+    if options.sparse:
+        sparse = made(
+            options, "sparse-0.5", lambda model, tokenizer: secateur.sparsify(model, tokenizer, sparsity=0.5, **fitted)
+        )
+        yield "sparse", 0.5, str(sparse), SPARSE
+
+
+def made(options: argparse.Namespace, name: str, change: Callable[..., Any]) -> Path:
+    """The directory of a changed model, made unless it is there."""
+    place = options.directory / name
+    if not place.is_dir():
+        model, tokenizer = secateur.load(options.model, dtype="float32", device="cpu")
+        change(model, tokenizer)
+        secateur.save(model, tokenizer, place)
+    return place
+
+
+def trained(cut: Path, options: argparse.Namespace) -> Path:
+    """The directory of a cut model after training, made unless it is there."""
+    place = cut.with_name(f"{cut.name}-trained")
+    if not place.is_dir():
+        model, tokenizer = secateur.load(cut, dtype="float32", device="cpu")
+        settings = {"data": f"{options.data}[:80%]", "max_minutes": options.minutes, "seed": options.seed}
+        secateur.recover(model, tokenizer, place, merge=True, **settings)
+    return place
+
+
+def measured(source: str, dtype: str, windows: dict[str, torch.Tensor], options: argparse.Namespace) -> dict[str, Any]:
+    """Bytes, perplexities and decoding speed of a model in a format."""
+    stem = f"{Path(source).name}-{dtype}"
+    file, kept = options.directory / f"{stem}.gguf", options.directory / f"{stem}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    model, tokenizer = secateur.load(source, dtype="float32", device="cpu")
+    weighed = {"data": f"{options.data}[:80%]", "windows": options.samples, "seed": options.seed}
+    given = {} if dtype in WHOLE else weighed
+    result = secateur.export(model, tokenizer, file, dtype=dtype, overwrite=True, **given)
+    del model
+    first = next(iter(windows.values()))[0]
+    with LlamaCpp(file, context=512 + options.new_tokens, threads=options.threads) as engine:
+        perplexity = {name: engine.perplexity(each) for name, each in windows.items()}
+        rates = list(engine.decode_rates(first[:128].tolist(), options.new_tokens, options.repeats))
+    point = {
+        "parameters": result.parameters,
+        "bytes": file.stat().st_size,
+        "perplexity": perplexity,
+        "decode": statistics.median(rates),
+        "decode_range": [min(rates), max(rates)],
+    }
+    file.unlink()
+    kept.write_text(json.dumps(point), encoding="utf-8")
+    return point
+
+
+def is_beaten(point: dict[str, Any], points: list[dict[str, Any]], text: str, amount: str, better: int) -> bool:
+    """Whether another point is as good in both figures and better in one."""
+
+    def figures(each: dict[str, Any]) -> tuple[float, float]:
+        return better * each[amount], -each["perplexity"][text]
+
+    own = figures(point)
+    return any(
+        other != own and all(theirs >= mine for theirs, mine in zip(other, own, strict=True))
+        for other in map(figures, points)
+    )
+
+
+def draw(points: list[dict[str, Any]], text: str, file: Path) -> None:
+    """Perplexity against bytes and against decoding speed, with the line of what nothing beats."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    for axis, amount, label in zip(axes, ("bytes", "decode"), ("MB", "tokens/s decoded"), strict=True):
+        scale = 1e6 if amount == "bytes" else 1
+        for kind, mark in MARKS.items():
+            those = [point for point in points if point["kind"] == kind]
+            if those:
+                axis.scatter(
+                    [point[amount] / scale for point in those],
+                    [point["perplexity"][text] for point in those],
+                    marker=mark,
+                    label=kind,
+                )
+        line = sorted(
+            (point for point in points if point["pareto"][f"{amount}, {text}"]), key=lambda each: each[amount]
+        )
+        axis.plot(
+            [point[amount] / scale for point in line],
+            [point["perplexity"][text] for point in line],
+            color="grey",
+            linewidth=1,
+            label="nothing is better in both",
+        )
+        for point in points:
+            removed = f" −{point['ratio']:.0%}" if point["ratio"] else ""
+            place = (point[amount] / scale, point["perplexity"][text])
+            axis.annotate(f"{point['dtype']}{removed}", place, fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axis.set_xlabel(label)
+        axis.set_yscale("log")
+    axes[0].set_ylabel(f"perplexity on {text}")
+    axes[0].legend(fontsize=7)
+    figure.savefig(file, dpi=160)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
