@@ -26,9 +26,9 @@ import common
 import secateur
 from secateur.calibration.own_text import own_text
 from secateur.calibration.windows import calibrate
+from secateur.costs.devices import CORE
 from secateur.models.memory import peak_memory
 from secateur.planning import PlanConfig, estimate
-from secateur.planning.devices import CORE
 from secateur.pruning import PruneConfig
 from secateur.pruning.allocation import allocate, units_removed
 from secateur.pruning.cutting import cut_and_refit

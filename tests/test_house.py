@@ -9,7 +9,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 CUTS = ("pruning", "sparsity", "attention", "longrange")
 ORDER = (
-    *("cli", "runs", "planning", *CUTS, "chat", "recovery", "evaluation", "handover", "exporting"),
+    *("cli", "runs", "planning", *CUTS, "costs", "chat", "recovery", "evaluation", "handover", "exporting"),
     *("comparison", "report", "calibration", "kernels", "models", "data"),
 )
 BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress", "showing", "wording")

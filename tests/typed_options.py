@@ -24,6 +24,7 @@ FILES: dict[str, dict[str, str]] = {
         "GenerateOptions": "secateur.attention.generate:generate",
         "CompareOptions": "secateur.attention.against_dense:compare_with_dense",
     },
+    "secateur.costs.options": {"MeasureWidthsOptions": "secateur.costs.measuring:measure_widths"},
     "secateur.evaluation.options": {
         "EvaluateOptions": "secateur.evaluation.evaluate:evaluate",
         "DiagnoseOptions": "secateur.evaluation.health:diagnose",

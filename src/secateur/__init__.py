@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur import attention
     from secateur.comparison.calls import compare
+    from secateur.costs.measuring import measure_widths
     from secateur.evaluation.evaluate import evaluate
     from secateur.evaluation.health import diagnose
     from secateur.exporting.export import export
@@ -32,6 +33,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "measure_widths",
     "merge",
     "plan",
     "prune",
@@ -49,6 +51,7 @@ _HOMES = {
     "evaluate": "secateur.evaluation",
     "export": "secateur.exporting",
     "load": "secateur.models",
+    "measure_widths": "secateur.costs.measuring",
     "merge": "secateur.recovery",
     "plan": "secateur.planning",
     "prune": "secateur.pruning",

@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from json_docs import require_written
 from secateur.cli.main import COMMANDS, app
+from secateur.costs.known_devices import GPUS
 from secateur.planning import PlanConfig, estimate
-from secateur.planning.known_devices import GPUS
 from secateur.report.planning import duration, plan_table
 
 SCALE = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -181,3 +181,35 @@ def test_durations() -> None:
     assert [duration(time) for time in times] == [
         "0.0 s", "8.7 s", "64 s", "100 s", "1.7 min", "2.0 h", "2.3 d", "does not fit",
     ]  # fmt: skip
+
+
+def test_what_fits_a_memory_and_what_a_target_needs(tmp_path: Path, private_cache: Path) -> None:
+    directory = written(tmp_path, "8b")
+    result = secateur("plan", directory, "--fit", "12GB", "--context", "8192", "--json", tmp_path / "fit.json")
+    assert result.exit_code == 0, result.output
+    sixteen, eight, four = json.loads((tmp_path / "fit.json").read_text())["cuts"]
+    assert sixteen["bits"] == 16 and not sixteen["fits"] and 0.2 < sixteen["ratio"] < 0.6
+    assert not eight["fits"] if eight["ratio"] else eight["fits"]
+    assert four["fits"] and four["ratio"] == 0 and not four["command"]
+    assert f"you can: {sixteen['command']}" in result.stdout and "not known" in result.stdout
+    assert f"next: {sixteen['command']}\n" in result.stderr
+    assert "--target-memory 12GB --context 8192 --bits 16" in sixteen["command"]
+    device = ("--target-throughput", "30", "--target-device", "RTX4090")
+    timed = secateur("plan", directory, *device)
+    assert timed.exit_code == 0 and "ms a token" in timed.stdout and "you can: secateur prune" in timed.stdout
+    tiny_memory = secateur("plan", directory, "--fit", "1GB")
+    assert "none is enough" in tiny_memory.stdout and tiny_memory.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fit", "6 GX"], "--fit 6 GX: is no size"),
+        (["--fit", "6GB", "--target-memory", "6GB"], "leave out --target-memory"),
+        (["--target-latency", "1ms"], "no times of widths are kept for transformers"),
+        (["--target-latency", "1ms", "--target-device", "H10O"], "did you mean H100?"),
+    ],
+)
+def test_bad_targets(tmp_path: Path, private_cache: Path, arguments: list[str], message: str) -> None:
+    result = secateur("plan", written(tmp_path, "8b"), *arguments)
+    assert result.exit_code in (1, 2) and message in " ".join(result.stderr.split())

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from secateur.costs.devices import named_devices
+from secateur.costs.known_devices import GB, GPUS, all_names
 from secateur.errors import InputError
 from secateur.models import supported_model_types
 from secateur.models.adapters import adapter_of
 from secateur.planning import ModelEstimate, PlanConfig, estimate
 from secateur.planning.calibration import removal, removal_rounds
-from secateur.planning.devices import named_devices
-from secateur.planning.known_devices import GB, GPUS, all_names
 from secateur.planning.phase import Setting
 from secateur.planning.running import recover_phases
 from secateur.planning.shape import shape_of

@@ -94,7 +94,7 @@ class Command:
 
     @property
     def name(self) -> str:
-        return self.function.__name__
+        return self.function.__name__.replace("_", "-")
 
     @property
     def summary(self) -> str:
@@ -119,7 +119,7 @@ class Command:
         own = [parameter for name, parameter in wanted.items() if name not in SUPPLIED]
         from_config = option_parameters(config, self.panels) if config else []
 
-        def callback(context: typer.Context, **values: Any) -> None:
+        def callback(invocation: typer.Context, **values: Any) -> None:
             debug, verbose, quiet = (values.pop(name) for name in TERMINAL)
             configure_logging(verbose, quiet)
             given = {parameter.name: values.pop(parameter.name) for parameter in from_config}
@@ -128,7 +128,7 @@ class Command:
                     if config:
                         values["config"] = validated(config, given)
                     if "command_line" in wanted:
-                        values["command_line"] = shlex.join(["secateur", *context.meta[ARGUMENTS]])
+                        values["command_line"] = shlex.join(["secateur", *invocation.meta[ARGUMENTS]])
                     for name in FILES & values.keys():
                         if values[name] is not None:
                             require_writable(values[name], _names_in(values), _output_of(values))
@@ -137,7 +137,7 @@ class Command:
                     with phase(self.name, said=False):
                         self.function(**values)
                     if first and not quiet:
-                        tell_next(" ".join(context.command_path.split()[1:]), values)
+                        tell_next(" ".join(invocation.command_path.split()[1:]), values)
             except SecateurError as error:
                 complain(str(error), traceback=debug)
                 raise typer.Exit(WRONG_USAGE if isinstance(error, OptionError) else FAILED) from error
@@ -228,5 +228,5 @@ def _signature(parameters: Sequence[inspect.Parameter]) -> inspect.Signature:
     terminal = [
         inspect.Parameter(name, keyword, default=False, annotation=annotation) for name, annotation in TERMINAL.items()
     ]
-    context = inspect.Parameter("context", keyword, annotation=typer.Context)
+    context = inspect.Parameter("invocation", keyword, annotation=typer.Context)
     return inspect.Signature([context, *(p.replace(kind=keyword) for p in parameters), *terminal])

@@ -22,6 +22,7 @@ from secateur.cli.evaluate import evaluate
 from secateur.cli.export import export
 from secateur.cli.group import Group, LazyGroup, listing
 from secateur.cli.longrange import longrange
+from secateur.cli.measure_widths import measure_widths
 from secateur.cli.merge import merge
 from secateur.cli.output import complain, say
 from secateur.cli.plan import plan
@@ -38,7 +39,7 @@ COMMANDS: dict[str, Command | Group] = {
     command.name: command
     for command in (
         *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
-        *(evaluate, compare, diagnose, plan, export, report, chat, push),
+        *(evaluate, compare, diagnose, plan, measure_widths, export, report, chat, push),
     )
 }
 

@@ -144,9 +144,25 @@ def _after_plan(values: Values) -> str | None:
     """The first cut that fits, with the options it needs."""
     from secateur.planning import estimate
 
-    advice = estimate(values["model"], values["config"]).advice
+    found = estimate(values["model"], values["config"])
+    if found.cuts:
+        return next((cut.command for cut in found.cuts if cut.command), None)
+    advice = found.advice
     fitting = [line.removeprefix(CAN) for line in advice if line.startswith(CAN)]
     return next((line for line in fitting if re.search(r" (prune|sparsify) ", line)), None)
+
+
+def _after_measuring(values: Values) -> str:
+    """A cut to a round time below the model's own."""
+    from secateur.costs.measuring import measure_widths
+
+    config = values["config"]
+    own = measure_widths(values["model"], None, config.model_copy(update={"again": False})).milliseconds
+    engine = [] if config.engine == "transformers" else ["--engine", config.engine]
+    context = [] if config.context is None else ["--context", config.context]
+    context += ["--bits", 8] if config.dtype == "q8_0" else ["--bits", 4] if config.dtype == "q4_k_m" else []
+    target = ["--target-latency", f"{0.8 * own:.2g}ms", *engine, *context]
+    return _command("prune", values["model"], "-o", "out/pruned", *target)
 
 
 def _after_push(values: Values) -> str:
@@ -190,6 +206,7 @@ def _of_run(values: Values) -> list[object]:
 
 ROAD: dict[str, Callable[[Values], str | None]] = {
     "plan": _after_plan,
+    "measure-widths": _after_measuring,
     "diagnose": _after_diagnose,
     "evaluate": _after_evaluate,
     "search": _after_search,

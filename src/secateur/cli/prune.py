@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from secateur.pruning import PruneConfig
 
 PANELS = {
-    "Options": ("ratio", "data"),
+    "Options": ("ratio", "target_memory", "target_latency", "target_throughput", "data"),
+    "For a target": ("context", "batch", "bits", "target_device", "engine"),
     "What is cut": ("plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "How the cut is spread": (
@@ -57,14 +58,15 @@ def prune(
                 "parameters_after": plan.parameters_after,
                 "ratio": plan.ratio,
                 "reached": plan.reached,
+                "target": plan.to_dict()["target"],
                 "seconds": result.seconds,
                 "peak_memory_bytes": result.peak_memory_bytes,
             },
         )
-    say(
-        f"{plan.parameters_before:,} parameters became {plan.parameters_after:,}: {plan.reached:.1%} removed, "
-        f"{plan.ratio:.1%} asked"
-    )
+    asked = "" if plan.target else f", {plan.ratio:.1%} asked"
+    say(f"{plan.parameters_before:,} parameters became {plan.parameters_after:,}: {plan.reached:.1%} removed{asked}")
+    if plan.target:
+        say(plan.target.said())
     windows = counted(plan.calibration_windows, "window")
     say(f"Calibrated on {windows} of {plan.calibration}; {sum(result.seconds.values()):.1f} s")
     if is_first():

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from secateur.pruning.search import SearchConfig
 
 PANELS = {
-    "Options": ("ratio", "data"),
+    "Options": ("ratio", "target_memory", "target_latency", "target_throughput", "data"),
+    "For a target": ("context", "batch", "bits", "target_device", "engine"),
     "What is cut": ("target", "layers", "freeze", "min_rate", "max_rate"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
     "The search": ("rounds", "measured_windows", "patience", "damping"),
@@ -43,6 +44,8 @@ def search(
     if json is not None:
         write_figures(json, result.to_dict())
     show(search_table(result.to_dict()))
-    say(f"{result.plan.reached:.1%} of all parameters to go, {result.plan.ratio:.1%} asked")
+    plan = result.plan
+    asked = plan.target.said() if plan.target else f"{plan.ratio:.1%} asked"
+    say(f"{plan.reached:.1%} of all parameters to go, {asked}")
     windows = counted(result.plan.calibration_windows, "window")
     say(f"Calibrated on {windows} of {result.plan.calibration}; {sum(result.seconds.values()):.0f} s")

@@ -13,7 +13,7 @@ from pathlib import Path
 from secateur.errors import OutputError
 from secateur.files import cache_directory, write_bytes
 
-PARTS = ("models", "tasks", "tokens")
+PARTS = ("losses", "models", "speeds", "tasks", "tokens")
 _OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 logger = logging.getLogger(__name__)
 

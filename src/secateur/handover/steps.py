@@ -63,10 +63,11 @@ def _pruned(plan: Mapping[str, Any]) -> Step:
     how = [f"Units were chosen by the score {settings['importance']}{refitted}."] if "importance" in settings else []
     if settings.get("even"):
         how.append("All layers are of one width.")
+    asked = (plan.get("target") or {}).get("asked") or f"{plan['ratio']:.1%}"
     return Step(
         kind="prune",
         command="",
-        what=f"{units} were removed{searched}: {plan['reached']:.1%} of all parameters ({plan['ratio']:.1%} asked).",
+        what=f"{units} were removed{searched}: {plan['reached']:.1%} of all parameters ({asked} asked).",
         how=[*how, *_calibrated(plan)],
         figures=[parameters_figure(before, after)],
     )

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from secateur.calibration.moments import PANEL, TOKENS_AT_ONCE
 from secateur.calibration.own_text import PIECE_TOKENS, PIECES
-from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting
+from secateur.costs.paper import LAYER_LAUNCHES
+from secateur.planning.phase import Phase, Setting
 from secateur.planning.work import Work
 from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS
 from secateur.pruning.removals import EVERY as COMPARED_EVERY

@@ -1,10 +1,13 @@
 """What `plan` can be told. Defaults are those of the commands that are planned."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from secateur.console import flag
+from secateur.costs.config import TARGETS, Targets
+from secateur.costs.quantities import size_of
 from secateur.evaluation import EvaluateConfig
 from secateur.files.option_names import Renamed
 from secateur.files.shares import Ratio
@@ -17,15 +20,21 @@ RECOVER = RecoverConfig.model_validate({})
 EVALUATE = EvaluateConfig.model_validate({})
 
 
-class PlanConfig(Renamed):
+class PlanConfig(Renamed, Targets):
     """Devices, and how much the commands have to do."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
     earlier_names: ClassVar[Mapping[str, str]] = {"samples": "windows", "recover_windows": "recover_samples"}
 
-    devices: str = Field(
+    devices: str | None = Field(
+        None,
         description="How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU by its "
-        "memory, 24GB."
+        "memory, 24GB.",
+    )
+    fit: str | None = Field(
+        None,
+        description="A memory, 24GB: the smallest cuts that fit it, at 16, 8 and 4 bits, with the KV cache of "
+        "--context tokens.",
     )
     memory_gb: float | None = Field(None, gt=0, le=1e6, description="Another memory of a device than its data sheet's.")
     tflops: float | None = Field(
@@ -68,3 +77,23 @@ class PlanConfig(Renamed):
     gradient_checkpointing: bool = Field(
         RECOVER.gradient_checkpointing, description="Whether recover computes activations anew."
     )
+
+    @field_validator("fit")
+    @classmethod
+    def _is_a_memory(cls, value: str | None) -> str | None:
+        if value is not None:
+            size_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _is_for_something(self) -> Self:
+        if self.fit is not None:
+            given = [name for name in (*TARGETS, "bits") if getattr(self, name) is not None]
+            if given:
+                raise ValueError(f"--fit says what is to fit, at each number of bits; leave out {flag(given[0])}")
+        elif self.devices is None and self.target_option is None:
+            raise ValueError(
+                "--devices is missing: how many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a "
+                "GPU by its memory, 24GB"
+            )
+        return self

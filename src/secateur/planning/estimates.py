@@ -1,22 +1,24 @@
 """Memory and time of every phase, from a model's `config.json` and the data sheets of devices."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from transformers import PreTrainedModel
 
+from secateur.costs.devices import named_devices
+from secateur.costs.known_devices import GB, Device
+from secateur.costs.losses import place_of_model
 from secateur.models import configured
 from secateur.models.options import takes_options
 from secateur.planning.config import PlanConfig
-from secateur.planning.devices import named_devices
-from secateur.planning.known_devices import GB, Device
+from secateur.planning.cuts import CutEstimate, cut_estimates
 from secateur.planning.layouts import Cluster, PhaseEstimate, advice
 from secateur.planning.options import PlanOptions
 from secateur.planning.phase import Setting
-from secateur.planning.shape import BYTES, ModelShape, shape_of
-from secateur.planning.source import model_shape
+from secateur.planning.shape import BYTES, ModelShape, bare_of, shape_of
+from secateur.planning.source import config_of
 from secateur.planning.tasks import TASKS
 from secateur.showing import Drawn
 
@@ -40,6 +42,7 @@ class ModelEstimate(Drawn):
         utilisation: `measured in part`, on `cpu`, or `assumed`.
         phases: in the order in which they are done.
         advice: the commands that can be run, and those that cannot and what they would need.
+        cuts: what has to leave to fit a memory or to meet a target, where that is asked for.
     """
 
     model: str
@@ -53,8 +56,11 @@ class ModelEstimate(Drawn):
     utilisation: str
     phases: list[PhaseEstimate]
     advice: list[str]
+    cuts: list[CutEstimate] = field(default_factory=list)
 
     def headline(self) -> str:
+        if not self.phases:
+            return f"{self.parameters:,} parameters in {self.dtype}; " + "; ".join(cut.said for cut in self.cuts)
         fitting = sum(phase.fits for phase in self.phases)
         devices = f"{self.devices} × {self.device} of {self.device_memory_bytes / GB:,.0f} GB"
         return (
@@ -62,7 +68,7 @@ class ModelEstimate(Drawn):
         )
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
-        return [asdict(phase) for phase in self.phases]
+        return [asdict(each) for each in (self.phases or self.cuts)]
 
     def plot(self) -> "Figure":
         from secateur.report import figure_of, plan_plot
@@ -93,9 +99,13 @@ def estimate(
         ModelError: there is no config, or it cannot be planned with.
     """
     config = configured(PlanConfig, config, options)
-    count, device = named_devices(config.devices, config.memory_gb, config.tflops)
-    shape = model_shape(model) if isinstance(model, str | Path) else shape_of(model.config.to_dict(), "the model")
     name = str(model if isinstance(model, str | Path) else model.name_or_path)
+    content, source = config_of(model) if isinstance(model, str | Path) else (model.config.to_dict(), "the model")
+    shape = shape_of(content, source)
+    cuts = cut_estimates(bare_of(content, source), shape, config, _to_start_with(name), place_of_model(name))
+    if config.devices is None:
+        return _without_devices(name, shape, config, cuts)
+    count, device = named_devices(config.devices, config.memory_gb, config.tflops)
     dtype = _number_format(config, shape, device)
     setting = Setting(shape, config, BYTES[dtype], device.is_cpu)
     products = {"float32": device.float32, "float16": device.float16 or device.products}.get(dtype, device.products)
@@ -113,6 +123,26 @@ def estimate(
         utilisation="measured in part" if device.is_cpu and device.has_bfloat16 else "assumed",
         phases=[phase for _, phases in found for phase in phases],
         advice=advice(cluster, setting, _to_start_with(name), found),
+        cuts=cuts,
+    )
+
+
+def _without_devices(name: str, shape: ModelShape, config: PlanConfig, cuts: list[CutEstimate]) -> ModelEstimate:
+    """A plan that no devices are named for: of the cuts alone."""
+    dtype = shape.dtype if config.dtype == "auto" else config.dtype
+    return ModelEstimate(
+        model=name,
+        family=shape.family,
+        parameters=shape.parameters,
+        dtype=dtype,
+        weights_bytes=shape.parameters * BYTES[dtype],
+        devices=0,
+        device="",
+        device_memory_bytes=0.0,
+        utilisation="",
+        phases=[],
+        advice=[],
+        cuts=cuts,
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from secateur.planning.devices import NETWORK
-from secateur.planning.known_devices import GB, Device
+from secateur.costs.devices import NETWORK
+from secateur.costs.known_devices import GB, Device
 from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.tasks import Task, phases_of
 from secateur.planning.work import Work, seconds

@@ -4,14 +4,49 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from secateur.costs.config import Engine
+
 
 class PlanOptions(TypedDict, total=False):
     """Options of `secateur.plan`, the fields of `PlanConfig`."""
 
-    devices: str
-    """How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU by its memory, 24GB.
-    Required.
+    target_memory: str | None
+    """What the cut model may take, 6GB or 900MB: its weights as they will be stored, and the KV cache of context=
+    tokens.
     """
+
+    target_latency: str | None
+    """What the cut model may take for a decoded token, 25ms for example."""
+
+    target_throughput: str | None
+    """How many tokens a second the cut model is to decode, one sequence at a time."""
+
+    context: int | None
+    """Tokens before the last: in the cache of target_memory=4096, before the token that is timed 512 unless given, or
+    the model's most where that is less.
+    """
+
+    batch: int
+    """Sequences that the cache of target_memory= holds. Default: 1."""
+
+    bits: int | None
+    """Bits in which the projections will be stored: 16, 8 or 4, the latter two with a scale for each 128 weights; the
+    rest in 16. Unless given, all as the model's own files are.
+    """
+
+    target_device: str
+    """Where a token is timed: this machine, a device that secateur plan knows (by its bandwidth), or the file of
+    secateur measure-widths from another machine. Default: 'this'.
+    """
+
+    engine: Engine
+    """What decodes. Default: 'transformers'."""
+
+    devices: str | None
+    """How many of which device: 8xH100, 'A100 40GB', 2x4090, 'M4 Max 64GB', cpu, or a GPU by its memory, 24GB."""
+
+    fit: str | None
+    """A memory, 24GB: the smallest cuts that fit it, at 16, 8 and 4 bits, with the KV cache of context= tokens."""
 
     memory_gb: float | None
     """Another memory of a device than its data sheet's."""

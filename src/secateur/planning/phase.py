@@ -9,8 +9,6 @@ from secateur.planning.config import PlanConfig
 from secateur.planning.shape import LayerShape, ModelShape
 from secateur.planning.work import Work
 
-LAYER_LAUNCHES = 45  # operations of a decoder layer in Transformers with a cache
-
 
 @dataclass(frozen=True)
 class Sharding:

@@ -3,8 +3,9 @@
 import math
 from dataclasses import replace
 
+from secateur.costs.paper import LAYER_LAUNCHES
 from secateur.planning.config import EVALUATE, RECOVER
-from secateur.planning.phase import LAYER_LAUNCHES, Phase, Setting, Sharding
+from secateur.planning.phase import Phase, Setting, Sharding
 from secateur.planning.work import Work
 from secateur.recovery.losses import CPU_BUFFER_BYTES, GPU_BUFFER_BYTES
 from secateur.recovery.recover import CPU_MICRO_BATCH_SIZE

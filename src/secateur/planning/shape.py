@@ -1,10 +1,8 @@
 """A model's widths out of its `config.json`: parameters and FLOPs counted from them, without any weights."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +10,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from secateur.models.adapters import Adapter, adapter_for
+from secateur.costs.memory import window_of
+from secateur.models.adapters import Adapter, adapter_of
 from secateur.models.config_file import build_config, check_config, reading
 from secateur.models.config_schema import DeclaredConfig
 from secateur.models.halves import Half
-from secateur.models.json_file import read_object
 from secateur.models.quantised import refuse_quantised
 from secateur.models.quiet import quiet
 from secateur.models.widths import count_parameters
@@ -147,30 +145,14 @@ class ModelShape:
         return 2 * self.hidden_size * self.vocab_size
 
 
-def read_shape(file: Path) -> ModelShape:
-    """The shape of the model whose `config.json` this is.
-
-    Raises:
-        ModelError: it cannot be read, is of another family, lacks a number or holds one that cannot be.
-    """
-    content = read_object(file)
-    return shape_of(content, str(file))
-
-
 def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelShape:
     """The shape of a model from the content of its `config.json`. `source` is what messages call it.
 
     Raises:
-        ModelError: as `read_shape`.
+        ModelError: it is of another family, lacks a number or holds one that cannot be.
     """
-    declared = check_config(content, source)
-    refuse_quantised(content, source)
-    adapter = adapter_for(declared.model_type)
-    with quiet(), reading(source):
-        config = build_config(content)
-    with quiet(), reading(source), torch.device("meta"), no_init_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        model.tie_weights()  # which comes with the initial values that are left out
+    model = bare_of(content, source)
+    declared, adapter, config = check_config(content, source), adapter_of(model), model.config
     layers = [_layer_shape(adapter, layer, config, index) for index, layer in enumerate(adapter.layers(model))]
     once = {layer: layer for layer in layers}  # equal layers are one object, whose sums are made once
     embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
@@ -187,6 +169,18 @@ def shape_of(content: Mapping[str, Any], source: str = "the config") -> ModelSha
     )
 
 
+def bare_of(content: Mapping[str, Any], source: str = "the config") -> PreTrainedModel:
+    """A model from the content of its `config.json`, without weights. Arguments and errors as `shape_of`."""
+    check_config(content, source)
+    refuse_quantised(content, source)
+    with quiet(), reading(source):
+        config = build_config(content)
+    with quiet(), reading(source), torch.device("meta"), no_init_weights():
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model.tie_weights()  # which comes with the initial values that are left out
+    return model
+
+
 def _other_matrices(adapter: Adapter, model: PreTrainedModel) -> int:
     """Weights of the decoder's linear modules that are no projections of halves."""
     layers = adapter.layers(model)
@@ -200,7 +194,7 @@ def _layer_shape(adapter: Adapter, layer: nn.Module, config: PreTrainedConfig, i
     return LayerShape(
         attention=_half_shape(attention),
         mlp=_half_shape(mlp),
-        mixing=_mixing(attention, config, _window(config, index)),
+        mixing=_mixing(attention, config, window_of(config, index)),
         parameters=count_parameters(layer),
         more_normed=_more_normed(attention, mlp, config.hidden_size) + _normed_beside(layer, attention, mlp, config),
     )
@@ -248,15 +242,6 @@ def _normed_beside(layer: nn.Module, attention: Half, mlp: Half, config: PreTrai
     known = {name for names in (attention.names, mlp.names) for name in (names.mixer, *names.norms)}
     others = [child for name, child in layer.named_children() if name not in known]
     return 2 * int(config.hidden_size) * sum("Norm" in type(child).__name__ for child in others)
-
-
-def _window(config: PreTrainedConfig, index: int) -> float:
-    """How many keys a token of a layer sees at most: as Transformers' caches read a config."""
-    window: int | None = getattr(config, "sliding_window", None)
-    kinds: list[str] | None = getattr(config, "layer_types", None)
-    if window is None or (kinds is not None and kinds[index] != "sliding_attention"):
-        return math.inf
-    return window
 
 
 def _number_format(declared: DeclaredConfig) -> str:

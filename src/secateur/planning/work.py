@@ -3,12 +3,11 @@
 import operator
 from dataclasses import dataclass
 
-from secateur.planning.known_devices import Device
+from secateur.costs.known_devices import Device
+from secateur.costs.paper import CPU_LAUNCH_SECONDS, LAUNCH_SECONDS, TRAFFIC_SHARE
 
 DISK = 2e9  # bytes a second read from disk; an assumption
 HOST = 25e9  # bytes a second between a GPU and its machine's memory, PCIe 4; an assumption
-LAUNCH_SECONDS = 1e-5  # of an operation too small to fill a GPU; an assumption
-CPU_LAUNCH_SECONDS = 5e-6
 BYTES_RANKED = 60  # memory traffic that ranking a weight among its row costs
 
 
@@ -65,10 +64,10 @@ class Utilisation:
 
 
 # An assumption: no phase has been timed on a GPU.
-ASSUMED = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.3)
+ASSUMED = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=TRAFFIC_SHARE, ranked=0.3)
 
 # Of an Intel Xeon with AMX, by `benchmarks/scale.py`: products and ranked. The others are assumed, as of a GPU.
-ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=0.5, ranked=0.055)
+ON_CPU = Utilisation(products=0.5, training=0.4, float32=0.6, float64=0.3, traffic=TRAFFIC_SHARE, ranked=0.055)
 
 
 def utilisation(device: Device) -> Utilisation:

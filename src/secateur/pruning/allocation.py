@@ -5,11 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from transformers import PreTrainedModel
 
+from secateur.costs.config import TOLERANCE as TARGET_TOLERANCE
+from secateur.costs.measure import Measure
 from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths, layer_widths, stock_allows
-from secateur.pruning.budget import Budget, budget_of, full_sizes
+from secateur.pruning.budget import Budget, budget_of, full_sizes, require_met, take_most
 from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.importance import LayerScores
 from secateur.pruning.ladders import Ladder, build_ladders
@@ -23,31 +25,36 @@ def allocate(
     config: PruneConfig,
     scores: Sequence[LayerScores],
     importance: Sequence[float] | None,
+    measure: Measure | None = None,
 ) -> list[Ladder]:
-    """Decide how many steps of each ladder are taken, so that `ratio` of all parameters leave.
+    """Decide how many steps of each ladder are taken, so that `ratio` of all parameters leave, or a target is met.
 
     Args:
         model: the uncut model.
         config: ratio, target, layers, rates, kind of allocation.
         scores: costs of the units of every layer.
         importance: scores of the layers; needed by `inverse` and `proportional`.
+        measure: what is counted in the place of parameters, with the target.
 
     Returns:
         The ladders, with `taken` set.
 
     Raises:
-        InputError: the ratio is more than the layers can lose within their limits.
+        InputError: the ratio is more than the layers can lose within their limits, or the target less than they can
+            be brought to.
     """
-    ladders = build_ladders(model, config, scores)
-    budget = budget_of(model, ladders, config)
+    ladders = build_ladders(model, config, scores, measure)
+    budget = budget_of(model, ladders, config, measure)
     if config.only_drops:
         return ladders
     if config.even:
-        _allocate_evenly(model, ladders, budget, config)
+        _allocate_evenly(model, ladders, budget, config, measure)
     elif config.allocation == "global":
         _allocate_globally(ladders, budget, config.attention_share if config.target == "both" else None)
     else:
         _allocate_by_rate(ladders, budget, config, full_sizes(model, ladders), importance)
+    if measure is not None:
+        require_met(ladders, measure)
     return ladders
 
 
@@ -56,30 +63,37 @@ def take_by_price(
     ladders: list[Ladder],
     config: CutLimits,
     within: Mapping[tuple[int, Part], tuple[int, int]] | None = None,
+    measure: Measure | None = None,
 ) -> None:
-    """Set the ladders' `taken` by one ranking of all steps by cost per parameter.
+    """Set the ladders' `taken` by one ranking of all steps by cost per parameter, or by another measure.
 
     Args:
         within: for each half the fewest and the most steps that it may take. The fewest of all halves are together no
             more than is to be removed.
+        measure: what the ladders' steps save, and the target; parameters and the ratio if None.
 
     Raises:
         InputError: as `allocate`.
     """
     for ladder in ladders:
         ladder.taken = 0
-    budget = budget_of(model, ladders, config)
+    budget = budget_of(model, ladders, config, measure)
     if config.only_drops:
         return
     for ladder in ladders:
         fewest, ladder.most = within[ladder.layer, ladder.part] if within else (0, None)
         while ladder.taken < fewest and budget.take(ladder, budget.remaining()):
             pass
-    _allocate_globally(ladders, budget, None)
+    _allocate_globally(ladders, budget, None, {name: fewest for name, (fewest, _) in (within or {}).items()})
 
 
-def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: float | None) -> None:
-    """One ranking of all steps by cost per parameter."""
+def _allocate_globally(
+    ladders: list[Ladder],
+    budget: Budget,
+    attention_share: float | None,
+    fewest: Mapping[tuple[int, Part], int] | None = None,
+) -> None:
+    """One ranking of all steps by cost for what they save. `fewest` are steps that stay taken, by half."""
     for ladder in ladders:
         while ladder.left and budget.removed.get(ladder.layer, 0) < budget.least[ladder.layer]:
             cheapest = min(_siblings(ladders, ladder.layer), key=_price)
@@ -87,6 +101,9 @@ def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: f
                 break
     if attention_share is None:
         _take_cheapest(ladders, budget, budget.remaining)
+        if budget.slack and budget.remaining() > 0 and not fewest:
+            take_most(ladders, budget)
+        _give_back(ladders, budget, fewest or {})
         return
     for part, share in (("attention", attention_share), ("mlp", 1.0)):
         chosen = [ladder for ladder in ladders if ladder.part == part]
@@ -96,9 +113,27 @@ def _allocate_globally(ladders: list[Ladder], budget: Budget, attention_share: f
         _take_cheapest(chosen, budget, _room(chosen, budget, allowance))
 
 
+def _give_back(ladders: list[Ladder], budget: Budget, fewest: Mapping[tuple[int, Part], int]) -> None:
+    """Take back what a total that has to be reached does not need, the dearest steps first."""
+    if not budget.slack:
+        return
+    taken = [ladder for ladder in ladders if ladder.taken]
+    while taken:
+        dearest = max(taken, key=lambda ladder: ladder.costs[ladder.taken - 1])
+        step = dearest.taken - 1
+        kept = budget.removed[dearest.layer] - dearest.parameters(step) >= budget.least[dearest.layer]
+        needed = step < max(dearest.least, fewest.get((dearest.layer, dearest.part), 0)) or not kept
+        if needed or dearest.saved[step] > -budget.remaining():
+            taken.remove(dearest)
+            continue
+        budget.give_back(dearest)
+        if not dearest.taken:
+            taken.remove(dearest)
+
+
 def _room(ladders: list[Ladder], budget: Budget, allowance: float) -> Callable[[], float]:
     def room() -> float:
-        own = sum(ladder.removed_parameters() for ladder in ladders)
+        own = sum(ladder.saved_so_far() for ladder in ladders)
         return min(budget.remaining(), allowance - own)
 
     return room
@@ -116,14 +151,17 @@ def _price(ladder: Ladder) -> float:
 def _take_cheapest(ladders: list[Ladder], budget: Budget, room: Callable[[], float]) -> None:
     """Take the cheapest next step again and again until no step fits the room that is left.
 
-    The last step may overshoot by less than half of itself, so that the total is met as closely as steps allow.
+    The last step may overshoot by less than half of itself, so that the total is met as closely as steps allow; where
+    the total has to be reached, by the budget's slack.
     """
     open_ladders = [ladder for ladder in ladders if ladder.left]
     while open_ladders:
+        if budget.slack and room() <= 0:
+            return
         cheapest = min(open_ladders, key=_price)
         fine = cheapest.part == "mlp" or len(cheapest.units) == 1
-        half = cheapest.parameters(cheapest.taken) / 2 if fine else 0.0
-        taken = budget.take(cheapest, room() + half)
+        over = budget.slack or (cheapest.saved[cheapest.taken] / 2 if fine else 0.0)
+        taken = budget.take(cheapest, room() + over)
         if not taken or not cheapest.left:
             open_ladders.remove(cheapest)
 
@@ -197,7 +235,9 @@ def _round_off(ladders: list[Ladder], budget: Budget, wanted: dict[int, float]) 
         budget.take(ladder, missing + ladder.parameters(ladder.taken) / 2)
 
 
-def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budget, config: PruneConfig) -> None:
+def _allocate_evenly(
+    model: PreTrainedModel, ladders: list[Ladder], budget: Budget, config: PruneConfig, measure: Measure | None
+) -> None:
     """The same number of groups and channels in every layer.
 
     Of the pairs within tolerance of the ratio those that the stock architecture can express come first, then the
@@ -213,11 +253,19 @@ def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budg
         raise InputError("--even needs a model whose layers are equal; this one's differ already")
     choices = {part: _even_choices(row, config.tensor_parallel) for part, row in by_part.items()}
     removed = {part: {steps: sum(_removal(row, steps)) for steps in choices[part]} for part, row in by_part.items()}
+    saved = {
+        part: {steps: sum(sum(ladder.saved[:steps]) for ladder in row) for steps in choices[part]}
+        for part, row in by_part.items()
+    }
     share = config.attention_share
 
     def distance(pair: tuple[int, int]) -> tuple[float, bool, float]:
-        attention, mlp = removed["attention"][pair[0]], removed["mlp"][pair[1]]
+        attention, mlp = saved["attention"][pair[0]], saved["mlp"][pair[1]]
         miss = abs(attention + mlp - budget.total) / budget.total
+        if measure is None:
+            near = miss * config.ratio <= TOLERANCE
+        else:
+            near = measure.allows(measure.whole - attention - mlp, TARGET_TOLERANCE)
         if share is not None:
             preference = abs(attention - share * budget.total)
         else:
@@ -225,7 +273,7 @@ def _allocate_evenly(model: PreTrainedModel, ladders: list[Ladder], budget: Budg
                 sum(ladder.costs[: pair[1]]) for ladder in by_part["mlp"]
             )
         expressible = stock_allows(model, _even_widths(model, by_part, pair))
-        return (0.0 if miss * config.ratio <= TOLERANCE else miss, not expressible, preference)
+        return (0.0 if near else miss, not expressible, preference)
 
     most = min(budget.most.values()) * num_layers
     pairs = [

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
+from secateur.costs.config import TARGETS, Targets
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
 from secateur.files.shares import Ratio
@@ -24,7 +25,7 @@ Allocation = Literal["global", "inverse", "proportional", "uniform"]
 DROPPED: dict[str, tuple[Part, ...]] = {"layers": PARTS, "attention": ("attention",), "mlp": ("mlp",)}
 
 
-class CutLimits(CalibratedConfig):
+class CutLimits(Targets, CalibratedConfig):
     """What is cut."""
 
     ratio: Ratio = Field(default=0.25, gt=0, lt=1, description="Share of all parameters to remove.")
@@ -85,7 +86,8 @@ class CutLimits(CalibratedConfig):
     @property
     def only_drops(self) -> bool:
         """Whether nothing leaves but what is named."""
-        return bool(self.drop_layers or self.drop) and "ratio" not in self.model_fields_set
+        named = "ratio" in self.model_fields_set or self.target_option is not None
+        return bool(self.drop_layers or self.drop) and not named
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -142,6 +144,7 @@ class CutLimits(CalibratedConfig):
 MULTIPLES = ("channel_multiple", "tensor_parallel")
 PLANNED = (
     "ratio",
+    *TARGETS,
     "target",
     "keep_halves",
     "drop_layers",
@@ -213,6 +216,14 @@ class PruneConfig(StreamedConfig, CutLimits):
     def reach(self) -> Reach:
         """How far halves of layers may be narrowed; equal layers all keep theirs."""
         return "narrow" if self.even else super().reach
+
+    @model_validator(mode="after")
+    def _rates_share_out_a_ratio(self) -> Self:
+        if self.target_option is not None and not self.even and self.allocation != "global":
+            raise ValueError(
+                f"--allocation {self.allocation} shares out a --ratio; leave it out beside {flag(self.target_option)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _even_keeps_halves(self) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from secateur.calibration.streaming import Offload
+from secateur.costs.config import Engine
 from secateur.data import Data
 from secateur.models.masks import Zeros
 from secateur.pruning.config import Allocation, Target, UnitImportance
@@ -55,6 +56,38 @@ class PruneOptions(TypedDict, total=False):
 
     seed: int
     """Seed for the choice of windows. Default: 0."""
+
+    target_memory: str | None
+    """What the cut model may take, 6GB or 900MB: its weights as they will be stored, and the KV cache of context=
+    tokens.
+    """
+
+    target_latency: str | None
+    """What the cut model may take for a decoded token, 25ms for example."""
+
+    target_throughput: str | None
+    """How many tokens a second the cut model is to decode, one sequence at a time."""
+
+    context: int | None
+    """Tokens before the last: in the cache of target_memory=4096, before the token that is timed 512 unless given, or
+    the model's most where that is less.
+    """
+
+    batch: int
+    """Sequences that the cache of target_memory= holds. Default: 1."""
+
+    bits: int | None
+    """Bits in which the projections will be stored: 16, 8 or 4, the latter two with a scale for each 128 weights; the
+    rest in 16. Unless given, all as the model's own files are.
+    """
+
+    target_device: str
+    """Where a token is timed: this machine, a device that secateur plan knows (by its bandwidth), or the file of
+    secateur measure-widths from another machine. Default: 'this'.
+    """
+
+    engine: Engine
+    """What decodes. Default: 'transformers'."""
 
     ratio: float | str
     """Share of all parameters to remove. Default: 0.25."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from secateur.console import flag
+from secateur.costs.reached import Reached
 from secateur.models.halves import PARTS, Part
 from secateur.models.widths import LayerWidths
 from secateur.pruning.config import MULTIPLES
@@ -81,6 +82,7 @@ class PruningPlan(Drawn):
         calibration_windows: how much of it: windows of `settings["seqlen"]` tokens.
         calibration_source: the identity of that text's source.
         model: which model it is a plan of, as `units.identity` has it.
+        target: what was asked for in the place of the ratio, which is then the one reached.
     """
 
     ratio: float
@@ -94,6 +96,7 @@ class PruningPlan(Drawn):
     calibration_windows: int = 0
     calibration_source: str = ""
     model: dict[str, Any] = field(default_factory=dict)
+    target: Reached | None = None
 
     @property
     def reached(self) -> float:
@@ -101,7 +104,8 @@ class PruningPlan(Drawn):
         return 1 - self.parameters_after / self.parameters_before
 
     def headline(self) -> str:
-        return f"{self.parameters_before:,} → {self.parameters_after:,} parameters, {self.reached:.1%} removed"
+        met = f"; {self.target.said()}" if self.target else ""
+        return f"{self.parameters_before:,} → {self.parameters_after:,} parameters, {self.reached:.1%} removed{met}"
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
         return [layer.figures() for layer in self.layers]
@@ -112,8 +116,10 @@ class PruningPlan(Drawn):
         return figure_of(pruning_strategy, self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        own = {key: value for key, value in vars(self).items() if key != "layers"}
-        return {**own, "reached": self.reached, "layers": [layer.to_dict() for layer in self.layers]}
+        own = {key: value for key, value in vars(self).items() if key not in ("layers", "target")}
+        target = None if self.target is None else asdict(self.target)
+        layers = [layer.to_dict() for layer in self.layers]
+        return {**own, "reached": self.reached, "target": target, "layers": layers}
 
 
 def plan_layers(

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from transformers import PreTrainedModel
 
+from secateur.costs.reached import Reached
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
@@ -32,12 +33,14 @@ class PlannedCut:
         units: for each layer, the halves whose units the plan names, as an order; the others' are for the cut to find.
         frozen: layers that were not to be cut.
         source: the file.
+        target: what it was made to meet, where that was no ratio.
     """
 
     counts: dict[tuple[int, Part], int] = field(default_factory=dict)
     units: list[dict[Part, PartScores]] = field(default_factory=list)
     frozen: list[int] = field(default_factory=list)
     source: str = ""
+    target: Reached | None = None
 
     @property
     def names_all_units(self) -> bool:
@@ -55,9 +58,9 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     Raises:
         InputError: it is not such a file, or of another model.
     """
-    layers = _entries(path, model)
+    layers, target = _entries(path, model)
     widths, shapes = layer_widths(model), part_shapes(model)
-    cut = PlannedCut(units=[{} for _ in shapes], source=str(path))
+    cut = PlannedCut(units=[{} for _ in shapes], source=str(path), target=target)
     seen: set[int] = set()
     for entry in layers:
         unknown = sorted(entry.keys() - KEYS)
@@ -99,13 +102,16 @@ def read_plan(path: str | Path, model: PreTrainedModel) -> PlannedCut:
     return cut
 
 
-def _entries(path: str | Path, model: PreTrainedModel) -> list[Mapping[str, Any]]:
+def _entries(path: str | Path, model: PreTrainedModel) -> tuple[list[Mapping[str, Any]], Reached | None]:
     content = read_json(path, "is not a pruning_plan.json")
     layers = content.get("layers") if isinstance(content, dict) else None
     if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
         raise InputError(f"{path} is not a pruning_plan.json: it has no list 'layers' with an entry for each layer")
     _require_own(path, content.get("model", {}), model)
-    return layers
+    try:
+        return layers, Reached.read(content.get("target"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a pruning_plan.json: its 'target' {error}") from error
 
 
 def _require_own(path: str | Path, stated: object, model: PreTrainedModel) -> None:

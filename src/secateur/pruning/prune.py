@@ -12,6 +12,8 @@ from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.walks import NOTHING_KEPT, Walks
 from secateur.calibration.windows import calibrate
+from secateur.costs.measure import Measure
+from secateur.costs.reached import Reached
 from secateur.data import load_corpus, token_windows
 from secateur.errors import InputError
 from secateur.files.result_files import IMPORTANCE, PLAN
@@ -46,6 +48,7 @@ from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.removals import with_measured_halves
+from secateur.pruning.targets import keep_expected_losses, measure_of
 from secateur.pruning.units import check_group_ratios, identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
@@ -143,10 +146,12 @@ def prune(
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
         layer_importance = _given_importance(layer_importance, len(shapes), config)
     planned = read_plan(config.plan, model) if config.plan is not None else None
+    measure: Measure | None = None
     cut_layers = config.cut_layers(len(shapes))
     if planned is None:
         require_multiples(config, shapes, config.even)
-        require_room(model, config)
+        measure = measure_of(model, tokenizer, config)
+        require_room(model, config, measure)
     else:
         require_kept_multiples(config, shapes, planned.counts, planned.source)
     seconds: dict[str, float] = {}
@@ -159,7 +164,7 @@ def prune(
         layer_scores = importance.importance if importance else None
         with timed(seconds, "unit scores"):
             metrics = _metrics(model, windows, config, planned)
-            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks, own_score)
+            scores, counts = _decide(model, windows, config, planned, layer_scores, metrics, walks, own_score, measure)
         with timed(seconds, "cut"):
             if config.compensate:
                 order = scores if planned or not config.by_refit else None
@@ -177,7 +182,7 @@ def prune(
     if planned:
         cut_layers = [layer for layer in cut_layers if layer not in planned.frozen]
     plan = PruningPlan(
-        ratio=1 - after / before if planned or config.only_drops else config.ratio,
+        ratio=1 - after / before if planned or measure or config.only_drops else config.ratio,
         parameters_before=before,
         parameters_after=after,
         head_dim=head_dim,
@@ -188,6 +193,7 @@ def prune(
         calibration_windows=len(windows),
         calibration_source=calibration.corpus.source,
         model=uncut,
+        target=planned.target if planned else Reached.by(measure, config, counts),
     )
     warn_of_miss(plan, config.even)
     own = {"importance": plan.settings["importance"]} if own_score else {}
@@ -261,11 +267,15 @@ def _decide(
     metrics: Metrics | None,
     walks: Walks,
     own_score: UnitScore | None,
+    measure: Measure | None,
 ) -> tuple[list[LayerScores], dict[tuple[int, Part], int]]:
     """The order in which units go, and how many of each half of each layer."""
     if planned is None:
         scores = unit_scores(model, windows, config, metrics, walks, own_score)
-        return scores, units_removed(allocate(model, config, scores, layer_importance))
+        ladders = allocate(model, config, scores, layer_importance, measure)
+        if config.by_refit and own_score is None:  # whose costs are nats
+            keep_expected_losses(model, config, ladders)
+        return scores, units_removed(ladders)
     found_by_the_cut = config.compensate and config.by_refit
     if planned.names_all_units or found_by_the_cut:
         return planned.units, planned.counts

@@ -8,7 +8,7 @@ from secateur.report.layout import Column, TextTable
 from secateur.report.longrange import longrange_table, pattern_plot, prepared_table, switch_plot
 from secateur.report.maps import attention_map, sparsity_map
 from secateur.report.page import comparison_rows, run_page, source_warnings
-from secateur.report.planning import plan_markdown, plan_summary, plan_table
+from secateur.report.planning import cuts_table, plan_markdown, plan_summary, plan_table
 from secateur.report.plots import loss_curve, perplexity_plot, stage_plot
 from secateur.report.search import search_plot, search_table
 from secateur.report.strategy import pruning_strategy
@@ -25,6 +25,7 @@ from secateur.report.tables import (
     weights_table,
 )
 from secateur.report.task_tables import task_table
+from secateur.report.times import times_table
 
 __all__ = [
     "Column",
@@ -40,6 +41,7 @@ __all__ = [
     "comparison_page",
     "comparison_rows",
     "comparison_table",
+    "cuts_table",
     "figure_of",
     "health_table",
     "longrange_table",
@@ -67,6 +69,7 @@ __all__ = [
     "switch_plot",
     "task_table",
     "text_notes",
+    "times_table",
     "weights_plot",
     "weights_table",
 ]

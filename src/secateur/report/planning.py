@@ -13,13 +13,13 @@ NOT_FITTING = "does not fit"
 
 def plan_summary(figures: Mapping[str, Any]) -> str:
     """Two lines: the model and the devices."""
+    model = f"{figures['family']}, {figures['parameters']:,} parameters, {figures['weights_bytes'] / GB:,.1f} GB in "
+    if not figures["devices"]:
+        return f"{model}{figures['dtype']}"
     memory = figures["device_memory_bytes"] / GB
     assumed = figures["utilisation"] == "assumed"
     rates = "their utilisation is assumed" if assumed else "its rates as measured on one core"
-    return (
-        f"{figures['family']}, {figures['parameters']:,} parameters, {figures['weights_bytes'] / GB:,.1f} GB in "
-        f"{figures['dtype']}\n{figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
-    )
+    return f"{model}{figures['dtype']}\n{figures['devices']} × {figures['device']} of {memory:,.0f} GB, {rates}"
 
 
 def plan_columns(figures: Mapping[str, Any]) -> list[Column]:
@@ -38,6 +38,28 @@ def plan_table(figures: Mapping[str, Any]) -> TextTable:
     phase, options, *figured = plan_columns(figures)
     kept = [re.sub(r" (?!--)", NO_BREAK, cell) for cell in options.cells]
     return TextTable([phase, Column(options.header, kept, "left"), *figured])
+
+
+def cuts_table(figures: Mapping[str, Any]) -> TextTable:
+    """The smallest cuts that fit or meet a target."""
+    cuts = figures["cuts"]
+
+    def ratio(cut: Mapping[str, Any]) -> str:
+        return "none is enough" if cut["ratio"] is None else f"{cut['ratio']:.1%}" if cut["ratio"] else "none"
+
+    def loss(cut: Mapping[str, Any]) -> str:
+        return "not known" if cut["expected_loss"] is None else f"{cut['expected_loss']:.3f} nats"
+
+    return TextTable(
+        [
+            Column("bits", ["stored" if cut["bits"] is None else str(cut["bits"]) for cut in cuts]),
+            Column("uncut", [cut["before"] for cut in cuts]),
+            Column("fits", ["yes" if cut["fits"] else "no" for cut in cuts], "left"),
+            Column("smallest cut", [ratio(cut) for cut in cuts]),
+            Column("which takes", [cut["after"] for cut in cuts]),
+            Column("expected loss", ["" if cut["ratio"] is None else loss(cut) for cut in cuts]),
+        ]
+    )
 
 
 def plan_markdown(figures: Mapping[str, Any]) -> str:

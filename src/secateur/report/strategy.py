@@ -72,7 +72,8 @@ def strategy_figure(
     axes[-1].set_xlabel("decoder layer")
     axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=20 if width > NARROW else 8, integer=True))
     before, after = plan["parameters_before"], plan["parameters_after"]
-    removed = f"asked {plan['ratio']:.1%}, removed {plan['reached']:.1%}: {before:,} to {after:,} parameters"
+    asked = (plan.get("target") or {}).get("asked") or f"{plan['ratio']:.1%}"
+    removed = f"asked {asked}, removed {plan['reached']:.1%}: {before:,} to {after:,} parameters"
     figure.suptitle(fitted(removed, width), x=0.01, ha="left")
     _legend(figure, layers, limits, 5 if width > NARROW else 2)
     return figure

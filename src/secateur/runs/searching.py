@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur import files
 from secateur.data import check_texts, inputs_of, load_corpus
@@ -19,6 +19,7 @@ from secateur.models import load
 from secateur.models.checks import require_in_memory
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.pruning.search import Round, SearchConfig, SearchResult, check_rounds, search
+from secateur.pruning.targets import measure_of
 from secateur.report import pruning_strategy, search_plot
 from secateur.runs.steps import logged_work
 
@@ -36,14 +37,14 @@ class UnfinishedSearch(Unfinished):
     def begun(self) -> bool:
         return (self.path / ROUNDS).is_file()
 
-    def rounds(self, model: PreTrainedModel, config: SearchConfig) -> list[Round]:
+    def rounds(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SearchConfig) -> list[Round]:
         """What is done. Raises `InputError` where its file is damaged, or of another model."""
         file = self.path / ROUNDS
         if not self.begun:
             return []
         with self.readable(file):
             rounds = TypeAdapter(list[Round]).validate_json(file.read_bytes())
-            check_rounds(model, config, rounds)
+            check_rounds(model, config, rounds, measure_of(model, tokenizer, config))
             return rounds
 
     def keep(self, rounds: list[Round]) -> None:
@@ -78,7 +79,7 @@ def search_model(
         if is_first():
             unfinished.open(_settings(config, weights_fingerprint(model)), overwrite)
         barrier()
-        rounds = unfinished.rounds(model, config)
+        rounds = unfinished.rounds(model, tokenizer, config)
         if rounds:
             logger.info("Going on after round %d", len(rounds))
         try:

@@ -50,6 +50,14 @@ class LayerFigures(RunFile):
     frozen: bool
 
 
+class TargetFigures(RunFile):
+    """What a plan was made to meet in the place of a ratio."""
+
+    asked: str
+    unit: str
+    reached: Annotated[float, Field(ge=0)]
+
+
 class PlanFile(RunFile):
     """`pruning_plan.json`."""
 
@@ -62,6 +70,7 @@ class PlanFile(RunFile):
     calibration_windows: Count = 0
     layers: list[LayerFigures] = Field(min_length=1, max_length=MOST_LAYERS)
     settings: dict[str, Any] = {}
+    target: TargetFigures | None = None
 
 
 class ImportanceFile(RunFile):

@@ -19,6 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from secateur.calibration.moments import solvable
 from secateur.calibration.sensitivity import Metrics
 from secateur.calibration.windows import Calibration, calibrate
+from secateur.costs.measure import Measure
+from secateur.costs.reached import Reached
 from secateur.errors import InputError
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import require_length
@@ -29,7 +31,7 @@ from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
-from secateur.pruning.budget import require_room
+from secateur.pruning.budget import require_met, require_room
 from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
 from secateur.pruning.ladders import Ladder, build_ladders, unpriced_ladders
 from secateur.pruning.multiples import require_multiples
@@ -46,6 +48,7 @@ from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.options import SearchOptions
 from secateur.pruning.search.text import SearchText, half_of, search_text
+from secateur.pruning.targets import keep_expected_losses, measure_of
 from secateur.pruning.units import identity, log_what_stays, part_shapes, usual_attention
 from secateur.showing import Drawn
 
@@ -175,25 +178,28 @@ def search(
     head_dim_of(model)  # or it says what is in the way
     config.cut_layers(len(part_shapes(model)))
     require_multiples(config, part_shapes(model))
-    require_room(model, config)
+    measure = measure_of(model, tokenizer, config)
+    require_room(model, config, measure)
     rounds, seconds = list(done), dict[str, float]()
     with peak_memory(model) as memory, solvable(config.damping):
         with timed(seconds, "calibration text"):
             calibration = calibrate(model, tokenizer, config)
         with timed(seconds, "rounds"):
-            _search(model, search_text(tokenizer, calibration, config), config, rounds, keep)
+            _search(model, search_text(tokenizer, calibration, config), config, rounds, keep, measure)
         with timed(seconds, "units of the best"):
-            removed = _units(model, calibration.windows, config, rounds)
-    plan = _plan(model, config, calibration, removed)
+            removed = _units(model, calibration.windows, config, rounds, measure)
+    plan = _plan(model, config, calibration, removed, measure)
     warn_of_miss(plan)
     return SearchResult(plan, rounds, seconds, memory.bytes)
 
 
-def check_rounds(model: PreTrainedModel, config: SearchConfig, rounds: Sequence[Round]) -> None:
+def check_rounds(
+    model: PreTrainedModel, config: SearchConfig, rounds: Sequence[Round], measure: Measure | None = None
+) -> None:
     """Raise `ValueError` where rounds are not of a search in this model with these settings."""
     layers = config.cut_layers(len(part_shapes(model)))
     cut = [(layer, part) for layer in layers for part in PARTS if config.cuts(part)]
-    ladders = unpriced_ladders(model, config, cut)
+    ladders = unpriced_ladders(model, config, cut, measure)
     for done in rounds:
         if len(done.taken) != len(part_shapes(model)) or not math.isfinite(done.divergence):
             raise ValueError("a round is not one of this model")
@@ -213,25 +219,26 @@ def _search(
     config: SearchConfig,
     done: list[Round],
     keep: Callable[[list[Round]], None] | None,
+    measure: Measure | None,
 ) -> None:
     """Add rounds to those that are done, until there are enough or they bring nothing more."""
     if _is_over(done, config):
         return
     batch_size = max(1, config.batch_size // BACKWARD)
-    ladders = _ladders(model, text.fitted, config)
+    ladders = _ladders(model, text.fitted, config, measure)
     metrics = metrics_of_layers(model, text.fitted, config.batch_size)
     judged = Watched.by(model, text.judged, batch_size)
     while not _is_over(done, config):
         seconds: dict[str, float] = {}
         with timed(seconds, "round"):
             if not done:
-                made = _as_prune_does_it(model, text.fitted, ladders, judged, config)
+                made = _as_prune_does_it(model, text.fitted, ladders, judged, config, measure)
             else:
                 _take(ladders, _named(done[-1].following))
                 priced = Watched.by(model, text.priced(len(done)), batch_size)
                 some = Watched.by(model, half_of(priced.windows), batch_size)
                 with uncut_again(model):
-                    made = _round(model, text.fitted, ladders, metrics, (judged, priced, some), done, config)
+                    made = _round(model, text.fitted, ladders, metrics, (judged, priced, some), done, config, measure)
         done.append(replace(made, seconds=seconds["round"]))
         logger.info(
             "Round %d: KL divergence %.4f, attention bears %.0f%% of the cut, %.0f s",
@@ -249,10 +256,17 @@ def _is_over(done: Sequence[Round], config: SearchConfig) -> bool:
 
 
 def _as_prune_does_it(
-    model: PreTrainedModel, fitted: Tensor, ladders: Ladders, judged: Watched, config: SearchConfig
+    model: PreTrainedModel,
+    fitted: Tensor,
+    ladders: Ladders,
+    judged: Watched,
+    config: SearchConfig,
+    measure: Measure | None,
 ) -> Round:
     """The first round: nothing is measured but how far the cut is from the uncut model."""
-    take_by_price(model, list(ladders.values()), config)
+    take_by_price(model, list(ladders.values()), config, measure=measure)
+    if measure is not None:
+        require_met(list(ladders.values()), measure)
     with uncut_again(model):
         cut_with_candidates(model, ladders, fitted, config.batch_size, config.damping, narrower=False)
         distance = divergence(model, judged)
@@ -267,6 +281,7 @@ def _round(
     watched: tuple[Watched, Watched, Watched],
     done: Sequence[Round],
     config: SearchConfig,
+    measure: Measure | None,
 ) -> Round:
     """Make the cut that the ladders say, measure it, and say which one follows.
 
@@ -283,7 +298,7 @@ def _round(
     here = divergence(model, some)
     while True:
         scales = _scales(ladders, {**changes, **tried}, before, len(done))
-        following = _spread_anew(model, ladders, scales, config)
+        following = _spread_anew(model, ladders, scales, config, measure)
         going = [
             name
             for name, steps in following.items()
@@ -314,11 +329,13 @@ def _made(
     )
 
 
-def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig) -> Ladders:
+def _ladders(model: PreTrainedModel, windows: Tensor, config: SearchConfig, measure: Measure | None) -> Ladders:
     """The ladders by which `prune` spreads a cut."""
     scores = obs_scores(model, windows, config.batch_size, config.damping)
     scores = with_measured_halves(model, scores, windows, config.batch_size)
-    return {(ladder.layer, ladder.part): ladder for ladder in build_ladders(model, config, scores)}
+    ladders = build_ladders(model, config, scores, measure)
+    keep_expected_losses(model, config, ladders)
+    return {(ladder.layer, ladder.part): ladder for ladder in ladders}
 
 
 def _take(ladders: Ladders, steps: Mapping[HalfName, int]) -> None:
@@ -350,7 +367,11 @@ def _scales(
 
 
 def _spread_anew(
-    model: PreTrainedModel, ladders: Ladders, scales: Mapping[HalfName, float], config: SearchConfig
+    model: PreTrainedModel,
+    ladders: Ladders,
+    scales: Mapping[HalfName, float],
+    config: SearchConfig,
+    measure: Measure | None,
 ) -> dict[HalfName, int]:
     """The steps to take by the ladders, each at its half's own scale, not far from those that are taken."""
     near, moved = {}, []
@@ -358,18 +379,25 @@ def _spread_anew(
         reach = max(1, len(old.units) // REACH)
         near[name] = (max(0, old.taken - reach), min(len(old.units), old.taken + reach))
         costs, prices = ([math.exp(scales[name]) * each for each in numbers] for numbers in (old.costs, old.prices))
-        moved.append(Ladder(old.layer, old.part, old.shape, old.units, costs, least=old.least, prices=prices))
-    take_by_price(model, moved, config, near)
+        steps = old.units, costs, old.saved
+        moved.append(Ladder(old.layer, old.part, old.shape, *steps, least=old.least, prices=prices))
+    take_by_price(model, moved, config, near, measure)
     return {(ladder.layer, ladder.part): ladder.taken for ladder in moved}
 
 
-def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, rounds: Sequence[Round]) -> Removed:
+def _units(
+    model: PreTrainedModel,
+    windows: Tensor,
+    config: SearchConfig,
+    rounds: Sequence[Round],
+    measure: Measure | None,
+) -> Removed:
     """The units that leave in the best round, chosen on all of the text."""
     removed: Removed = [{part: [] for part in PARTS} for _ in part_shapes(model)]
     best = _best(rounds)
     metrics = metrics_of_layers(model, windows, config.batch_size) if best else None
     taken = _named(rounds[best].taken)
-    ladders = unpriced_ladders(model, config, taken)
+    ladders = unpriced_ladders(model, config, taken, measure)
     _take(ladders, taken)
     with uncut_again(model):
         cut = cut_with_candidates(model, ladders, windows, config.batch_size, config.damping, metrics, narrower=False)
@@ -378,7 +406,13 @@ def _units(model: PreTrainedModel, windows: Tensor, config: SearchConfig, rounds
     return removed
 
 
-def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration, removed: Removed) -> PruningPlan:
+def _plan(
+    model: PreTrainedModel,
+    config: SearchConfig,
+    calibration: Calibration,
+    removed: Removed,
+    measure: Measure | None,
+) -> PruningPlan:
     shapes = part_shapes(model)
     gone = sum(
         len(units) * shapes[layer][part].unit_parameters
@@ -386,8 +420,9 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         for part, units in parts.items()
     )
     head_dim, before = head_dim_of(model), count_parameters(model)
+    counts = {(layer, part): len(units) for layer, parts in enumerate(removed) for part, units in parts.items()}
     return PruningPlan(
-        ratio=gone / before if config.only_drops else config.ratio,
+        ratio=gone / before if config.only_drops or measure else config.ratio,
         parameters_before=before,
         parameters_after=before - gone,
         head_dim=head_dim,
@@ -398,6 +433,7 @@ def _plan(model: PreTrainedModel, config: SearchConfig, calibration: Calibration
         calibration_windows=len(calibration.windows),
         calibration_source=calibration.corpus.source,
         model=identity(model),
+        target=Reached.by(measure, config, counts),
     )
 
 

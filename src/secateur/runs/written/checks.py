@@ -1,5 +1,7 @@
 """Models that were looked at, planned and exported."""
 
+from typing import Any
+
 from pydantic import ConfigDict, Field
 
 from secateur.runs.written.base import Figures, Share, Written
@@ -48,6 +50,31 @@ class Phase(Written):
     processes: int
 
 
+class MeasuredPlace(Written):
+    """Where, in what and of which widths times were measured."""
+
+    cpu: str
+    threads: int
+    gpu: str
+    engine: str
+    version: str
+    dtype: str
+    context: int
+    shape: dict[str, Any] = Field(description="What of the model times depend on.")
+
+
+class WidthTimesJson(Figures):
+    """Milliseconds of the halves of a layer for a decoded token; `prune --target-device` takes it."""
+
+    place: MeasuredPlace
+    layers: int = Field(description="Of the timed models.")
+    fixed: float = Field(description="Milliseconds beside the halves that can be cut.")
+    attention: list[Any] = Field(description="Pairs of GQA groups and milliseconds of a layer.")
+    mlp: list[Any] = Field(description="Pairs of MLP channels and milliseconds of a layer.")
+    spread: float = Field(description="By how much the median of the turns is above the lower quartile, which counts.")
+    seconds: float
+
+
 class EstimateJson(Figures):
     """Memory and time on paper."""
 
@@ -62,8 +89,9 @@ class EstimateJson(Figures):
     device: str
     device_memory_bytes: float
     utilisation: str
-    phases: list[Phase] = Field(min_length=1)
+    phases: list[Phase] = Field(description="None where no devices are named.")
     advice: list[str]
+    cuts: list[Any] = Field(description="What has to leave to fit --fit or to meet a target: bits, ratio, command.")
 
 
 class ExportFallback(Written):

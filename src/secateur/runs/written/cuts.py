@@ -7,6 +7,23 @@ from pydantic import Field
 from secateur.runs.written.base import Figures, Pair, Share, Written
 
 
+class Target(Written):
+    """What a cut was to cost, in the place of a ratio."""
+
+    option: str = Field(description="target_memory, target_latency or target_throughput.")
+    asked: str
+    unit: str = Field(description="bytes, or ms for a decoded token; of the next three.")
+    target: float
+    before: float
+    reached: float = Field(description="By the arithmetic of the plan: of a time, by the times of widths.")
+    cache_bytes: float = Field(description="Of `reached`, what the KV cache takes.")
+    context: int | None
+    batch: int
+    bits: int | None
+    device: str
+    engine: str
+
+
 class PruneJson(Figures):
     """What a cut removed."""
 
@@ -14,6 +31,7 @@ class PruneJson(Figures):
     parameters_after: int
     ratio: Share = Field(description="Asked for.")
     reached: Share
+    target: Target | None = Field(description="In the place of the ratio, which is then the one reached.")
     seconds: dict[str, float] = Field(description="By phase.")
     peak_memory_bytes: int
 
@@ -49,6 +67,7 @@ class PlanJson(Written):
 
     ratio: Share
     reached: Share
+    target: Target | None = Field(description="In the place of the ratio, which is then the one reached.")
     parameters_before: int
     parameters_after: int
     head_dim: int

@@ -5,6 +5,7 @@ from secateur.runs.written.checks import (
     DiagnoseJson,
     EstimateJson,
     ExportJson,
+    WidthTimesJson,
 )
 from secateur.runs.written.cuts import (
     ImportanceJson,
@@ -56,6 +57,7 @@ FILES: dict[str, tuple[str, type[Written]]] = {
     "recovery.json": ("`secateur recover`, a run", RecoveryFile),
     "diagnose --json": ("`secateur diagnose`", DiagnoseJson),
     "plan --json": ("`secateur plan`; it may have more keys", EstimateJson),
+    "measure-widths --json": ("`secateur measure-widths`", WidthTimesJson),
     "export --json": ("`secateur export`", ExportJson),
     "results.json": ("`secateur longrange train`", LongRangeFile),
     "longrange train --json": ("`secateur longrange train`", LongRangeJson),

@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import psutil
 
+from secateur.costs.known_devices import GB, GPUS, MAC_NAME, TFLOPS, Device, all_names, known_device, plain
 from secateur.environment import memory_bytes
 from secateur.errors import OptionError
-from secateur.planning.known_devices import GB, GPUS, MAC_NAME, TFLOPS, Device, all_names, known_device, plain
 
 NETWORK = 50 * GB  # bytes a second to another machine, for each device: 400 Gbit/s
 DEVICES_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(?!\d{1,3}\s)(\w[\w. -]*)")
 LARGEST_COUNT = 100_000
 MEMORY_TEXT = re.compile(r"(?:(\d+)\s*[xX×*]\s*)?(\d{1,6}(?:\.\d{1,3})?)\s*Gi?B?", re.IGNORECASE)
+DESCRIBED = "describe another one with --memory-gb and --tflops"
 
 # One core of an Intel Xeon with AMX, as `benchmarks/scale.py --rates` measures it.
 CORE = Device("cpu-core", 0.0, 684e9, 138e9, 67e9, 15e9, 1 * GB, is_cpu=True)
@@ -61,6 +62,11 @@ def named_devices(text: str, memory_gb: float | None = None, tflops: float | Non
     return count, device
 
 
+def named_device(name: str) -> Device:
+    """The device of a name that `named_devices` takes, one of it. Raises `OptionError` where it is unknown."""
+    return _device(name, described=False, otherwise="or name the file of secateur measure-widths from there")
+
+
 def _processor(name: str) -> Device:
     """All cores of this machine, or one of them, with all its memory."""
     cores = 1 if name == CORE.name else psutil.cpu_count(logical=False) or 1
@@ -85,7 +91,7 @@ def _of_memory(memory: float, text: str) -> Device:
     return replace(like, name=f"{memory:g}GB (as fast as {like.name})", memory=memory * GB)
 
 
-def _device(name: str, described: bool) -> Device:
+def _device(name: str, described: bool, otherwise: str = DESCRIBED) -> Device:
     name = name.strip()
     if name.lower() in ("cpu", CORE.name):
         return _processor(name.lower())
@@ -105,6 +111,5 @@ def _device(name: str, described: bool) -> Device:
     hint = f"did you mean {by_plain[near[0]]}? Known are" if near else "known are"
     names = ", ".join(gpu.name for gpu in GPUS)
     raise OptionError(
-        f"the device '{name}' is unknown; {hint} {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; describe "
-        "another one with --memory-gb and --tflops"
+        f"the device '{name}' is unknown; {hint} {names}, Macs (M1-16GB to M5-Max-128GB) and cpu; {otherwise}"
     )
