@@ -31,6 +31,7 @@ OF_PAGES = {
     "own-text.md": ["PruneConfig"],
     "structured-pruning.md": ["PruneConfig"],
     "search.md": ["SearchConfig"],
+    "quantization.md": ["QuantizeConfig"],
     "weight-sparsity.md": ["SparsifyConfig"],
     "recovery.md": ["RecoverConfig"],
     "evaluation.md": ["EvaluateConfig", "DiagnoseConfig"],

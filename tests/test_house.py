@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "secateur"
-CUTS = ("pruning", "sparsity", "attention", "longrange")
+CUTS = ("pruning", "sparsity", "quantization", "attention", "longrange")
 ORDER = (
     *("cli", "runs", "planning", *CUTS, "costs", "chat", "recovery", "evaluation", "handover", "exporting"),
-    *("comparison", "report", "calibration", "kernels", "models", "data"),
+    *("comparison", "report", "rounding", "calibration", "kernels", "models", "data"),
 )
 BOTTOM = ("console", "distributed", "environment", "errors", "files", "progress", "showing", "wording")
 

@@ -33,6 +33,7 @@ FILES: dict[str, dict[str, str]] = {
     "secateur.planning.options": {"PlanOptions": "secateur.planning.estimates:estimate"},
     "secateur.pruning.options": {"PruneOptions": "secateur.pruning.prune:prune"},
     "secateur.pruning.search.options": {"SearchOptions": "secateur.pruning.search.rounds:search"},
+    "secateur.quantization.options": {"QuantizeOptions": "secateur.quantization.quantize:quantize"},
     "secateur.recovery.options": {"RecoverOptions": "secateur.recovery.recover:recover"},
     "secateur.sparsity.options": {"SparsifyOptions": "secateur.sparsity.sparsify:sparsify"},
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from secateur.planning.estimates import estimate as plan
     from secateur.pruning.prune import prune
     from secateur.pruning.search.rounds import search
+    from secateur.quantization.quantize import quantize
     from secateur.recovery import merge
     from secateur.recovery.recover import recover
     from secateur.runs.calls import run, sweep
@@ -37,6 +38,7 @@ __all__ = [
     "merge",
     "plan",
     "prune",
+    "quantize",
     "recover",
     "run",
     "save",
@@ -55,6 +57,7 @@ _HOMES = {
     "merge": "secateur.recovery",
     "plan": "secateur.planning",
     "prune": "secateur.pruning",
+    "quantize": "secateur.quantization",
     "recover": "secateur.recovery",
     "run": "secateur.runs.calls",
     "save": "secateur.handover",

@@ -31,6 +31,8 @@ def diagnose(model: Model, config: "DiagnoseConfig", json: Json = None) -> None:
         write_figures(json, report)
     show(weights_table(report))
     say(health.zeros)
+    if health.rounding:
+        say(health.rounding)
     if health.problems:
         show(health_table(report))
     errors = sum(problem.severity == "error" for problem in health.problems)

@@ -28,6 +28,7 @@ from secateur.cli.output import complain, say
 from secateur.cli.plan import plan
 from secateur.cli.prune import prune
 from secateur.cli.push import push
+from secateur.cli.quantize import quantize
 from secateur.cli.recover import recover
 from secateur.cli.report import report
 from secateur.cli.run import run
@@ -38,7 +39,7 @@ from secateur.cli.sweep import sweep
 COMMANDS: dict[str, Command | Group] = {
     command.name: command
     for command in (
-        *(run, sweep, prune, search, sparsify, attention, longrange, recover, merge),
+        *(run, sweep, prune, search, sparsify, quantize, attention, longrange, recover, merge),
         *(evaluate, compare, diagnose, plan, measure_widths, export, report, chat, push),
     )
 }

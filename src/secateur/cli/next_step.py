@@ -10,6 +10,7 @@ from secateur.console import command_text, flag, stderr
 
 CAN = "you can: "
 CUT_RECORDS = ("pruning_plan.json", "sparsity.json")
+ROUNDED_RECORD = "quantization.json"
 TRAINING_RECORD = "recovery.json"
 ADAPTER = "adapter_config.json"
 ROWS = ("text_column", "prompt_column", "input_column", "answer_column", "chat_template")  # how rows are read
@@ -41,6 +42,8 @@ def _after_evaluate(values: Values) -> str:
     model, config = values["models"][-1], values["config"]
     if config.adapter is not None:
         return _command("merge", model, "--adapter", config.adapter, "-o", _beside(config.adapter, "merged"))
+    if (Path(model) / ROUNDED_RECORD).is_file():
+        return _serve(Path(model))
     if (Path(model) / TRAINING_RECORD).is_file():
         return _ship(model)
     if any((Path(model) / name).is_file() for name in CUT_RECORDS):
@@ -97,7 +100,7 @@ def _rows(config: Any) -> list[object]:
 
 
 def _after_run(values: Values) -> str | None:
-    from secateur.runs.figures import CUT, EXPORT_NAMES, EXPORTED, SPARSE, TRAINED
+    from secateur.runs.figures import CUT, EXPORT_NAMES, EXPORTED, ROUNDED, SPARSE, TRAINED
     from secateur.runs.recipe import Recipe, load_recipe
 
     recipe = load_recipe(values["recipe"])
@@ -106,7 +109,7 @@ def _after_run(values: Values) -> str | None:
         task, name = recipe.longrange.task, recipe.longrange.modes[0]
         return _command("longrange", "evaluate", "--task", task, "--name", name, "-o", directory)
     exported = [directory / EXPORTED / name for name in EXPORT_NAMES.values()]
-    made = [directory / stage for stage in (TRAINED, SPARSE, CUT) if (directory / stage).is_dir()]
+    made = [directory / stage for stage in (ROUNDED, TRAINED, SPARSE, CUT) if (directory / stage).is_dir()]
     for place in exported:
         if place.exists():
             return _serve(place)
@@ -212,6 +215,7 @@ ROAD: dict[str, Callable[[Values], str | None]] = {
     "search": _after_search,
     "prune": _after_cut,
     "sparsify": _after_cut,
+    "quantize": lambda values: _command("evaluate", values["model"], values["output"]),
     "recover": _after_recover,
     "merge": lambda values: _command("evaluate", values["model"], values["output"]),
     "export": lambda values: _serve(values["output"]),

@@ -16,6 +16,7 @@ PANELS = {
     "For a target": ("context", "batch", "bits", "target_device", "engine"),
     "What is cut": ("plan", "target", "layers", "freeze", "min_rate", "max_rate", "attention_share", "even"),
     "What cut layers keep": ("channel_multiple", "tensor_parallel"),
+    "Bits of what is left": ("quantize", "group"),
     "How the cut is spread": (
         "allocation",
         "alpha",

@@ -15,6 +15,7 @@ PANELS = {
     "Options": ("sparsity", "pattern", "method", "data"),
     "What is cut": ("layers", "skip"),
     "Which weights leave, and the re-fit": ("damping",),
+    "Bits of what is left": ("quantize", "group"),
     "How the zeros are spread": ("allocation", "fisher_range", "owl_range", "owl_outlier"),
     "Calibration text": ("windows", "own_text", "seqlen", "batch_size", "seed"),
     "Memory": ("offload", "layer_by_layer"),

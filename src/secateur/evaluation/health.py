@@ -22,6 +22,7 @@ from secateur.models.context import require_length
 from secateur.models.halves import PARTS, Half, Rows
 from secateur.models.masks import describe_zeros, share_of_zeros
 from secateur.models.options import takes_options
+from secateur.models.rounded import describe_rounding
 from secateur.showing import Drawn, html_table
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class HealthReport(Drawn):
         uniform_loss: that of guessing every token alike.
         sparsity: share of zeros in the projections, 0 for a dense model, as in an `Evaluation`.
         zeros: whether the model counts as sparse, and why, in a sentence.
+        rounding: of weights of a few bits, which they are and what they take, in a sentence; empty of ordinary ones.
     """
 
     problems: list[Problem]
@@ -72,6 +74,7 @@ class HealthReport(Drawn):
     uniform_loss: float
     sparsity: float
     zeros: str
+    rounding: str = ""
 
     @property
     def healthy(self) -> bool:
@@ -152,7 +155,13 @@ def diagnose(
         found, loss = _forward_problems(model, windows)
         problems += found
     return HealthReport(
-        problems, tensors, loss, math.log(model.config.vocab_size), share_of_zeros(model), describe_zeros(model)
+        problems,
+        tensors,
+        loss,
+        math.log(model.config.vocab_size),
+        share_of_zeros(model),
+        describe_zeros(model),
+        describe_rounding(model) or "",
     )
 
 

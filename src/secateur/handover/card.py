@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -16,15 +16,18 @@ from secateur.handover.base import lineage_of
 from secateur.handover.lineage import Figure, Kind, Lineage, Step
 from secateur.handover.loading import ADAPTER, opening_at, ways
 from secateur.handover.plain import code, markdown
-from secateur.handover.steps import step_of
+from secateur.handover.steps import bits_and_groups, step_of
+from secateur.models.json_file import CONFIG, read_object
 from secateur.models.loading import model_label
-from secateur.models.weight_files import stored_dtype, stored_tensors
+from secateur.models.packed_files import packed_modules, parameters_in
+from secateur.models.weight_files import StoredTensor, stored_dtype, stored_tensors
 
 logger = logging.getLogger(__name__)
 
 DONE: dict[Kind, str] = {
     "prune": "pruned",
     "sparsify": "sparse",
+    "quantize": "quantised",
     "recover": "recovered",
     "merge": "merged",
     "export": "exported",
@@ -167,13 +170,23 @@ def _introduction(directory: Path, lineage: Lineage) -> str:
         on = f"`{lineage.parent}`, made from {name}" if lineage.parent else name
         return f"An adapter for {on}, trained with secateur {lineage.last.version}."
     tensors = stored_tensors(directory)
-    parameters = sum(tensor.elements for tensor in tensors.values())
+    parameters = parameters_in(tensors)
     size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     made = ", ".join(_words(lineage))
     return (
         f"{name}, {made} with secateur {lineage.last.version}. {parameters:,} parameters in "
-        f"{stored_dtype(tensors) or 'several formats'}, {size / 1e6:,.1f} MB."
+        f"{_number_format(directory, tensors)}, {size / 1e6:,.1f} MB."
     )
+
+
+def _number_format(directory: Path, tensors: Mapping[str, StoredTensor]) -> str:
+    """`bfloat16`; of rounded weights `4 bits in groups of 64 and 128, the rest bfloat16`."""
+    dtype = stored_dtype(tensors) or "several formats"
+    content = read_object(directory / CONFIG).get("quantization_config") if packed_modules(tensors) else None
+    if content is None:
+        return dtype
+    grids = [scheme["weights"] for scheme in content["config_groups"].values()]
+    return f"{bits_and_groups([(grid['num_bits'], grid['group_size']) for grid in grids])}, the rest {dtype}"
 
 
 def _told(number: int, step: Step) -> str:

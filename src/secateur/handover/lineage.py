@@ -15,7 +15,7 @@ from secateur.files.input_text import shortened
 from secateur.files.json_text import read_json
 from secateur.files.result_files import LINEAGE
 
-Kind = Literal["prune", "sparsify", "recover", "merge", "export"]
+Kind = Literal["prune", "sparsify", "quantize", "recover", "merge", "export"]
 Text = Annotated[str, Field(max_length=4000)]
 Short = Annotated[str, Field(max_length=300)]
 # What a card writes into links: nothing that ends one, or begins another.

@@ -19,7 +19,7 @@ from secateur.data.hub import TIMEOUT_SECONDS, in_time
 from secateur.errors import ModelError, OptionError, OutputError
 from secateur.files import expanded, is_as_written
 from secateur.files.input_text import shortened
-from secateur.files.result_files import CARD, COMMAND, IMPORTANCE, LOG, PLAN, SETTINGS
+from secateur.files.result_files import CARD, COMMAND, IMPORTANCE, LOG, PLAN, QUANTIZATION, SETTINGS
 from secateur.handover.card import card_text
 from secateur.handover.lineage import Lineage, read_lineage
 from secateur.handover.loading import ADAPTER
@@ -43,7 +43,7 @@ KEPT_HERE = (
     *(".*", COMMAND, LOG, "*.lock", "*.partial", "trainer_state.json", "training_args*", "optimizer*", "scheduler*"),
     *("rng_state*", "scaler*", "token", "token.txt", "*_token.txt", "*secret*", "*credential*", "*password*"),
 )
-WITH_PLACES = (PLAN, IMPORTANCE, RECORD, TRAINING, LONGRANGE_FIGURES, SETTINGS)
+WITH_PLACES = (PLAN, QUANTIZATION, IMPORTANCE, RECORD, TRAINING, LONGRANGE_FIGURES, SETTINGS)
 
 
 @dataclass(frozen=True)

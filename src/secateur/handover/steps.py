@@ -1,12 +1,12 @@
 """One step of a lineage, from the files that its command has written beside the weights."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from secateur.console import counted
-from secateur.files.result_files import PLAN
+from secateur.files.result_files import PLAN, QUANTIZATION
 from secateur.handover.lineage import Figure, Kind, Step, version
 from secateur.handover.plain import shared_command, without_places
 from secateur.models.zeros_record import RECORD
@@ -63,6 +63,7 @@ def _pruned(plan: Mapping[str, Any]) -> Step:
     how = [f"Units were chosen by the score {settings['importance']}{refitted}."] if "importance" in settings else []
     if settings.get("even"):
         how.append("All layers are of one width.")
+    how += _rounded_too(settings)
     asked = (plan.get("target") or {}).get("asked") or f"{plan['ratio']:.1%}"
     return Step(
         kind="prune",
@@ -82,15 +83,47 @@ def _sparsified(zeros: Mapping[str, Any]) -> Step:
         command="",
         what=f"{zeros['zeros']:,} weights were set to zero{pattern}{method}: {zeros['reached']:.1%} of those in "
         f"{counted_matrices(zeros)} ({zeros['asked']:.1%} asked).",
-        how=_calibrated(zeros),
+        how=[
+            *_rounded_too(settings),
+            *_calibrated(zeros),
+        ],
         figures=[Figure(name="share of zeros in the cut matrices", value=zeros["reached"])],
     )
+
+
+def _quantized(record: Mapping[str, Any]) -> Step:
+    before, after = record["bytes_before"], record["bytes_after"]
+    grids = [(matrix["bits"], matrix["group"]) for matrix in record["matrices"]]
+    return Step(
+        kind="quantize",
+        command="",
+        what=f"The weights of {counted_matrices(record)} were rounded to {bits_and_groups(grids)} by GPTQ, and "
+        "packed as compressed-tensors.",
+        how=[
+            "Each was re-fitted to what the model gave before, on what the rounded ones before it give.",
+            *_calibrated(record),
+        ],
+        figures=[Figure(name="megabytes of weights", value=round(after / 1e6, 1), before=round(before / 1e6, 1))],
+    )
+
+
+def bits_and_groups(grids: Iterable[tuple[int, int | None]]) -> str:
+    """`4 bits in groups of 64 and 128`, of bits and groups of weights; without a group a row has one scale."""
+    bits, groups = zip(*grids, strict=True)
+    numbers = sorted({group for group in groups if group is not None})
+    grouped = f" in groups of {' and '.join(map(str, numbers))}" if numbers else ""
+    return f"{' and '.join(map(str, sorted(set(bits))))} bits{grouped}"
 
 
 def counted_matrices(zeros: Mapping[str, Any]) -> str:
     """`1 matrix`, `28 matrices`."""
     number = len(zeros["matrices"])
     return "1 matrix" if number == 1 else f"{number:,} matrices"
+
+
+def _rounded_too(settings: Mapping[str, Any]) -> list[str]:
+    bits = settings.get("quantize")
+    return [f"In the same pass the weights left were rounded to {bits} bits by GPTQ."] if bits else []
 
 
 def _calibrated(record: Mapping[str, Any]) -> list[str]:
@@ -162,6 +195,7 @@ def _exported(settings: Mapping[str, Any]) -> Step:
 TELLERS: dict[Kind, tuple[str | None, Callable[[Mapping[str, Any]], Step]]] = {
     "prune": (PLAN, _pruned),
     "sparsify": (RECORD, _sparsified),
+    "quantize": (QUANTIZATION, _quantized),
     "recover": (TRAINING, _recovered),
     "merge": (None, _merged),
     "export": ("config.json", _exported),

@@ -14,6 +14,13 @@ from secateur.errors import ModelError
 from secateur.models.adapters import adapter_of
 from secateur.models.config_file import load_config, read_config, reading
 from secateur.models.json_file import CONFIG
+from secateur.models.packed_files import (
+    packed_modules,
+    require_plain_load,
+    unpack_into,
+    without_packed,
+    without_quantisation,
+)
 from secateur.models.quiet import quiet
 from secateur.models.text_half import NAMES, OTHER_PARTS, holds_text_half, model_tensors, text_name, with_what_is_there
 from secateur.models.weight_files import DERIVED, StoredTensor, stored_dtype
@@ -39,6 +46,10 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     config = load_config(directory, trust_remote_code=trust_remote_code)
     tensors = model_tensors(directory)
     multimodal = holds_text_half(directory)
+    packed = packed_modules(tensors)
+    if packed:
+        require_plain_load(directory, arguments)
+        config = without_quantisation(config)
     check_shapes(directory, config, tensors, trust_remote_code=trust_remote_code)
     if arguments.get("dtype") == "auto":
         arguments["dtype"] = checkpoint_dtype(directory)
@@ -58,6 +69,9 @@ def read_model(directory: Path, *, trust_remote_code: bool = False, **arguments:
     model.config.name_or_path = model.name_or_path = str(directory)
     if multimodal:
         loading["unexpected_keys"] = {name for name in loading["unexpected_keys"] if not OTHER_PARTS.match(name)}
+    if packed:
+        unpack_into(model, directory, packed)
+        loading = without_packed(loading, packed)
     _require_all(directory, loading)
     adapter_of(model)
     if model.generation_config.eos_token_id == []:  # `generate` would look for the first

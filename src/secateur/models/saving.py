@@ -3,19 +3,24 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, modeling_utils
 
 from secateur import files
 from secateur.distributed import is_first
+from secateur.errors import InputError
 from secateur.models.adapters import adapter_of
+from secateur.models.packed_config import quantization_config
 from secateur.models.quiet import quiet
 from secateur.models.rope_keys import add_older_rope_keys
-from secateur.models.streamed import release, streamed
+from secateur.models.rounded import is_rounded, packed, rounded_linears
+from secateur.models.streamed import read_kept, release, streamed
 from secateur.models.widths import heads_make_up_hidden_size, is_uneven
 from secateur.models.zeros_record import zeros_file
 from secateur.progress import phase
@@ -70,6 +75,9 @@ def save(
 
 def _save_weights(model: PreTrainedModel, directory: Path) -> None:
     dtype = getattr(model, "checkpoint_dtype", model.dtype)
+    if is_rounded(model):
+        _save_packed(model, directory, dtype)
+        return
     if dtype == model.dtype:
         if streamed(model):
             with _released_once_written(model):
@@ -77,14 +85,46 @@ def _save_weights(model: PreTrainedModel, directory: Path) -> None:
         else:
             model.save_pretrained(directory)
         return
+    model.save_pretrained(directory, state_dict=_converted(model, dtype))
+    _add_to_config(directory, dtype=str(dtype).removeprefix("torch."))
+
+
+def _save_packed(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Write rounded weights as compressed-tensors' `pack-quantized`, all others as they are."""
+    state, kept = _converted(model, dtype), {}
+    place = streamed(model)
+    for name, linear in rounded_linears(model).items():
+        tensors = packed(linear)
+        if tensors is None:
+            raise InputError(
+                f"the weights of {name} have been changed since they were rounded, so they cannot be stored in "
+                "so few bits; merge with --dequantize, or round the model again"
+            )
+        kept[name] = linear
+        del state[f"{name}.weight"]
+        if place is not None:
+            file = place.directory / f"walk-packed-{len(kept):05}.safetensors"
+            files.write_bytes(file, safetensors_bytes(tensors))
+            tensors = read_kept(file)
+            release(model, linear)
+        state |= {f"{name}.{part}": tensor for part, tensor in tensors.items()}
+    with _released_once_written(model) if place is not None else nullcontext():
+        model.save_pretrained(directory, state_dict=state, max_shard_size=STREAMED_SHARD if place else "50GB")
+    _add_to_config(directory, dtype=str(dtype).removeprefix("torch."), quantization_config=quantization_config(model))
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All weights in a number format."""
     converted: dict[int, Tensor] = {}  # tied weights stay one tensor
-    state = {
+    return {
         name: converted.setdefault(tensor.data_ptr(), tensor.to(dtype)) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    model.save_pretrained(directory, state_dict=state)
+
+
+def _add_to_config(directory: Path, **settings: object) -> None:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    files.write_json(directory / "config.json", {**config, "dtype": str(dtype).removeprefix("torch.")})
+    files.write_json(directory / "config.json", {**config, **settings})
 
 
 def _add_mlx_file(model: PreTrainedModel, directory: Path) -> None:

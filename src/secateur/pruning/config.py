@@ -14,6 +14,7 @@ from secateur.files.input_text import shortened
 from secateur.files.shares import Ratio
 from secateur.models.halves import PARTS, Part
 from secateur.models.masks import ZEROS_HELP, Zeros
+from secateur.rounding.config import RoundsToo
 
 Target = Literal["both", "attention", "mlp", "depth"]
 Reach = Literal["narrow", "all", "whole"]
@@ -160,7 +161,7 @@ PLANNED = (
 )
 
 
-class PruneConfig(StreamedConfig, CutLimits):
+class PruneConfig(RoundsToo, StreamedConfig, CutLimits):
     """Structured pruning of GQA groups and MLP channels."""
 
     earlier_names: ClassVar[Mapping[str, str]] = {"layer_importance_samples": "layer_importance_windows"}
@@ -231,6 +232,12 @@ class PruneConfig(StreamedConfig, CutLimits):
             raise ValueError("--even makes all layers equal; leave it out to drop layers or halves of them")
         if self.even and self.freeze:
             raise ValueError("--even makes all layers equal, so it cannot be combined with --layers or --freeze")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_is_refitted(self) -> Self:
+        if self.quantize is not None and not self.compensate:
+            raise ValueError("quantize rounds re-fitted weights; leave out --no-compensate, or use secateur quantize")
         return self
 
     @model_validator(mode="after")

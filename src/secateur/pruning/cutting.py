@@ -29,6 +29,9 @@ from secateur.models.streamed import map_settled, release, settle
 from secateur.pruning.importance import LayerScores, PartScores, kept_scores, scores_so_far
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import PartShape, are_units, keep_units, part_shapes
+from secateur.rounding.config import Rounding
+from secateur.rounding.halves import round_half, uncut_inputs
+from secateur.rounding.kept import note_kept_scales, scales_of
 
 SENSITIVITY_WINDOWS = 8
 METRIC_WINDOWS = 8
@@ -179,6 +182,7 @@ def cut_and_refit(
     metrics: Metrics | None = None,
     offload: Offload = "none",
     walks: Walks = NOTHING_KEPT,
+    rounding: Rounding | None = None,
 ) -> Removed:
     """Cut the model in place, re-fitting each output projection by least squares.
 
@@ -192,6 +196,7 @@ def cut_and_refit(
         metrics: of the errors by which units are ordered on the cut stream, as in `obs_scores`.
         offload: where activations wait between layers.
         walks: what an earlier try has done of a streamed model, whose layers it has written.
+        rounding: of the weights left, before the stream goes on; None to leave them as they come out.
 
     Returns:
         For each layer and half the indices of the units removed.
@@ -199,12 +204,16 @@ def cut_and_refit(
     adapter = adapter_of(model)
     removed = _nothing(model)
     first = min((layer for (layer, _), units in counts.items() if units), default=len(adapter.layers(model)))
+    first = first if rounding is None else 0
     for index, kept in _kept_of_the_cut(walks, model, first, counts):
         for part in PARTS:
             _cut(adapter.half(adapter.layers(model)[index], part), kept[part].long())
             removed[index][part] = kept[part].tolist()
         map_settled(model, index, adapter.layers(model)[index])
-    for cut in halves_towards_uncut(model, windows, batch_size, first, offload, walks, _leaving_whole(model, counts)):
+        if rounding is not None:
+            note_kept_scales(walks, "cut", model, index, rounding)
+    leaving = _leaving_whole(model, counts)
+    for cut in halves_towards_uncut(model, windows, batch_size, first, offload, walks, leaving, rounding):
         part = cut.half.part
         units = counts.get((cut.index, part), 0)
         known = scores[cut.index].get(part) if scores else None
@@ -223,7 +232,9 @@ def cut_and_refit(
             cut.columns = _cut_refitting(cut.half, chosen, cut.gram, damping, fitted)
         removed[cut.index][part] = sorted(chosen.tolist())
         gone = {str(name): torch.tensor(units, dtype=torch.long) for name, units in removed[cut.index].items()}
-        walks.keep("cut", cut.index, gone)
+        if rounding is not None and cut.columns is not None and len(cut.columns):
+            cut.round()
+        walks.keep("cut", cut.index, {**gone, **scales_of(model, cut.index)})
     return removed
 
 
@@ -259,17 +270,26 @@ class HalfToCut:
         half: which.
         measured: gives `gram`.
         columns: inputs of the output projection that are left after the cut; all while None.
+        rounded: rounds what is left, and gives the inputs of the output projection then.
+        inputs: those inputs, once it is rounded.
     """
 
     index: int
     half: Half
     measured: Callable[[], Gram]
     columns: Tensor | None = None
+    rounded: Callable[[], MutableSequence[Tensor]] | None = None
+    inputs: MutableSequence[Tensor] | None = None
 
     @cached_property
     def gram(self) -> Gram:
         """Moments of its output projection's inputs in the cut stream, towards what brings it to the uncut one."""
         return self.measured()
+
+    def round(self) -> None:
+        """Re-fit and round what the cut has left."""
+        assert self.rounded is not None
+        self.inputs = self.rounded()
 
 
 @torch.no_grad()
@@ -281,6 +301,7 @@ def halves_towards_uncut(
     offload: Offload = "none",
     walks: Walks = NOTHING_KEPT,
     leaving: Set[HalfName] = frozenset(),
+    rounding: Rounding | None = None,
 ) -> Iterator[HalfToCut]:
     """The halves of an uncut model's layers in turn, each to be cut by the caller before it asks for the next one.
 
@@ -297,6 +318,7 @@ def halves_towards_uncut(
         offload: where activations wait between layers.
         walks: what an earlier try has done; its layers are passed over as well.
         leaving: the halves that will leave whole.
+        rounding: how what is left can be rounded.
     """
     adapter = adapter_of(model)
     uncut = LayerStream.start(model, share(windows), batch_size, offload)
@@ -305,6 +327,7 @@ def halves_towards_uncut(
     begin = walks.begin("cut", streams)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Cutting and re-fitting"):
         for half in cut.halves(index):
+            given = None if rounding is None else uncut_inputs(uncut, index, half)
             mixed = advance_with_outputs(uncut, index, half)
             if index < first:
                 cut.follow(uncut)
@@ -315,8 +338,18 @@ def halves_towards_uncut(
                 goals = _goals(uncut, index, half.part, leaving)
                 return Gram.of_pairs(towards(half, inputs, cut.hidden, goals, mixed))
 
-            to_cut = HalfToCut(index, half, measured)
+            def rounded(
+                index: int = index, part: Part = half.part, given: Any = given, mixed: Any = mixed
+            ) -> MutableSequence[Tensor]:
+                assert rounding is not None
+                goals = _goals(uncut, index, part, leaving)
+                return round_half(cut, index, cut.half(index, part), given, goals, mixed, rounding)
+
+            to_cut = HalfToCut(index, half, measured, rounded=rounded)
             yield to_cut
+            if to_cut.inputs is not None:
+                cut.add(cut.half(index, half.part), to_cut.inputs)
+                continue
             columns = to_cut.columns
             if columns is not None and not len(columns):
                 continue

@@ -3,15 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from transformers import PreTrainedModel
+
 from secateur.errors import InputError
+from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Part
-from secateur.pruning.config import CutLimits
+from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.units import PartShape
+from secateur.rounding.config import LEAST_GROUP, USUAL_GROUPS
 
 Shapes = Sequence[Mapping[Part, PartShape]]
 
 # Unless --channel-multiple is given, by the widest layer: each number with the channels from which on it is taken.
 USUAL_MULTIPLES = ((32, 1024), (8, 9), (1, 0))
+CHOICES = 4  # widths that the narrowest layer can be cut to, at least, where a cut that rounds has a free choice
 UNITS: dict[Part, str] = {"attention": "GQA groups", "mlp": "MLP channels"}
 
 
@@ -41,6 +46,34 @@ def kept_multiples(config: CutLimits, shapes: Shapes) -> list[dict[Part, int]]:
         return multiple if units > multiple else config.tensor_parallel
 
     return [{"attention": config.tensor_parallel, "mlp": of_channels(shape["mlp"].units)} for shape in shapes]
+
+
+def with_whole_groups(config: PruneConfig, model: PreTrainedModel) -> PruneConfig:
+    """The settings of a cut that rounds, with a multiple of MLP channels that groups of weights divide.
+
+    Raises:
+        InputError: the multiple asked for is none, or cut attention cannot keep one.
+    """
+    adapter = adapter_of(model)
+    halves = [adapter.half(layer, part) for layer in adapter.layers(model) for part in PARTS]
+    narrowest = min((half.units for half in halves if half.part == "mlp" and half.names.divisible), default=0)
+    least = LEAST_GROUP if config.group == "auto" else config.group
+    if config.channel_multiple is None:
+        usual = next((group for group in USUAL_GROUPS if narrowest >= CHOICES * group), least)
+        config = config.model_copy(update={"channel_multiple": usual if config.group == "auto" else least})
+    if config.cuts("mlp") and math.lcm(config.channel_multiple or 1, config.tensor_parallel) % least:
+        raise InputError(
+            f"--channel-multiple {config.channel_multiple} leaves widths that no group of {least} divides, as "
+            f"--quantize needs; give a multiple of {least}, or leave it out"
+        )
+    for half in halves:
+        divisible = half.part == "attention" and not half.is_absent and half.names.divisible
+        if divisible and config.cuts("attention") and half.block_size * config.tensor_parallel % least:
+            raise InputError(
+                f"a GQA group has {half.block_size} inputs of o_proj, so that cut attention has widths which no group "
+                f"of {least} divides, as --quantize needs; pass --target mlp, or another --group"
+            )
+    return config
 
 
 def require_multiples(config: CutLimits, shapes: Shapes, even: bool | None = None) -> None:

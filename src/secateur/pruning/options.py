@@ -10,6 +10,7 @@ from secateur.data import Data
 from secateur.models.masks import Zeros
 from secateur.pruning.config import Allocation, Target, UnitImportance
 from secateur.pruning.importance import UnitScore
+from secateur.rounding.config import Bits, Group
 
 
 class PruneOptions(TypedDict, total=False):
@@ -133,6 +134,14 @@ class PruneOptions(TypedDict, total=False):
 
     offload: Offload
     """Where calibration activations wait between layers: with the model, cpu, or disk. Default: 'none'."""
+
+    quantize: Bits | None
+    """Round the weights left to 4 or 8 bits in the same pass; as they are unless given."""
+
+    group: Group
+    """For quantize: neighbouring weights of a row that share a scale. auto: 128, or where that does not divide a
+    projection's inputs 64 or 32. Default: 'auto'.
+    """
 
     plan: str | None
     """Cut what this pruning_plan.json says, of search, of another cut or written by hand; options that decide how much

@@ -27,6 +27,7 @@ from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.models.rounded import refuse_rounded
 from secateur.models.widths import count_parameters, declare_widths, head_dim_of
 from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
@@ -43,13 +44,14 @@ from secateur.pruning.importance import (
 )
 from secateur.pruning.ladders import units_removed
 from secateur.pruning.layer_importance import LARGEST, LayerImportance, measure_layer_importance
-from secateur.pruning.multiples import require_kept_multiples, require_multiples
+from secateur.pruning.multiples import require_kept_multiples, require_multiples, with_whole_groups
 from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.removals import with_measured_halves
 from secateur.pruning.targets import keep_expected_losses, measure_of
 from secateur.pruning.units import check_group_ratios, identity, log_what_stays, part_shapes, usual_attention
+from secateur.rounding.config import require_groups
 from secateur.showing import Drawn
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ def prune(
     config = configured(PruneConfig, config, given)
     require_in_memory(model)
     require_finite(model, "the model")
+    refuse_rounded(model, "prune the model that they came from, with --quantize")
     if zeros_to_keep(model, config.zeros) and config.compensate:
         raise InputError(
             "the model has zeros, which the re-fit would fill; prune first and run sparsify on the result, or pass "
@@ -141,6 +144,10 @@ def prune(
         )
     require_length(model, config.seqlen)
     log_what_stays(model)
+    rounding = config.rounding(model)
+    if rounding is not None:
+        require_groups(model, rounding.group)
+        config = with_whole_groups(config, model)
     shapes, before, head_dim = part_shapes(model), count_parameters(model), head_dim_of(model)
     uncut = identity(model)
     if layer_importance is not None and not isinstance(layer_importance, LayerImportance):
@@ -169,7 +176,7 @@ def prune(
             if config.compensate:
                 order = scores if planned or not config.by_refit else None
                 sizes = config.batch_size, config.damping
-                removed = cut_and_refit(model, order, counts, windows, *sizes, metrics, config.offload, walks)
+                removed = cut_and_refit(model, order, counts, windows, *sizes, metrics, config.offload, walks, rounding)
             else:
                 removed = cut_units(model, scores, counts)
     check_group_ratios(model)

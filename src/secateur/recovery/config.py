@@ -223,6 +223,9 @@ class MergeConfig(DataOptions, LoadOptions):
     )
     keep_zeros: bool = Field(False, description="The same as --zeros keep.")
     allow_dense: bool = Field(False, description="The same as --zeros fill.")
+    dequantize: bool = Field(
+        False, description="Make ordinary weights of those that were rounded to a few bits, which merge else refuses."
+    )
     data: DataName = Field(
         "pydocs", description="Text for the cost of --keep-zeros: a named corpus (test part) or a file."
     )

@@ -11,6 +11,7 @@ from secateur.models import attach_adapter
 from secateur.models.checks import not_finite, require_in_memory
 from secateur.models.lora import merged
 from secateur.models.masks import Zeros, sparsity_of, zero_again, zeros_to_keep
+from secateur.models.rounded import forget_rounding, refuse_rounded
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery.config import said_zeros
 
@@ -22,6 +23,7 @@ def merge_adapter(
     zeros: Zeros = "auto",
     keep_zeros: bool = False,
     allow_dense: bool = False,
+    dequantize: bool = False,
 ) -> PreTrainedModel:
     """Make what an adapter adds part of the weights: B·A, scaled, for LoRA.
 
@@ -32,12 +34,14 @@ def merge_adapter(
             that in a dense model and refuses a sparse one.
         keep_zeros: short for `zeros="keep"`.
         allow_dense: short for `zeros="fill"`.
+        dequantize: let weights that were rounded to a few bits become ordinary ones.
 
     Returns:
         The model, without adapter layers. Embeddings that the adapter has made two are no longer tied.
 
     Raises:
-        InputError: the model is sparse, and what is to become of its zeros is not said.
+        InputError: the model is sparse, and what is to become of its zeros is not said; or its weights are rounded to a
+            few bits and not to be dequantised.
         ModelError: the directory holds no adapter, a damaged or pickled one, one of a kind that cannot be merged, or
             one of another model, which is then left as it was; or weights are outside of memory, or are NaN or
             infinite with it.
@@ -47,6 +51,11 @@ def merge_adapter(
     except ValueError as error:
         raise InputError(str(error)) from error
     require_in_memory(model)
+    if not dequantize:
+        refuse_rounded(
+            model, "a merged adapter would take them off their grid; --dequantize makes ordinary ones of them"
+        )
+    forget_rounding(model)
     masks = zeros_to_keep(model, zeros)
     if masks and zeros == "auto":
         raise InputError(

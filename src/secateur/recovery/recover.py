@@ -29,6 +29,7 @@ from secateur.models.context import require_length
 from secateur.models.lora import underlying
 from secateur.models.masks import Masks, zeros_to_keep
 from secateur.models.options import LOADING, takes_options
+from secateur.models.rounded import is_rounded, refuse_rounded
 from secateur.models.zeros_record import forget_zeros
 from secateur.recovery import checkpoints, sharding
 from secateur.recovery.arguments import REPORTERS, reports, reports_below, training_arguments
@@ -144,6 +145,8 @@ def _recovered(
     target = files.require_free(output, free)
     require_in_memory(model)
     require_finite(model, "the model")
+    if is_rounded(model):
+        config = _beside_rounded(model, config)
     masks = zeros_to_keep(model, config.zeros)
     if config.zeros == "fill":
         forget_zeros(model)
@@ -224,6 +227,14 @@ def _recovered(
             workplace.remove()
         barrier()
         return result
+
+
+def _beside_rounded(model: PreTrainedModel, config: RecoverConfig) -> RecoverConfig:
+    """The settings for a model of rounded weights, which stay as they are. Raises `InputError` where they would not."""
+    if config.method not in ("auto", "lora") or config.merge:
+        asked = "--merge" if config.merge else f"--method {config.method}"
+        refuse_rounded(model, f"{asked} would change them: use --method lora without --merge, or train before rounding")
+    return config.model_copy(update={"method": "lora"})
 
 
 def _gathered(

@@ -10,9 +10,14 @@ from secateur.files import replace_own
 from secateur.files.result_files import CARD, LINEAGE
 from secateur.handover import Figure, card_text, read_lineage
 from secateur.handover.plain import without_places
-from secateur.runs.figures import CUT, SPARSE, TRAINED
+from secateur.runs.figures import CUT, ROUNDED, SPARSE, TRAINED
 
-STAGES = {"pruned": CUT, "sparse": SPARSE, "recovered": TRAINED}  # of the models that metrics name
+STAGES = {
+    "pruned": CUT,
+    "sparse": SPARSE,
+    "recovered": TRAINED,
+    "quantised": ROUNDED,
+}  # of the models that metrics name
 BASELINE = "the model that the run began with"
 
 

@@ -9,7 +9,7 @@ from secateur.console import command_text
 from secateur.environment import machine, versions
 from secateur.exporting.config import Format
 from secateur.files import write_bytes, write_json
-from secateur.files.result_files import IMPORTANCE, PLAN, STRATEGY
+from secateur.files.result_files import IMPORTANCE, PLAN, QUANTIZATION, STRATEGY
 from secateur.pruning import PruneConfig
 from secateur.pruning.prune import needs_importance
 from secateur.report import pruning_strategy, sparsity_map
@@ -20,6 +20,7 @@ from secateur.runs.stored import (
     EvaluationFile,
     ImportanceFile,
     PlanFile,
+    RoundingFile,
     TrainingFile,
     ZerosFile,
     read_run_file,
@@ -30,9 +31,9 @@ EVALUATION, SPEED, RECOVERY = "evaluation.json", "speed.json", "recovery.json"
 EXPORT = "export.json"
 EXPORT_NAMES: dict[Format, str] = {"gguf": "model.gguf", "nemotron-nas": "model"}
 SCORED, SEARCHED, CUT, SPARSE = "importance", "search", "prune", "sparsify"
-TRAINED, EXPORTED, TIMED = "recover", "export", "speed"
+TRAINED, ROUNDED, EXPORTED, TIMED = "recover", "quantize", "export", "speed"
 ADAPTER_OPENS = "Opens in Transformers with PEFT; secateur merge makes one model of both"
-PUBLISHED = (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP)
+PUBLISHED = (IMPORTANCE, PLAN, STRATEGY, ZEROS, ZEROS_MAP, QUANTIZATION)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class RunResults:
             is_adapter = (trained / "adapter_config.json").is_file()
             base = sources[-1].model
             sources.append(Source("recovered", base, trained) if is_adapter else Source("recovered", str(trained)))
+        if self.recipe.quantize is not None:
+            sources.append(Source("quantised", str(self.path / ROUNDED)))
         return sources
 
     def where_it_opens(self) -> str:
@@ -89,14 +92,17 @@ class RunResults:
             zeros = read_run_file(self.path / SPARSE / ZEROS, ZerosFile)
             write_json(self.path / ZEROS, zeros)
             write_bytes(self.path / ZEROS_MAP, sparsity_map(zeros))
+        if self.recipe.quantize is not None:
+            write_json(self.path / QUANTIZATION, self.rounding())
 
     def figures(self) -> dict[str, Any]:
         """The figures of all stages, and what they were measured on."""
         measured = [read_run_file(self.measured(source.name) / EVALUATION, EvaluationFile) for source in self.sources()]
         speeds = read_run_file(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
         models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
-        if self.recipe.recover is not None and len(models) > 2:
-            models[-1]["recovers"] = models[-2]["name"]
+        recovered = next((place for place, model in enumerate(models) if model["name"] == "recovered"), 0)
+        if recovered > 1:
+            models[recovered]["recovers"] = models[recovered - 1]["name"]
         training = (
             read_run_file(self.path / TRAINED / RECOVERY, TrainingFile) if self.recipe.recover is not None else None
         )
@@ -132,8 +138,12 @@ class RunResults:
         if self.recipe.recover is not None:
             words = ("secateur", "recover", models[-1], "-o", "recovered")
             commands.append(("The recovery", command_text(*words, config=self.recipe.recover)))
-            merged = self.sources()[-1].adapter is None
+            merged = all(source.adapter is None for source in self.sources())
             models += ["recovered"] if merged else ["--adapter", "recovered"]
+        if self.recipe.quantize is not None:
+            words = ("secateur", "quantize", models[-1], "-o", "quantised")
+            commands.append(("The rounding", command_text(*words, config=self.recipe.quantize)))
+            models.append("quantised")
         if self.recipe.export is not None:
             last = self.sources()[-1]
             exported = models[-3:] if last.adapter else models[-1:]
@@ -153,6 +163,10 @@ class RunResults:
         if self.recipe.prune is None or not needs_importance(self.recipe.prune):
             return None
         return dict(read_run_file(self.path / SCORED / IMPORTANCE, ImportanceFile))
+
+    def rounding(self) -> dict[str, Any]:
+        """The record of the rounding. Raises `OutputError` where its file is damaged."""
+        return dict(read_run_file(self.path / ROUNDED / QUANTIZATION, RoundingFile))
 
     def measured(self, name: str) -> Path:
         """Where the figures of a model stand."""
@@ -201,6 +215,15 @@ class RunResults:
                     "amount": amount_of(zeros["calibration_windows"], zeros["settings"]["seqlen"]),
                     "description": zeros["calibration"],
                 }
+        if self.recipe.quantize is not None:
+            rounding = self.rounding()
+            yield {
+                "figure": "calibration of the rounding",
+                "role": "calibration",
+                "source": rounding["calibration_source"],
+                "amount": amount_of(rounding["calibration_windows"], rounding["settings"]["seqlen"]),
+                "description": rounding["calibration"],
+            }
         if training is not None:
             yield {
                 "figure": "training",

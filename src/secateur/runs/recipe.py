@@ -25,6 +25,7 @@ from secateur.models.options import LARGEST_SEED, LoadOptions
 from secateur.pruning import PruneConfig
 from secateur.pruning.config import MULTIPLES, PLANNED
 from secateur.pruning.search import SearchConfig
+from secateur.quantization import QuantizeConfig
 from secateur.recovery import RecoverConfig
 from secateur.sparsity import SparsifyConfig
 
@@ -72,6 +73,9 @@ class Recipe(DataOptions, LoadOptions):
     )
     recover: RecoverConfig | None = Field(
         default=None, description="Options of secateur recover; without it there is no training."
+    )
+    quantize: QuantizeConfig | None = Field(
+        default=None, description="Options of secateur quantize, for the last model; without it none is rounded."
     )
     export: ExportConfig | None = Field(
         default=None,
@@ -124,6 +128,30 @@ class Recipe(DataOptions, LoadOptions):
         return self
 
     @model_validator(mode="after")
+    def _rounds_once(self) -> Self:
+        if self.quantize is not None and self.recover is not None:
+            trained = self.recover.settled(sparse=self.sparsify is not None)
+            if trained.writes_adapter:
+                raise ValueError(
+                    "quantize rounds whole weights, and recover leaves an adapter; write merge: true there"
+                )
+        if self.prune is not None and self.prune.quantize is not None:
+            if self.sparsify is not None:
+                raise ValueError("sparsify comes after prune.quantize; write quantize below sparsify instead")
+            rounded = "prune"
+        elif self.sparsify is not None and self.sparsify.quantize is not None:
+            rounded = "sparsify"
+        else:
+            return self
+        if self.quantize is not None:
+            raise ValueError(f"{rounded}.quantize rounds the weights already; leave it out, or the section quantize")
+        if self.recover is not None and (self.recover.method not in ("auto", "lora") or self.recover.merge):
+            raise ValueError(
+                f"{rounded}.quantize leaves rounded weights, beside which recover.method lora alone trains"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _exports_its_last_model(self) -> Self:
         if self.export is None:
             return self
@@ -161,7 +189,7 @@ class Recipe(DataOptions, LoadOptions):
     @property
     def texts(self) -> list[tuple[str, DataOptions]]:
         """Every text that the recipe names, and how it is read."""
-        fitted = [section for section in (self.search, self.prune, self.sparsify) if section is not None]
+        fitted = [section for section in (self.search, self.prune, self.sparsify, self.quantize) if section is not None]
         found: list[tuple[str, DataOptions]] = [(name, self.evaluate) for name in self.evaluate.data]
         found += [(section.data, section) for section in fitted]
         if self.export is not None and self.export.data is not None:

@@ -17,6 +17,7 @@ from secateur.models import find_model, load
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.prune import needs_importance
 from secateur.pruning.search import SearchConfig
+from secateur.quantization import QuantizeConfig
 from secateur.recovery import RecoverConfig
 from secateur.report import render, run_page
 from secateur.runs.cards import add_figures
@@ -28,6 +29,7 @@ from secateur.runs.figures import (
     EXPORT_NAMES,
     EXPORTED,
     PUBLISHED,
+    ROUNDED,
     SCORED,
     SEARCHED,
     SPARSE,
@@ -39,11 +41,19 @@ from secateur.runs.figures import (
 from secateur.runs.measurements import measure, measure_speeds
 from secateur.runs.recipe import Recipe
 from secateur.runs.searching import search_model
-from secateur.runs.steps import ZEROS, check_export, export_model, prune_model, recover_model, sparsify_model
+from secateur.runs.steps import (
+    ZEROS,
+    check_export,
+    export_model,
+    prune_model,
+    quantize_model,
+    recover_model,
+    sparsify_model,
+)
 from secateur.runs.stored import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
 from secateur.sparsity import SparsifyConfig
 
-STAGE_PATTERNS = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, EXPORTED, TIMED)
+STAGE_PATTERNS = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, ROUNDED, EXPORTED, TIMED)
 # What a run writes: its own files, each stage's directory, and what training and search keep beside theirs.
 OWN = (
     *(RECIPE, COMMAND, LOG, METRICS, REPORT, *PUBLISHED),
@@ -165,6 +175,8 @@ class Pipeline(RunResults):
             stages += [self._sparsify(self.recipe.sparsify), self._measure("sparse", SPARSE)]
         if recover is not None:
             stages += [self._recover(recover), self._measure("recovered", TRAINED)]
+        if self.recipe.quantize is not None:
+            stages += [self._quantize(self.recipe.quantize), self._measure("quantised", ROUNDED)]
         if self.recipe.export is not None:
             stages.append(self._export(self.recipe.export))
         if self.recipe.evaluate.speed:
@@ -303,8 +315,27 @@ class Pipeline(RunResults):
             needs=needs,
         )
 
+    def _quantize(self, config: QuantizeConfig) -> Stage:
+        start, needs, outside = self._cut_before(ROUNDED)
+        if self.recipe.recover is not None:
+            start, needs = str(self.path / TRAINED), (TRAINED,)
+
+        def work(directory: Path) -> None:
+            words = ("secateur", "quantize", self._home_of(start), "-o", str(self.home / ROUNDED))
+            command_line = command_text(*words, config=config)
+            quantize_model(start, directory, config, command_line=command_line, overwrite=True)
+
+        return Stage(
+            ROUNDED,
+            {"model": self.recipe.model, **config.model_dump()},
+            work,
+            inputs=(*inputs_of(config.data, options=config), *outside),
+            needs=needs,
+        )
+
     def _export(self, config: ExportConfig) -> Stage:
         _, needs, outside = self._cut_before(EXPORTED)
+        rounded = (ROUNDED,) if self.recipe.quantize is not None else ()
         trained = self.recipe.recover is not None
 
         def work(directory: Path) -> None:
@@ -320,7 +351,7 @@ class Pipeline(RunResults):
             {"model": self.recipe.model, **config.model_dump()},
             work,
             inputs=outside,
-            needs=(*needs, TRAINED) if trained else needs,
+            needs=(*needs, *((TRAINED,) if trained else ()), *rounded),
         )
 
     def _time(self) -> Stage:
@@ -332,7 +363,7 @@ class Pipeline(RunResults):
 
         settings = {name: getattr(config, name) for name in SPEED_FIELDS}
         recipe = self.recipe
-        cuts = ((CUT, recipe.prune), (SPARSE, recipe.sparsify), (TRAINED, recipe.recover))
+        cuts = ((CUT, recipe.prune), (SPARSE, recipe.sparsify), (TRAINED, recipe.recover), (ROUNDED, recipe.quantize))
         return Stage(
             TIMED,
             {"model": self.recipe.model, **settings, **config.load_arguments()},

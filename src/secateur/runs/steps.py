@@ -22,7 +22,7 @@ from secateur.errors import OptionError
 from secateur.evaluation import perplexity
 from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable, require_quantiser
 from secateur.files import claimed, expanded, require_free, require_new_file
-from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, STRATEGY
+from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, QUANTIZATION, STRATEGY
 from secateur.handover import Figure, card_files
 from secateur.handover.plain import without_places
 from secateur.models import attach_adapter, find_model, load, save
@@ -31,6 +31,7 @@ from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
 from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
+from secateur.quantization import QuantizeConfig, QuantizeResult, quantize
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
 from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
@@ -116,6 +117,26 @@ def sparsify_model(
     return result
 
 
+def quantize_model(
+    name: str, output: Path, config: QuantizeConfig, *, command_line: str, overwrite: bool = False
+) -> QuantizeResult:
+    """Load a model, round its weights, save it packed. Arguments and errors as `prune_model`."""
+    free = may_replace(output, QUANTIZATION, overwrite)
+    output = require_free(output, free, [name, *inputs_of(config.data, options=config)])
+    check_texts(config.data, options=config)
+    with logged_work(output, command_line) as records:
+        model, tokenizer = load(name, **config.load_arguments())
+        records |= card_files("quantize", name, model, output, command_line)
+        with going_on(model, output, QUANTIZATION, config, overwrite, []) as work:
+            result = quantize(model, tokenizer, config, walks=work.walks)
+            logger.debug("%s; calibrated on %s", result.headline(), result.calibration)
+            logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
+            work.finish()
+            files = {QUANTIZATION: result.to_dict(), **records}
+            save(model, tokenizer, output, overwrite=free, extras=files)
+    return result
+
+
 def recover_model(
     name: str,
     output: Path,
@@ -162,7 +183,7 @@ def merge_model(
             corpus = load_corpus(config.data, "test", config)
             windows = token_windows(tokenizer, corpus, MEASURED_SEQLEN, limit=config.windows)
             beside = perplexity(attach_adapter(copy.deepcopy(model), config.adapter), windows)
-            merged = merge_adapter(model, config.adapter, zeros="keep")
+            merged = merge_adapter(model, config.adapter, zeros="keep", dequantize=config.dequantize)
             cost = beside, perplexity(merged, windows)
             amount = f"{config.data}, {len(windows):,} windows of {MEASURED_SEQLEN:,} tokens"
             figures.append(
@@ -178,7 +199,7 @@ def merge_model(
             )
             logger.debug("Perplexity on %s: %.2f with the adapter beside the weights, %.2f merged", config.data, *cost)
         else:
-            merged = merge_adapter(model, config.adapter, zeros=config.said_zeros)
+            merged = merge_adapter(model, config.adapter, zeros=config.said_zeros, dequantize=config.dequantize)
         save(merged, tokenizer, output, overwrite=overwrite, extras=records)
     return cost
 
@@ -214,7 +235,7 @@ def _export(name: str, output: Path, config: ExportConfig, overwrite: bool) -> E
     command_line = command_text("secateur", "export", name, "-o", str(output), config=config)
     extras = card_files("export", name, model, output, command_line, adapter=config.adapter)
     if config.adapter is not None:
-        model = merge_adapter(model, config.adapter, zeros=config.zeros)
+        model = merge_adapter(model, config.adapter, zeros=config.zeros, dequantize=True)
     config = config.model_copy(update={"adapter": None})
     return export(model, tokenizer, output, config, overwrite=overwrite, extras=extras)
 

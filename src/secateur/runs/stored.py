@@ -109,6 +109,23 @@ class ZerosFile(RunFile):
     calibration_windows: Count
 
 
+class RoundingSettings(RunFile):
+    """What of the options of `quantize` is looked at."""
+
+    seqlen: Count
+
+
+class RoundingFile(RunFile):
+    """`quantization.json`."""
+
+    bytes_before: Count
+    bytes_after: Count
+    calibration: str
+    calibration_source: str
+    calibration_windows: Count
+    settings: RoundingSettings
+
+
 class ScoreFigures(RunFile):
     """A task's score."""
 

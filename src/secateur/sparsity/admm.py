@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from secateur.calibration.moments import factored
+from secateur.calibration.polish import polish
 from secateur.sparsity.quota import Quota
 
 WEIGHTS_AT_ONCE = 1 << 22  # rows of so many weights stay in memory that the allocator has at hand
@@ -35,6 +36,17 @@ class ScaledHessian:
         norms = (moments.diagonal().double() + ridge).sqrt().float()
         moments.div_(norms).div_(norms[:, None]).diagonal().fill_(1)
         return cls(moments, norms)
+
+    def damped(self, ridge: float, wanted: float) -> Tensor:
+        """H as it was before its inputs were scaled, with another ridge.
+
+        Args:
+            ridge: of this one, as a share of each input's second moment.
+            wanted: the same of the result.
+        """
+        hessian = self.matrix * self.norms * self.norms[:, None]
+        hessian.diagonal().mul_((1 + wanted) / (1 + ridge))
+        return hessian
 
     @cached_property
     def inverse(self) -> Tensor:
@@ -83,27 +95,3 @@ def admm(
     for some, kept, aim in zip(moved.split(rows), keep.split(rows), goal.split(rows), strict=True):
         polish(some, hessian.matrix, aim, kept, polishing)
     return moved.div_(hessian.norms)
-
-
-def polish(weight: Tensor, hessian: Tensor, goal: Tensor, keep: Tensor, steps: int) -> None:
-    """Conjugate gradients on tr(V H Vᵀ) − 2 tr(V Gᵀ) over the weights kept, all rows at once, each with its own step.
-
-    Args:
-        weight: where to begin, zero where `keep` is False, (out, in); changed in place.
-        hessian: H, with a diagonal of ones, (in, in).
-        goal: G, (out, in).
-        keep: (out, in).
-        steps: how many; as many as a row has weights left would be exact.
-    """
-    residual = (goal - weight @ hessian).mul_(keep)
-    direction = residual.clone()
-    size = residual.square().sum(1, keepdim=True)  # (out, 1)
-    tiny = torch.finfo(torch.float32).tiny
-    for _ in range(steps):
-        image = (direction @ hessian).mul_(keep)
-        step = size / (direction * image).sum(1, keepdim=True).clamp_min(tiny)
-        weight.addcmul_(step, direction)
-        residual.addcmul_(step, image, value=-1)
-        after = residual.square().sum(1, keepdim=True)
-        direction.mul_(after / size.clamp_min(tiny)).add_(residual)
-        size = after

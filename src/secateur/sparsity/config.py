@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from secateur.calibration.windows import StreamedConfig
 from secateur.files.shares import Ratio
 from secateur.models.options import no_number
+from secateur.rounding.config import RoundsToo
 from secateur.sparsity.quota import Pattern
 
 Method = Literal["admm", "sparsegpt", "wanda", "magnitude"]
@@ -19,7 +20,7 @@ ONLY_FOR = {
 }
 
 
-class SparsifyConfig(StreamedConfig):
+class SparsifyConfig(RoundsToo, StreamedConfig):
     """Weight sparsity: single weights of the projections become zero."""
 
     method: Method = Field(
@@ -88,6 +89,14 @@ class SparsifyConfig(StreamedConfig):
         for name, used in self._only_for.items():
             if name in self.model_fields_set and getattr(self, name) is not None and not used:
                 raise ValueError(f"{name} has no effect on this cut; {ONLY_FOR[name]}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_is_refitted(self) -> Self:
+        if self.quantize is not None and self.method != "admm":
+            raise ValueError(f"quantize is for method admm, which re-fits all weights; method {self.method} does not")
+        if self.quantize is not None and self.layers is not None:
+            raise ValueError("quantize rounds all layers; leave out layers")
         return self
 
     @property

@@ -7,14 +7,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from secateur.calibration.moments import Gram, Moments, Norms
+from secateur.calibration.shared_inputs import Solved, by_norm, own_outputs, share_out, tokens
 from secateur.calibration.streaming import LayerStream, device_of, onto
 from secateur.calibration.targets import advance_with_outputs, towards
 from secateur.calibration.walks import NOTHING_KEPT, Streams, Walks
 from secateur.console import track
-from secateur.distributed import broadcast, process_count, process_number
 from secateur.models.adapters import adapter_of
 from secateur.models.loading import resolve_device
 from secateur.models.streamed import map_settled, settle
+from secateur.rounding.config import Rounding
+from secateur.rounding.halves import blank_scale, note_scale, rounded
+from secateur.rounding.kept import note_kept_scales, scales_of
 from secateur.sparsity.admm import ScaledHessian, admm
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.quota import Quota
@@ -34,7 +37,7 @@ def cut_by_magnitude(model: PreTrainedModel, quotas: Quotas) -> Lost:
         for linear in (module for module in layer.modules() if module in quotas):
             assert isinstance(linear, nn.Linear)
             keep = quotas[linear].keep(magnitude(linear.weight.float()))
-            lost[linear] = _norm_lost(linear.weight, keep)
+            lost[linear] = float(_norm_lost(linear.weight, keep))
             linear.weight.mul_(keep)
         settle(model, index, layer)
     return lost
@@ -63,7 +66,12 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, wa
         chosen = [linear for linear in linears if linear in quotas]
         if chosen:
             by = statistics(onto(inputs, chosen[0].weight.device), config.ridge)
-            lost.update(_share_out(chosen, lambda linear: by(linear, quotas[linear])))
+
+            def solve(linear: nn.Linear) -> Solved:
+                solved = by(linear, quotas[linear])
+                return solved, _norm_lost(linear.weight, solved != 0)
+
+            lost.update(_lost(share_out(chosen, solve, _nothing_lost)))
 
     for index in _cut_range({"cut": stream}, quotas, config, walks, lost):
         for half in stream.halves(index):
@@ -76,17 +84,23 @@ def cut_streamed(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, wa
 
 
 @torch.no_grad()
-def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, walks: Walks = NOTHING_KEPT) -> Lost:
+def cut_refitting(
+    stream: LayerStream,
+    quotas: Quotas,
+    config: SparsifyConfig,
+    walks: Walks = NOTHING_KEPT,
+    rounding: Rounding | None = None,
+) -> Lost:
     """Cut a model in place by ADMM, towards what the uncut model gives.
 
     Two streams of the calibration text go through the layers side by side, the uncut model's and the cut one's. First
     projections are fitted to the uncut ones' outputs; output projections so that the cut stream comes back to the
     uncut one, which also mends what the layers before have left, each token's error taken relative to its hidden state.
-    Arguments and result as `cut_streamed`.
+    Arguments and result as `cut_streamed`; with a rounding the weights left are rounded before the stream goes on.
     """
     lost: Lost = {}
     uncut = stream.fork()
-    for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks, lost):
+    for index in _cut_range({"cut": stream, "uncut": uncut}, quotas, config, walks, lost, rounding):
         for half in stream.halves(index):
             *first, output = half.linears
             goals = uncut.stored(uncut.inputs(index, half, first[0]))
@@ -94,28 +108,15 @@ def cut_refitting(stream: LayerStream, quotas: Quotas, config: SparsifyConfig, w
             chosen = [linear for linear in first if linear in quotas]
             if chosen:
                 given = onto(stream.inputs(index, half, first[0]), chosen[0].weight.device)
-                gram = Gram.of_pairs(_tokens(given, goals))
-                lost |= _refit(chosen, quotas, gram, config, _own_outputs)
+                gram = Gram.of_pairs(tokens(given, goals))
+                lost |= _refit(chosen, quotas, gram, config, own_outputs, rounding)
             inputs = stream.stored(stream.inputs(index, half, output))
             if output in quotas:
                 pairs = towards(half, inputs, stream.hidden, uncut.hidden, mixed)
-                gram = Gram.of_pairs(_by_norm(pairs, uncut.hidden))
-                lost |= _refit([output], quotas, gram, config, lambda _, cross: cross)
+                gram = Gram.of_pairs(by_norm(pairs, uncut.hidden))
+                lost |= _refit([output], quotas, gram, config, lambda _, cross: cross, rounding)
             stream.add(half, inputs)
     return lost
-
-
-def _by_norm(pairs: Iterable[tuple[Tensor, Tensor]], hidden: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets over the root mean square of the hidden states there, as the next norm will scale them."""
-    for (inputs, target), states in zip(pairs, hidden, strict=True):
-        square = states.to(inputs.device).flatten(0, -2).float().square().mean(-1, keepdim=True)
-        scale = square.clamp_min(torch.finfo(torch.float32).tiny).rsqrt()  # (tokens, 1)
-        yield inputs.float() * scale, target.float() * scale
-
-
-def _own_outputs(linear: nn.Linear, cross: Tensor) -> Tensor:
-    """XᵀT for targets T = X'Wᵀ, from XᵀX' with the inputs X' of the uncut model."""
-    return cross @ linear.weight.float().T
 
 
 def _refit(
@@ -124,6 +125,7 @@ def _refit(
     gram: Gram,
     config: SparsifyConfig,
     towards: Callable[[nn.Linear, Tensor], Tensor],
+    rounding: Rounding | None,
 ) -> Lost:
     """ADMM with a ridge that holds the weights to what they were.
 
@@ -133,44 +135,44 @@ def _refit(
         gram: second moments of the inputs, and with what is aimed at; used up.
         config: how.
         towards: for a projection XᵀT, (in_features, out_features), out of the gram's cross moments.
+        rounding: of the weights left; None to leave them as they come out.
     """
-
     ridge = gram.ridge_by_input(config.ridge)
     hessian = ScaledHessian.of(gram.inputs, ridge)
 
-    def solve(linear: nn.Linear) -> Tensor:
+    def solve(linear: nn.Linear) -> Solved:
         goal = towards(linear, gram.cross) + ridge[:, None] * linear.weight.float().T  # (in_features, out_features)
-        return admm(linear.weight, hessian, goal, quotas[linear])
+        solved = admm(linear.weight, hessian, goal, quotas[linear])
+        lost = _norm_lost(linear.weight, solved != 0)
+        if rounding is None:
+            return solved, lost
+        weight, scale = rounded(linear, solved, hessian.damped(config.ridge, rounding.damping), rounding)
+        return weight, lost, scale
 
-    return _share_out(linears, solve)
+    def blanks(linear: nn.Linear) -> Solved:
+        return (*_nothing_lost(linear), *([] if rounding is None else [blank_scale(linear, rounding)]))
 
-
-def _share_out(linears: Sequence[nn.Linear], solve: Callable[[nn.Linear], Tensor]) -> Lost:
-    """Put new weights into projections with the same inputs, each solved by one process, which sends them to all."""
-    solvers = [number % process_count() for number in range(len(linears))]
-    lost: Lost = {}
-    for linear, solver in zip(linears, solvers, strict=True):
-        if solver == process_number():
-            solved = solve(linear)
-            lost[linear] = _norm_lost(linear.weight, solved != 0)
-            linear.weight.copy_(solved)
-    for linear, solver in zip(linears, solvers, strict=True):
-        linear.weight.copy_(broadcast(linear.weight, solver))
-        lost[linear] = float(broadcast(torch.tensor(lost.get(linear, 0.0)), solver))
-    return lost
+    found = share_out(linears, solve, blanks)
+    if rounding is not None:
+        for linear, (_, scale) in found.items():
+            note_scale(linear, scale, rounding)
+    return _lost(found)
 
 
-def _norm_lost(weight: Tensor, kept: Tensor) -> float:
-    """The share of a matrix's squared norm that is not in the weights that are kept."""
+def _lost(found: Mapping[nn.Linear, Solved]) -> Lost:
+    return {linear: float(lost) for linear, (lost, *_) in found.items()}
+
+
+def _nothing_lost(_: nn.Linear) -> Solved:
+    return (torch.zeros((), dtype=torch.float64),)
+
+
+def _norm_lost(weight: Tensor, kept: Tensor) -> Tensor:
+    """The share of a matrix's squared norm that is not in the weights that are kept, float64."""
     squares = weight.float().square()
-    whole = squares.sum(dtype=torch.float64)
-    return float((squares * ~kept).sum(dtype=torch.float64) / whole) if whole else 0.0
-
-
-def _tokens(inputs: Iterable[Tensor], targets: Iterable[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
-    """Batches and positions in one row, on one device."""
-    for one, other in zip(inputs, targets, strict=True):
-        yield one.flatten(0, -2), other.to(one.device).flatten(0, -2)
+    whole = squares.sum(dtype=torch.float64).cpu()
+    lost = (squares * ~kept).sum(dtype=torch.float64).cpu()
+    return lost / whole if whole else torch.zeros_like(lost)
 
 
 def _wanda_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
@@ -188,7 +190,14 @@ def _sparsegpt_cut(inputs: Iterable[Tensor], damping: float) -> Cut:
     return lambda linear, quota: sparsegpt(linear.weight, damped, quota)
 
 
-def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: Walks, lost: Lost) -> Iterator[int]:
+def _cut_range(
+    streams: Streams,
+    quotas: Quotas,
+    config: SparsifyConfig,
+    walks: Walks,
+    lost: Lost,
+    rounding: Rounding | None = None,
+) -> Iterator[int]:
     """All layers up to the last that is cut, each brought to the device while it is worked on if so wanted.
 
     Those that an earlier try has done take the weights that it has written, and `lost` what it has noted.
@@ -200,6 +209,8 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
     for index in range(first):
         map_settled(model, index, layers[index])
         lost |= _noted(walks, index, _chosen(layers[index], quotas))
+        if rounding is not None:
+            note_kept_scales(walks, "cut", model, index, rounding)
     for index in track(range(first, last + 1), "Cutting"):
         home = device_of(layers[index], streams["cut"].hidden)
         if config.layer_by_layer:
@@ -210,7 +221,7 @@ def _cut_range(streams: Streams, quotas: Quotas, config: SparsifyConfig, walks: 
         layers[index].to(home)
         settle(model, index, layers[index])
         noted = torch.tensor([lost[linear] for linear in _chosen(layers[index], quotas)], dtype=torch.float64)
-        walks.keep("cut", index, {"norm_lost": noted})
+        walks.keep("cut", index, {"norm_lost": noted, **scales_of(model, index)})
         walks.done("cut", index, streams)
 
 

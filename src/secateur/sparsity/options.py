@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from secateur.calibration.streaming import Offload
 from secateur.data import Data
+from secateur.rounding.config import Bits, Group
 from secateur.sparsity.config import Allocation, Method
 
 
@@ -54,6 +55,14 @@ class SparsifyOptions(TypedDict, total=False):
 
     offload: Offload
     """Where calibration activations wait between layers: with the model, cpu, or disk. Default: 'none'."""
+
+    quantize: Bits | None
+    """Round the weights left to 4 or 8 bits in the same pass; as they are unless given."""
+
+    group: Group
+    """For quantize: neighbouring weights of a row that share a scale. auto: 128, or where that does not divide a
+    projection's inputs 64 or 32. Default: 'auto'.
+    """
 
     method: Method
     """How zeros are chosen: by |W|·‖x‖ with the rest re-solved (admm), column by column (sparsegpt), by |W|·‖x‖ (wanda)

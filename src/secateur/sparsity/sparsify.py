@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Unpack
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.calibration.moments import solvable
@@ -14,13 +15,16 @@ from secateur.calibration.windows import Calibration, calibrate
 from secateur.distributed import share
 from secateur.errors import InputError
 from secateur.handover.memory import note_done
+from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import require_length
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import LOADING, configured, takes_options
+from secateur.models.rounded import refuse_rounded
 from secateur.models.streamed import release, streamed
 from secateur.models.zeros_record import remember_zeros
+from secateur.rounding.config import require_groups
 from secateur.showing import Drawn
 from secateur.sparsity.config import SparsifyConfig
 from secateur.sparsity.cutting import cut_by_magnitude, cut_refitting, cut_streamed
@@ -140,12 +144,16 @@ def sparsify(
     config = configured(SparsifyConfig, config, options)
     require_in_memory(model)
     require_finite(model, "the model")
+    refuse_rounded(model, "make zeros in the model that they came from, with --quantize")
     if streamed(model) and config.spread == "fisher":
         raise InputError(
             "--allocation fisher holds what a pass through all layers leaves; for a streamed model use uniform or owl"
         )
     matrices = cut_matrices(model, config)
     planned = quotas(matrices, config)
+    rounding = config.rounding(model)
+    if rounding is not None:
+        require_groups(model, rounding.group)
     seconds: dict[str, float] = {}
     calibration = None
     with peak_memory(model) as memory:
@@ -162,8 +170,11 @@ def sparsify(
                 lost = cut_by_magnitude(model, chosen)
             else:
                 stream = LayerStream.start(model, share(calibration.windows), config.batch_size, config.offload)
-                cut = cut_refitting if config.method == "admm" else cut_streamed
-                lost = cut(stream, chosen, config, walks)
+                if config.method == "admm":
+                    every = {**_without_zeros(model), **chosen} if rounding is not None else chosen
+                    lost = cut_refitting(stream, every, config, walks, rounding)
+                else:
+                    lost = cut_streamed(stream, chosen, config, walks)
     result = SparsifyResult(
         matrices=[_described(model, matrix, config.pattern, lost.get(matrix.linear)) for matrix in matrices],
         asked=config.share,
@@ -177,6 +188,13 @@ def sparsify(
     remember_zeros(model, result.to_dict())
     note_done(model, "sparsify", result.to_dict(), config)
     return result
+
+
+def _without_zeros(model: PreTrainedModel) -> dict[nn.Linear, Quota]:
+    """Every projection, with no zeros to be made."""
+    adapter = adapter_of(model)
+    linears = [linear for layer in adapter.layers(model) for linear in adapter.projections(layer).values()]
+    return {linear: Quota(linear.out_features, linear.in_features, 0, per_row=True) for linear in linears}
 
 
 def _allocated(

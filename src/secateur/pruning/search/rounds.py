@@ -29,6 +29,7 @@ from secateur.models.masks import zeros_to_keep
 from secateur.models.memory import peak_memory, timed
 from secateur.models.modes import in_eval_mode
 from secateur.models.options import configured, takes_options
+from secateur.models.rounded import refuse_rounded
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
 from secateur.pruning.budget import require_met, require_room
@@ -168,6 +169,7 @@ def search(
     config = configured(SearchConfig, config, options)
     require_in_memory(model)
     require_finite(model, "the model")
+    refuse_rounded(model, "search the model that they came from")
     if zeros_to_keep(model, config.zeros):
         raise InputError(
             "the model has zeros, which the re-fit would fill; search and prune first, then run sparsify, or pass "

@@ -37,6 +37,7 @@ class DiagnoseJson(Figures):
     uniform_loss: float | None = Field(description="Of a model that knows nothing.")
     sparsity: Share
     zeros: str
+    rounding: str = Field("", description="Of weights of 4 or 8 bits, which they are and what they take.")
 
 
 class Phase(Written):

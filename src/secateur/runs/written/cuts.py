@@ -127,6 +127,38 @@ class SparsityJson(Written):
     matrices: list[Matrix] = Field(min_length=1)
 
 
+class QuantizeJson(Figures):
+    """What rounding left."""
+
+    bytes_before: int = Field(description="Of the weights on disk, embeddings included.")
+    bytes_after: int
+    seconds: dict[str, float] = Field(description="By phase.")
+    peak_memory_bytes: int
+
+
+class RoundedMatrix(Written):
+    """A matrix of rounded weights."""
+
+    layer: int | None = Field(description="None for the head.")
+    name: str
+    shape: Pair
+    bits: int
+    group: int = Field(description="Neighbouring weights of a row that share a scale.")
+    bytes: int = Field(description="On disk, with the scales.")
+
+
+class QuantizationJson(Written):
+    """All matrices of rounded weights."""
+
+    bytes_before: int = Field(description="Of the weights on disk, embeddings included.")
+    bytes_after: int
+    calibration: str = Field(description="The text of `data`, in words.")
+    calibration_windows: int
+    calibration_source: str
+    settings: dict[str, Any] = Field(description="Options of `quantize`.")
+    matrices: list[RoundedMatrix] = Field(min_length=1)
+
+
 class Round(Written):
     """A cut of the search."""
 
