@@ -106,7 +106,7 @@ def two_waiting(place: Path, minutes: str) -> Iterator[tuple["subprocess.Popen[b
         launcher.wait()
 
 
-def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(happened: Callable[[], bool], seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end

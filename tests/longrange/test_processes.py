@@ -1,7 +1,6 @@
 """Training in two processes gives what one process gives."""
 
 import json
-import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,9 +44,9 @@ def test_two_processes_train_as_one_does(
             for name, (mode, examples, short, fit) in CASES.items()
         ]
 
-    train = runpy.run_path(str(WORKER))["train"]
-    for case in cases("one"):
-        train(case)
+    (tmp_path / "one.json").write_text(json.dumps(cases("one")), encoding="utf-8")
+    (process,) = two_processes(WORKER, tmp_path / "one.json", timeout=120, count=1)
+    assert process.returncode == 0, process.stderr
     two = cases("two")
     two.append({**two[0], "output": str(tmp_path / "two" / "too large"), "short": [3], "fit": 0})
     (tmp_path / "cases.json").write_text(json.dumps(two), encoding="utf-8")

@@ -110,7 +110,7 @@ class TestAnAdapterBesideTheModel:
 
 
 class TestQuantised:
-    @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4", "torchao", "new"])
+    @pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4", "torchao", "new"])
     def test_a_method_that_is_not_read_is_named(self, saved: Path, method: str) -> None:
         change_config(saved, quantization_config={"quant_method": method, "bits": 4})
         change_weights(saved, lambda weights: {**weights, QUERY: weights[QUERY].to(torch.int8)})

@@ -22,7 +22,7 @@ def run(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> None:
-    """Run a recipe: measure, cut, measure, recover, measure, report.
+    """Run a recipe: measure, cut, recover, measure, report.
 
     What is done and unchanged is not done again, and a stopped run goes on where it stopped. --overwrite starts
     afresh.

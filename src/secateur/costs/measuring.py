@@ -7,6 +7,7 @@ from typing import Any, Self, Unpack, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from secateur.costs.config import TIMED_CONTEXT, Engine, Targets
@@ -110,7 +111,7 @@ def measure_widths(
         device = resolve_device(config.device) if config.engine == "transformers" else device
         found = resolve_dtype("auto", device)
         shaped = bare_model(settings)
-        shaped.to(dtype=(settings.dtype or torch.float32) if isinstance(found, str) else found)
+        nn.Module.to(shaped, dtype=(settings.dtype or torch.float32) if isinstance(found, str) else found)
     else:
         shaped = model
         device = next(model.parameters()).device if config.engine == "transformers" else device

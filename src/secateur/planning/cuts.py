@@ -4,6 +4,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from secateur.console import flag
@@ -87,7 +88,7 @@ def cut_estimates(
     if not config.is_timed:
         return [_estimate(model, bytes_of(model, config, stored=stored), config, name, losses)]
     found = resolve_dtype("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(dtype=stored if isinstance(found, str) else found)
+    nn.Module.to(model, dtype=stored if isinstance(found, str) else found)
     return [_estimate(model, milliseconds_of_model(model, None, config, measures=False), config, name, losses)]
 
 

@@ -16,7 +16,7 @@ from secateur.pruning.ladders import Ladder
 LOSS_STEP = 0.01  # of all parameters, between two points that are kept
 
 
-def measure_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: CutLimits) -> Measure | None:
+def measure_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: CutLimits) -> Measure | None:
     """What the model costs in the unit of the target that is given; None where the ratio counts, of parameters.
 
     Args:

@@ -25,16 +25,16 @@ class QuantizeOptions(TypedDict, total=False):
     """The column of the answer."""
 
     chat_template: str | None
-    """How conversations and instructions become text: model (its own chat template), alpaca, or a FILE with a template.
-    The model's unless given, where it has one, else alpaca.
+    """How conversations and instructions become text: model (its own chat template), one of several that it has by
+    NAME, alpaca, or a FILE with a template. The model's unless given, where it has one, else alpaca.
     """
 
     layers: str | None
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
     data: Data
-    """Text that the cut is fitted to: a named corpus, a file, or several with shares, a.jsonl:0.7,b.txt:0.3. Default:
-    'pydocs'.
+    """Text that the cut is fitted to: a named corpus, a file, or several with shares of the windows,
+    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
     """
 
     windows: int

@@ -269,12 +269,12 @@ def test_a_damaged_stopped_search_is_named(
     unfinished.open({}, overwrite=False)
     unfinished.keep([done])
     config = SearchConfig(**QUICK)
-    assert unfinished.rounds(tiny_model(), config) == [done]
+    assert unfinished.rounds(tiny_model(), tiny_tokenizer, config) == [done]
     content = done.to_dict()
     damage(content)
     (unfinished.path / "search.json").write_text(json.dumps([content]))
     with pytest.raises(InputError, match=r"search\.json is damaged .* delete .* to begin anew"):
-        unfinished.rounds(tiny_model(), config)
+        unfinished.rounds(tiny_model(), tiny_tokenizer, config)
 
 
 def test_a_refused_search_leaves_nothing(
