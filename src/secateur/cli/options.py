@@ -152,13 +152,17 @@ def _help(field: FieldInfo) -> str:
     return f"{description} [default: {shown}]".strip() if shown else description
 
 
+LONGEST_CHOICES = 60  # characters: more do not fit beside an option's name at 80 columns
+
+
 def _metavar(kind: Any) -> str | None:
     """What stands behind the option: the choices of a Literal, nothing for a boolean."""
     if kind is bool:
         return None
     origin = typing.get_origin(kind)
     if origin is Literal:
-        return "|".join(map(str, typing.get_args(kind)))
+        choices = "|".join(map(str, typing.get_args(kind)))
+        return choices if len(choices) <= LONGEST_CHOICES else "NAME"
     if origin in (list, tuple, set, frozenset):
         inner = typing.get_args(kind)
         return f"{METAVARS.get(_without_none(inner[0]), 'NAME')},…" if inner else "NAME,…"

@@ -111,7 +111,8 @@ def measure_widths(
         device = resolve_device(config.device) if config.engine == "transformers" else device
         found = resolve_dtype("auto", device)
         shaped = bare_model(settings)
-        nn.Module.to(shaped, dtype=(settings.dtype or torch.float32) if isinstance(found, str) else found)
+        own: Any = settings.dtype or torch.float32
+        nn.Module.to(shaped, dtype=own if isinstance(found, str) else found)
     else:
         shaped = model
         device = next(model.parameters()).device if config.engine == "transformers" else device

@@ -46,7 +46,8 @@ class ExportConfig(Renamed, DataOptions):
     dtype: NumberFormat | None = Field(
         None,
         description="Number format of the matrices; unless given f16 in a GGUF file, and in a directory the model's "
-        "own. q8_0: 8 bits. Those with a k and with 4 or 5 bits are llama.cpp's, with its choice for each matrix "
+        "own. f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q5_0, q4_k_m, q4_k_s, q4_0, q3_k_l, q3_k_m or q2_k: "
+        "those with a k or with 4 or 5 bits are llama.cpp's, with its choice for each matrix "
         "(extra: gguf). Rows that a format's blocks do not divide get another, which is said.",
     )
     data: DataName | None = Field(
