@@ -135,6 +135,6 @@ def compare(model: Model, config: "CompareConfig", json: Json = None) -> None:
 
 attention = Group(
     "attention",
-    "Sparse attention without training: tune, generate, compare.",
+    "Sparse attention without training.",
     {each.name: each for each in (tune, generate, compare)},
 )

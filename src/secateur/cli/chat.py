@@ -25,7 +25,7 @@ def chat(
     ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", metavar="TEXT", help="Answer this once, and end.")] = None,
 ) -> None:
-    """Talk with a model in the terminal, through its chat template.
+    """Talk with a model in the terminal.
 
     With --compare two models answer, side by side where the terminal has 100 columns. A model without a chat template
     continues the text. Lines of a pipe are answered one by one. /reset forgets what was said, /exit or Ctrl-D ends.

@@ -31,7 +31,7 @@ def evaluate(
         Path | None, typer.Option("--plot", metavar="FILE", help="Also draw the perplexities as a PNG.")
     ] = None,
 ) -> None:
-    """Measure models side by side: perplexity, tasks, speed, memory.
+    """Measure models side by side.
 
     The first model is the baseline of the changes, but for models of another family. --tasks asks questions with
     known answers, zero-shot unless --num-fewshot says otherwise; with --no-perplexity --no-speed nothing else is

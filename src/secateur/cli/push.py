@@ -20,7 +20,7 @@ def push(
     message: Annotated[str | None, typer.Option("--message", metavar="TEXT", help="The commit's message.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, and send nothing.")] = False,
 ) -> None:
-    """Send a model directory with its card to the Hugging Face hub.
+    """Send a model and its card to the Hugging Face hub.
 
     Weights, tokenizer, code and card go there, and what secateur recorded of the cut, with paths as names only. Logs,
     command.txt, .secateur.json, optimizer states and everything else stay. The token is that of `hf auth login`.

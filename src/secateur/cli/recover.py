@@ -41,7 +41,7 @@ def recover(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> None:
-    """Win quality back by fine-tuning, with or without a teacher.
+    """Win quality back by fine-tuning.
 
     Writes a LoRA adapter, or a whole model with --merge and with all methods but lora. A model's zeros stay zero. A
     training that was stopped leaves its last checkpoint in OUTPUT.partial; the same command goes on from there.

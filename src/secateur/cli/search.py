@@ -30,7 +30,7 @@ def search(
     overwrite: Overwrite = False,
     json: Json = None,
 ) -> None:
-    """Find how a cut is best spread over attention, MLPs and layers.
+    """Find how a cut is best spread over halves and layers.
 
     The output is pruning_plan.json, which `secateur prune MODEL --plan FILE` cuts by, with the rounds of the search in
     search.json and search.png. A search that was stopped goes on after its last round when it is started again.
