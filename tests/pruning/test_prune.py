@@ -18,8 +18,8 @@ from secateur.data import load_corpus, token_windows
 from secateur.errors import DataError, InputError
 from secateur.models import adapter_of, count_parameters, declared_widths, layer_widths
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, measure_layer_importance, prune
-from secateur.pruning.cutting import metrics_of_layers, obs_scores
 from secateur.pruning.importance import activation_scores, magnitude_scores, taylor_scores
+from secateur.pruning.scoring import metrics_of_layers, obs_scores
 
 QUICK: dict[str, Any] = {"samples": 6, "seqlen": 48, "batch_size": 3, "layer_importance_samples": 2}
 Models = Callable[..., PreTrainedModel]

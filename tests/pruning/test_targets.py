@@ -91,10 +91,28 @@ def test_memory_is_what_the_files_and_the_cache_take(
 def test_fewer_bits_are_counted_with_their_scales(tiny_model: Models) -> None:
     model = tiny_model()
     sizes = {bits: bytes_of(model, Targets(target_memory="1GB", context=8, bits=bits)).whole for bits in (16, 8, 4)}
-    matrices = 4 * (2 * 64 * 128 + 2 * 64 * 64 + 3 * 64 * 96)
-    assert sizes[16] - sizes[4] == pytest.approx(matrices * (16 - 4.125) / 8)
-    assert sizes[16] - sizes[8] == pytest.approx(matrices * (16 - 8.125) / 8)
+    # Weights by their group: of the inputs 64 the queries, keys, values, gate and up, of 128 the output, of 96 down.
+    weights = {64: 64 * (128 + 2 * 64 + 2 * 96), 128: 128 * 64, 32: 96 * 64}
+    for bits in (4, 8):
+        saved = sum(count * (16 - bits - 16 / group) / 8 for group, count in weights.items())
+        assert sizes[16] - sizes[bits] == pytest.approx(4 * saved)
     assert bytes_of(model, Targets(target_memory="1GB", context=8)).whole > sizes[16]  # float32
+
+
+def test_what_is_rounded_in_the_same_pass_is_counted_so(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = tiny_model(intermediate_size=2048).to(torch.bfloat16)
+    options = {**QUICK, "importance": "obs", "compensate": True, "target": "mlp"}
+    result = prune(model, tiny_tokenizer, target_memory="800kB", context=16, quantize=4, **options)
+    secateur.save(model, tiny_tokenizer, tmp_path / "cut")
+    reached = result.plan.target
+    assert reached is not None and 0.97 * 800_000 <= reached.reached <= 800_000
+    header = 8 + int.from_bytes((tmp_path / "cut" / "model.safetensors").read_bytes()[:8], "little")
+    taken = stored_bytes(tmp_path / "cut") - header + reached.cache_bytes
+    assert reached.reached == pytest.approx(taken, rel=2e-3)
+    with pytest.raises(ValueError, match="the target counts what is written"):
+        PruneConfig(target_memory="800kB", quantize=4, bits=8)
 
 
 @pytest.mark.parametrize("even", [False, True])

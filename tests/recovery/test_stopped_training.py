@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 
 from secateur.errors import InputError, OutputError, TrainingError
 from secateur.recovery import RecoverResult
-from secateur.recovery.trainer import RecoveryTrainer, Student, lacks_memory
+from secateur.recovery.student import Student
+from secateur.recovery.trainer import RecoveryTrainer, lacks_memory
 
 Train = Callable[..., RecoverResult]
 TinyModel = Callable[..., PreTrainedModel]

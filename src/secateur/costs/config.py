@@ -45,7 +45,7 @@ class Targets(BaseModel):
     bits: int | None = Field(
         default=None,
         description="Bits in which the projections will be stored: 16, 8 or 4, the latter two with a scale for each "
-        "128 weights; the rest in 16. Unless given, all as the model's own files are.",
+        "128, 64 or 32 weights; the rest in 16. Unless given, all as the model's own files are, or as --quantize says.",
     )
     target_device: str = Field(
         default=THIS,

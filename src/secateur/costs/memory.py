@@ -12,27 +12,33 @@ from secateur.costs.measure import Bytes
 from secateur.models.adapters import adapter_of
 from secateur.models.halves import PARTS, Half, Part
 from secateur.models.widths import count_parameters
+from secateur.rounding.config import LEAST_GROUP, Rounding, group_of
 
 CACHE_BYTES = 2  # of a number in the cache: 16 bits, as engines keep it
-GROUP = 128  # weights that share a scale
-SCALE_BITS = 16
 
 
 def bytes_of(
-    model: PreTrainedModel, targets: Targets, *, stored: torch.dtype | None = None, context: int = MEMORY_CONTEXT
+    model: PreTrainedModel,
+    targets: Targets,
+    *,
+    rounding: Rounding | None = None,
+    stored: torch.dtype | None = None,
+    context: int = MEMORY_CONTEXT,
 ) -> Bytes:
     """What a model takes in memory, half by half.
 
     Args:
         model: the uncut model; its weights may be on `meta`.
         targets: `bits`, `context`, `batch`.
+        rounding: how what is left will be rounded, where the cut does so itself.
         stored: the number format of its files; what `secateur.save` writes unless given.
         context: tokens in the cache unless `targets` says otherwise.
     """
-    rest = (stored or getattr(model, "checkpoint_dtype", None) or model.dtype).itemsize
-    matrix = float(rest)
-    if targets.bits is not None:
-        rest, matrix = 2, bytes_of_weight(targets.bits)
+    kept = stored or getattr(model, "checkpoint_dtype", None) or model.dtype
+    if rounding is None and targets.bits is not None:
+        kept = torch.bfloat16
+        rounding = None if targets.bits == 16 else Rounding(targets.bits, "auto", kept, 0.0)
+    rest = kept.itemsize
     tokens = context_of(model.config, targets, context)
     adapter = adapter_of(model)
     units: dict[tuple[int, Part], int] = {}
@@ -46,7 +52,8 @@ def bytes_of(
                 weights[name] = cached[name] = 0.0
                 continue
             matrices, others, own = _parameters(half)
-            weights[name] = (matrix * matrices + rest * others) / half.units
+            stored_bytes = sum(bytes_of_matrix(linear, kept, rounding) for linear in half.linears)
+            weights[name] = (stored_bytes + rest * others) / half.units
             whole[name] = float(rest * own)
             counted_matrices, counted_others = counted_matrices + matrices, counted_others + others + own
             seen = min(tokens, window_of(model.config, index))
@@ -69,9 +76,13 @@ def bytes_of(
     )
 
 
-def bytes_of_weight(bits: int) -> float:
-    """Bytes of a weight in so many bits; with fewer than 16 a group of them has a scale."""
-    return (bits + (SCALE_BITS / GROUP if bits < 16 else 0)) / 8
+def bytes_of_matrix(linear: nn.Linear, kept: torch.dtype, rounding: Rounding | None) -> float:
+    """Bytes of a projection's weights in a number format, or rounded with a scale of that format for each group."""
+    weights = linear.weight.numel()
+    if rounding is None:
+        return float(weights * kept.itemsize)
+    group = group_of(rounding.group, linear.in_features) or LEAST_GROUP
+    return weights * (rounding.bits / 8 + kept.itemsize / group)
 
 
 def context_of(config: PreTrainedConfig, targets: Targets, usual: int) -> int:

@@ -18,11 +18,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from secateur.errors import ModelError
 from secateur.models.json_file import CONFIG, shown
+from secateur.models.packed_config import FORMAT
 from secateur.models.rounded import PACKED, SCALE, SHAPE, note_rounded, unpacked
 from secateur.models.text_half import text_name
 from secateur.models.weight_files import FORMATS, StoredTensor
 
-METHOD, FORMAT = "compressed-tensors", "pack-quantized"
 PARTS = (PACKED, SCALE, SHAPE)
 NOT_READ = {"weight_zero_point": "with zero points", "weight_g_idx": "with columns in an order of their own"}
 Packed = Mapping[str, Mapping[str, StoredTensor]]  # by module, then by part

@@ -8,13 +8,13 @@ from transformers import FineGrainedFP8Config
 
 from secateur.errors import ModelError
 from secateur.models.json_file import one_line, read_object, shown
-from secateur.models.packed_files import bits_of, check_packed
+from secateur.models.packed_config import METHOD
+from secateur.models.packed_files import REMEDY, bits_of, check_packed
 from secateur.models.weight_files import DERIVED, FORMATS, StoredTensor
 
 FIELDS = ("quantization_config", "compression_config")
 # Transformers multiplies these out while it loads them: FP8 with a scale for each block or tensor.
 READ = ("fp8", "mxfp8")
-PACKED = "compressed-tensors"  # of which `packed_files` reads one format
 FP8 = ("F8_E4M3", "F8_E5M2")
 SCALE = "_scale_inv"
 # Files of older tools: their name, whose they are, and where the method stands in them.
@@ -22,7 +22,6 @@ BESIDE = (
     ("hf_quant_config.json", "ModelOpt", ("quantization", "quant_algo")),
     ("quantize_config.json", "GPTQ", ("quant_method",)),
 )
-REMEDY = "use the original checkpoint, or dequantise it first and store it as ordinary weights"
 
 
 def quantisation_method(content: Mapping[str, Any], source: str) -> str | None:
@@ -49,7 +48,7 @@ def quantisation_method(content: Mapping[str, Any], source: str) -> str | None:
 def refuse_quantised(content: Mapping[str, Any], source: str) -> None:
     """Raise `ModelError` for a `config.json` that names a method whose weights are not read."""
     method = quantisation_method(content, source)
-    if method == PACKED:
+    if method == METHOD:
         bits_of(_settings(content), source)
     elif method is not None and method not in READ:
         raise ModelError(f"{source}: the checkpoint is quantised with {shown(method)}, which is not read; {REMEDY}")
@@ -75,7 +74,7 @@ def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Map
     packed = {
         name: tensor for name, tensor in tensors.items() if tensor.format not in FORMATS and not DERIVED.search(name)
     }
-    if method == PACKED:
+    if method == METHOD:
         check_packed(directory, _settings(content), tensors)
         return
     if method is not None and method not in READ:
@@ -101,7 +100,7 @@ def check_quantisation(directory: Path, content: Mapping[str, Any], tensors: Map
 def with_plain_weights(content: Mapping[str, Any]) -> dict[str, Any]:
     """A `config.json` that has Transformers multiply a quantised checkpoint's weights out, on a GPU too."""
     settings = content.get("quantization_config")
-    if not settings or settings.get("quant_method") == PACKED:
+    if not settings or settings.get("quant_method") == METHOD:
         return {name: value for name, value in content.items() if name not in FIELDS}
     return {**content, "quantization_config": {**settings, "dequantize": True}}
 

@@ -13,9 +13,9 @@ from secateur.calibration.own_text import PIECE_TOKENS, PIECES
 from secateur.costs.paper import LAYER_LAUNCHES
 from secateur.planning.phase import Phase, Setting
 from secateur.planning.work import Work
-from secateur.pruning.cutting import METRIC_WINDOWS, SENSITIVITY_WINDOWS
 from secateur.pruning.removals import EVERY as COMPARED_EVERY
 from secateur.pruning.removals import TOKENS as TOKENS_WITHOUT
+from secateur.pruning.scoring import METRIC_WINDOWS, SENSITIVITY_WINDOWS
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.rounds import MOST_TRIED
 from secateur.sparsity.sparsify import FISHER_WINDOWS

@@ -30,8 +30,8 @@ class PlanOptions(TypedDict, total=False):
     """Sequences that the cache of target_memory= holds. Default: 1."""
 
     bits: int | None
-    """Bits in which the projections will be stored: 16, 8 or 4, the latter two with a scale for each 128 weights; the
-    rest in 16. Unless given, all as the model's own files are.
+    """Bits in which the projections will be stored: 16, 8 or 4, the latter two with a scale for each 128, 64 or 32
+    weights; the rest in 16. Unless given, all as the model's own files are, or as quantize= says.
     """
 
     target_device: str

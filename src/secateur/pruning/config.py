@@ -235,6 +235,12 @@ class PruneConfig(RoundsToo, StreamedConfig, CutLimits):
         return self
 
     @model_validator(mode="after")
+    def _one_number_of_bits(self) -> Self:
+        if self.quantize is not None and self.bits not in (None, self.quantize):
+            raise ValueError(f"bits {self.bits} beside quantize {self.quantize}: the target counts what is written")
+        return self
+
+    @model_validator(mode="after")
     def _rounds_what_is_refitted(self) -> Self:
         if self.quantize is not None and not self.compensate:
             raise ValueError("quantize rounds re-fitted weights; leave out --no-compensate, or use secateur quantize")

@@ -33,7 +33,7 @@ from secateur.models.zeros_record import forget_zeros, renew_zeros
 from secateur.pruning.allocation import allocate
 from secateur.pruning.budget import require_room
 from secateur.pruning.config import LayerImportanceMethod, PruneConfig, UnitImportance
-from secateur.pruning.cutting import cut_and_refit, cut_units, metrics_of_layers, obs_scores
+from secateur.pruning.cutting import cut_and_refit, cut_units
 from secateur.pruning.importance import (
     LayerScores,
     UnitScore,
@@ -49,6 +49,7 @@ from secateur.pruning.options import PruneOptions
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.plan_file import PlannedCut, read_plan
 from secateur.pruning.removals import with_measured_halves
+from secateur.pruning.scoring import metrics_of_layers, obs_scores
 from secateur.pruning.targets import keep_expected_losses, measure_of
 from secateur.pruning.units import check_group_ratios, identity, log_what_stays, part_shapes, usual_attention
 from secateur.rounding.config import require_groups

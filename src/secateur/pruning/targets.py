@@ -10,7 +10,7 @@ from secateur.costs.measure import Measure
 from secateur.costs.memory import bytes_of
 from secateur.distributed import is_first
 from secateur.models.widths import count_parameters
-from secateur.pruning.config import CutLimits
+from secateur.pruning.config import CutLimits, PruneConfig
 from secateur.pruning.ladders import Ladder
 
 LOSS_STEP = 0.01  # of all parameters, between two points that are kept
@@ -30,7 +30,8 @@ def measure_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     if config.target_option is None:
         return None
     if config.target_option == "target_memory":
-        return bytes_of(model, config)
+        rounding = config.rounding(model) if isinstance(config, PruneConfig) else None
+        return bytes_of(model, config, rounding=rounding)
     return milliseconds_of_model(model, tokenizer, config)
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, Unpack, cast
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from secateur import files
@@ -23,7 +22,7 @@ from secateur.distributed import barrier, is_first, process_count, process_numbe
 from secateur.errors import InputError, TrainingError
 from secateur.files.result_files import CARD
 from secateur.handover.memory import call_text, files_in_memory, lineage_in_memory, note_done
-from secateur.models import adapter_of, configured, load, save, weights_fingerprint
+from secateur.models import adapter_of, configured, load, weights_fingerprint
 from secateur.models.checks import require_finite, require_in_memory
 from secateur.models.context import require_length
 from secateur.models.lora import underlying
@@ -37,13 +36,15 @@ from secateur.recovery.callbacks import require_callbacks, training_bar
 from secateur.recovery.config import FREE_TO_CHANGE, RecoverConfig
 from secateur.recovery.datasets import Amount, Padding, extra_windows, training_sequences
 from secateur.recovery.distillation import Teacher, check_vocabulary, fits_memory
-from secateur.recovery.lora import add_lora, lora_projections, write_adapter
-from secateur.recovery.masked import add_masked_updates, add_masks, bake_in, require_zeros
+from secateur.recovery.lora import add_lora, lora_projections
+from secateur.recovery.masked import add_masked_updates, add_masks, require_zeros
 from secateur.recovery.options import RecoverOptions
 from secateur.recovery.own_loss import OwnLoss, name_of, require_callable
-from secateur.recovery.result import RecoverResult, history_of, record_of, result_of
-from secateur.recovery.trainer import Diverged, RecoveryTrainer, Student, TrainingData
+from secateur.recovery.result import RecoverResult, record_of, result_of
+from secateur.recovery.student import Student
+from secateur.recovery.trainer import Diverged, RecoveryTrainer, TrainingData
 from secateur.recovery.workplace import HISTORY_FILE, Workplace
+from secateur.recovery.writing import advice, finish, given_back, keep_last_good, write
 from secateur.wording import worded
 
 logger = logging.getLogger(__name__)
@@ -196,25 +197,25 @@ def _recovered(
                 checkpoints.restore_own_weights(trainer.student, trainer.good_weights)
             learner = _gathered(learner, skeleton)
             if in_memory:
-                _finish(learner, number_format, merged=False)
+                finish(learner, number_format, merged=False)
                 kept: Path | str | None = "the model" if trainer.good_step else None
             else:
-                kept = _keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
+                kept = keep_last_good(trainer, learner, tokenizer, number_format, target, str(problem))
             if is_first():
                 workplace.remove()
             barrier()
-            raise TrainingError(_advice(problem, trainer.state.global_step, kept, config)) from problem
+            raise TrainingError(advice(problem, trainer.state.global_step, kept, config)) from problem
         except BaseException as problem:  # stopped, or what a callback or a loss of the user's own raises
             if isinstance(problem, KeyboardInterrupt) and not in_memory:
                 workplace.tell()
             if skeleton is None:
-                _given_back(learner, number_format)
+                given_back(learner, number_format)
             raise
         _restore_best(trainer)
         learner = _gathered(learner, skeleton)
         result = result_of(trainer, learner, target, corpus, amount)
         if skeleton is None or is_first():
-            result.model = _finish(learner, number_format, config.merge)
+            result.model = finish(learner, number_format, config.merge)
             require_zeros(underlying(learner) if config.writes_adapter else cast(PreTrainedModel, result.model), masks)
         logger.debug("Trained on %s: %d tokens in %.1f s", result.corpus, result.tokens, result.seconds)
         if in_memory:
@@ -223,7 +224,7 @@ def _recovered(
         elif is_first():
             workplace.finish()
             contents = {HISTORY_FILE: record_of(result, config), **reports(workplace.path), **(extras or {})}
-            _write(result.model, tokenizer, target, free, contents)
+            write(result.model, tokenizer, target, free, contents)
             workplace.remove()
         barrier()
         return result
@@ -343,70 +344,3 @@ def _restore_best(trainer: RecoveryTrainer) -> None:
         )
     weights = load_file(trainer.workplace.best / checkpoints.WEIGHTS)
     checkpoints.load_weights(trainer.student, weights)
-
-
-def _finish(
-    model: PreTrainedModel | PeftModel, number_format: torch.dtype, merged: bool
-) -> PreTrainedModel | PeftModel:
-    if isinstance(model, PeftModel):
-        return cast(PreTrainedModel, model.merge_and_unload()).eval() if merged else model.eval()
-    bake_in(model)
-    nn.Module.to(model, number_format)  # PreTrainedModel.to is annotated without its arguments
-    return model.eval()
-
-
-def _given_back(model: PreTrainedModel | PeftModel, number_format: torch.dtype) -> None:
-    """Leave a model whose training was stopped as one that can be used and saved: without a half trained adapter."""
-    if isinstance(model, PeftModel):
-        cast(PreTrainedModel, model.unload()).eval()
-    else:
-        _finish(model, number_format, merged=False)
-
-
-def _write(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    output: Path,
-    overwrite: bool,
-    contents: dict[str, object],
-) -> None:
-    if not isinstance(model, PeftModel):
-        save(model, tokenizer, output, overwrite=overwrite, extras=contents)
-        return
-    with files.new_directory(output, overwrite) as staging:
-        write_adapter(model, staging)
-        for name, content in contents.items():
-            files.write_extra(staging / name, content)
-
-
-def _keep_last_good(
-    trainer: RecoveryTrainer,
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    number_format: torch.dtype,
-    output: Path,
-    problem: str,
-) -> Path | None:
-    """Write the last weights that gave a finite loss beside the output; None where no step was done."""
-    if not trainer.good_step:
-        return None
-    kept = _unused(output.with_name(f"{output.name}.last-good"))
-    barrier()
-    note = {"stopped": problem, "step": trainer.good_step, "history": history_of(trainer.state.log_history)}
-    if is_first():
-        _write(_finish(model, number_format, merged=False), tokenizer, kept, False, {HISTORY_FILE: note})
-    return kept
-
-
-def _unused(path: Path) -> Path:
-    """The path itself, or with the first number behind it at which nothing stands."""
-    candidates = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1000)))
-    return next(candidate for candidate in candidates if not candidate.exists())
-
-
-def _advice(problem: Diverged, step: int, kept: Path | str | None, config: RecoverConfig) -> str:
-    where = f"the last good weights are in {kept}" if kept else "no weights are worth keeping"
-    return (
-        f"training stopped at step {step + 1}: {problem}; {where}; try a lower --lr (now {config.learning_rate:g}) or "
-        f"--max-grad-norm (now {config.max_grad_norm:g}), more --warmup-steps, or --dtype float32"
-    )

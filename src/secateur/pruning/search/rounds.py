@@ -10,7 +10,7 @@ was measured is averaged over the rounds, each on other text, and no half moves 
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import Tensor
@@ -33,11 +33,12 @@ from secateur.models.rounded import refuse_rounded
 from secateur.models.widths import count_parameters, head_dim_of
 from secateur.pruning.allocation import take_by_price
 from secateur.pruning.budget import require_met, require_room
-from secateur.pruning.cutting import Removed, metrics_of_layers, obs_scores
+from secateur.pruning.cutting import Removed
 from secateur.pruning.ladders import Ladder, build_ladders, unpriced_ladders
 from secateur.pruning.multiples import require_multiples
 from secateur.pruning.plan import PruningPlan, plan_layers, warn_of_miss
 from secateur.pruning.removals import with_measured_halves
+from secateur.pruning.scoring import metrics_of_layers, obs_scores
 from secateur.pruning.search.candidates import (
     HalfName,
     cut_with_candidates,
@@ -48,13 +49,13 @@ from secateur.pruning.search.candidates import (
 from secateur.pruning.search.config import SearchConfig
 from secateur.pruning.search.divergence import Watched, divergence, expected_changes
 from secateur.pruning.search.options import SearchOptions
+from secateur.pruning.search.result import Round, SearchResult, best_of
 from secateur.pruning.search.text import SearchText, half_of, search_text
 from secateur.pruning.targets import keep_expected_losses, measure_of
 from secateur.pruning.units import identity, log_what_stays, part_shapes, usual_attention
-from secateur.showing import Drawn
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 logger = logging.getLogger(__name__)
 Ladders = dict[HalfName, Ladder]
@@ -64,78 +65,6 @@ LEAST = 1e-3  # of what was expected
 REACH = 8  # a half moves by an eighth of its steps in a round at most
 MOST_TRIED = 4
 BACKWARD = 4  # times as much memory as a pass forward alone
-
-
-@dataclass
-class Round:
-    """One cut that was made and measured.
-
-    Attributes:
-        divergence: KL divergence from the uncut model, in nats per token, on text that the cut was not fitted to.
-        taken: for each layer, the steps taken by its attention and its MLP; None where it must not be cut.
-        scales: for each layer and half, the logarithm of how much more than expected it costs to narrow it, averaged
-            over the rounds so far.
-        following: as `taken`, for the next round.
-        attention_share: share of the removed parameters that attention bears.
-        seconds: what the round took.
-    """
-
-    divergence: float
-    taken: list[list[int | None]]
-    scales: list[list[float | None]]
-    following: list[list[int | None]]
-    attention_share: float
-    seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(repr=False)
-class SearchResult(Drawn):
-    """What a search found.
-
-    Attributes:
-        plan: the best cut, for `prune --plan`.
-        rounds: all cuts made, the first of them the one that `prune` makes by itself.
-        seconds: time by phase.
-        peak_memory_bytes: the most memory used: of the GPU, or of the process on a CPU.
-    """
-
-    plan: PruningPlan
-    rounds: list[Round]
-    seconds: dict[str, float] = field(default_factory=dict)
-    peak_memory_bytes: int = 0
-
-    def headline(self) -> str:
-        first, best = self.rounds[0].divergence, self.rounds[self.best].divergence
-        found = f"round {self.best + 1} of {len(self.rounds)}: KL divergence {best:.4f}, prune's own {first:.4f}"
-        return f"{self.plan.headline()}; {found}"
-
-    def rows_of_figures(self) -> list[dict[str, Any]]:
-        names = ("divergence", "attention_share", "seconds")
-        return [
-            {"round": number, **{name: getattr(done, name) for name in names}, "best": number == self.best + 1}
-            for number, done in enumerate(self.rounds, start=1)
-        ]
-
-    def plot(self) -> "Figure":
-        from secateur.report import figure_of, search_plot
-
-        return figure_of(search_plot, self.to_dict())
-
-    @property
-    def best(self) -> int:
-        """Which round the plan is of, from 0."""
-        return _best(self.rounds)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "best": self.best,
-            "rounds": [done.to_dict() for done in self.rounds],
-            "seconds": self.seconds,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
 
 
 @takes_options(SearchConfig)
@@ -254,7 +183,7 @@ def _search(
 
 
 def _is_over(done: Sequence[Round], config: SearchConfig) -> bool:
-    return len(done) >= config.rounds or len(done) - 1 - _best(done) >= config.patience
+    return len(done) >= config.rounds or len(done) - 1 - best_of(done) >= config.patience
 
 
 def _as_prune_does_it(
@@ -396,7 +325,7 @@ def _units(
 ) -> Removed:
     """The units that leave in the best round, chosen on all of the text."""
     removed: Removed = [{part: [] for part in PARTS} for _ in part_shapes(model)]
-    best = _best(rounds)
+    best = best_of(rounds)
     metrics = metrics_of_layers(model, windows, config.batch_size) if best else None
     taken = _named(rounds[best].taken)
     ladders = unpriced_ladders(model, config, taken, measure)
@@ -437,10 +366,6 @@ def _plan(
         model=identity(model),
         target=Reached.by(measure, config, counts),
     )
-
-
-def _best(rounds: Sequence[Round]) -> int:
-    return min(range(len(rounds)), key=lambda number: rounds[number].divergence, default=0)
 
 
 def _attention_share(ladders: Sequence[Ladder]) -> float:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from secateur.calibration.windows import Calibration
 from secateur.data import Corpus, token_windows
 from secateur.distributed import process_count
-from secateur.pruning.cutting import spread
+from secateur.pruning.scoring import spread
 from secateur.pruning.search.config import SearchConfig
 
 LEAST_MEASURED = 4
