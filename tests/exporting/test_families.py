@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.errors import ModelError
-from secateur.exporting import opens_in, require_exportable
+from secateur.exporting import opening_of, require_exportable
 from secateur.exporting.engines import VLLM_FAMILIES
 from secateur.exporting.nemotron_nas import require_held
 from secateur.models import count_parameters, layer_widths
@@ -58,7 +58,7 @@ def test_every_family_gives_the_same_probabilities(
 def test_where_an_uneven_model_opens(family: str) -> None:
     config = make_family(family, "uneven").config
     run = ", vLLM" if family in VLLM_FAMILIES else ""
-    assert opens_in(config) == f"Opens in Transformers{run} (remote code); by export: llama.cpp"
+    assert opening_of(config).line == f"Opens in Transformers{run} (remote code); by export: llama.cpp"
     with pytest.raises(ModelError, match=f"compute as {family}'s"):
         require_held(config)
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, PreTrainedMo
 
 import secateur
 from secateur.errors import InputError, ModelError, OutputError
-from secateur.exporting import opens_in
+from secateur.exporting import opening_of
 from secateur.exporting.engines import WITHOUT_ATTENTION
 from secateur.exporting.nemotron_nas import ffn_mult, require_held_widths
 from secateur.models import adapter_of, declare_widths
@@ -81,7 +81,7 @@ def made(tiny_model, family: str = "llama", widths: Sequence[int] = WIDTHS, **ov
 def test_layers_without_halves_say_no_op(tiny_model, tiny_tokenizer, tmp_path: Path) -> None:
     model = made(tiny_model)
     secateur.prune(model, tiny_tokenizer, drop="attention=1,mlp=2", compensate=False, importance="magnitude")
-    assert opens_in(model.config) == f"{WITHOUT_ATTENTION}; by export: llama.cpp, SGLang"
+    assert opening_of(model.config).line == f"{WITHOUT_ATTENTION}; by export: llama.cpp, SGLang"
     secateur.export(model, tiny_tokenizer, tmp_path / "nas", format="nemotron-nas")
     config = json.loads((tmp_path / "nas" / "config.json").read_text())
     blocks = config["block_configs"]
@@ -355,7 +355,7 @@ OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
 def test_where_a_model_opens(
     tiny_model, family: str, options: dict[str, Any], widths: Sequence[int], expected: str
 ) -> None:
-    line = opens_in(made(tiny_model, family, widths, **options).config)
+    line = opening_of(made(tiny_model, family, widths, **options).config).line
     assert line == expected
     assert len(line) <= 80
 

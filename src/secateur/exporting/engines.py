@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from transformers import PreTrainedConfig
 
@@ -9,6 +10,9 @@ from secateur.errors import ModelError
 from secateur.exporting.layout import require_carried
 from secateur.exporting.nemotron_nas import require_held, require_held_widths
 from secateur.models.adapters import adapter_for, is_uneven_type
+from secateur.models.config_file import load_config, read_config
+from secateur.models.packed_config import METHOD
+from secateur.models.quantised import quantisation_method
 from secateur.models.saving import MLX_FAMILIES
 from secateur.models.widths import heads_make_up_hidden_size, widths_in
 
@@ -22,6 +26,9 @@ IN_VLLM = "Opens in Transformers, vLLM (remote code)"
 # What was run of the others.
 OTHER_UNEVEN = "Opens in Transformers (remote code)"
 OTHER_EVEN = "Opens wherever the family does: it is the family's own class"
+# Of packed weights an even Llama was run in vLLM, nothing in mlx-lm or SGLang.
+PACKED_LLAMA = "Opens in Transformers, vLLM"
+PACKED = "Opens in Transformers"
 # Their own Qwen2 takes the hidden size by the number of heads for the size of a head: vLLM wants --model-impl
 # transformers, mlx-lm --trust-remote-code.
 OWN_HEAD_SIZE = "Opens in Transformers and, by an option, vLLM and mlx-lm"
@@ -46,13 +53,21 @@ class Opening:
     exports: tuple[str, ...] = ()
 
 
-def opens_in(config: PreTrainedConfig) -> str:
-    """One line that says which engines open a model's directory, and which an export of it.
+def opening_in(directory: Path) -> Opening:
+    """Which engines open a directory, and which an export of it. Raises `ModelError` where its config is wrong.
 
     Args:
-        config: the model's.
+        directory: of a model.
     """
-    return opening_of(config).line
+    config = load_config(directory)
+    content, _ = read_config(directory)
+    if quantisation_method(content, str(directory)) != METHOD:
+        return opening_of(config)
+    if is_uneven_type(config.model_type):
+        return _with_exports(Opening(OTHER_UNEVEN, ("Transformers",), remote_code=True), config)
+    if config.model_type == "llama":
+        return _with_exports(Opening(PACKED_LLAMA, ("Transformers", "vLLM")), config)
+    return _with_exports(Opening(PACKED, ("Transformers",)), config)
 
 
 def opening_of(config: PreTrainedConfig) -> Opening:

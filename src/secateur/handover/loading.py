@@ -6,10 +6,9 @@ from pathlib import Path
 from shlex import quote
 
 from secateur.errors import ModelError
-from secateur.exporting.engines import Opening, opening_of
+from secateur.exporting.engines import Opening, opening_in
 from secateur.exporting.nemotron_nas import MODEL_TYPE as NEMOTRON_NAS
 from secateur.handover.plain import code
-from secateur.models.config_file import load_config
 
 ADAPTER = "adapter_config.json"
 
@@ -40,7 +39,7 @@ def opening_at(directory: Path) -> Opening | None:
         line = "Opens in vLLM, SGLang and mlx-lm, each with trust_remote_code"
         return Opening(line, ("vLLM", "SGLang", "mlx-lm"), remote_code=True)
     try:
-        return opening_of(load_config(directory))
+        return opening_in(directory)
     except ModelError:
         return None
 

@@ -20,13 +20,12 @@ from secateur.data import check_texts, inputs_of, load_corpus, token_windows
 from secateur.distributed import barrier, is_first
 from secateur.errors import OptionError
 from secateur.evaluation import perplexity
-from secateur.exporting import ExportConfig, ExportResult, export, opens_in, require_exportable, require_quantiser
+from secateur.exporting import ExportConfig, ExportResult, export, opening_in, require_exportable, require_quantiser
 from secateur.files import claimed, expanded, require_free, require_new_file
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, PLAN, QUANTIZATION, STRATEGY
 from secateur.handover import Figure, card_files
 from secateur.handover.plain import without_places
 from secateur.models import attach_adapter, find_model, load, save
-from secateur.models.config_file import load_config
 from secateur.models.loading import load_settings, remember_checkpoint_dtype
 from secateur.models.masks import masks_of_all_zeros
 from secateur.models.zeros_record import RECORD, zeros_file
@@ -250,7 +249,7 @@ def check_export(name: str, config: ExportConfig, *, as_it_is: bool) -> None:
 
 def where_it_opens(directory: str | Path) -> str:
     """One line that says which engines open a model directory. Raises `ModelError` where its config is wrong."""
-    return opens_in(load_config(Path(directory)))
+    return opening_in(Path(directory)).line
 
 
 def _load_to_merge(name: str, config: MergeConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
