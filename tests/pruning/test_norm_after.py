@@ -13,6 +13,7 @@ from secateur.calibration import targets
 from secateur.models import adapter_of
 from secateur.models.halves import PARTS, Half
 from secateur.pruning import cutting
+from secateur.pruning.scoring import obs_scores
 from tiny import make_tiny_model
 
 STEPS = 120
@@ -74,7 +75,7 @@ def test_fitting_what_goes_into_the_norm_is_best(family: str, monkeypatch: pytes
     first, last = tokens[: len(tokens) * 4 // 5], tokens[len(tokens) * 4 // 5 :]
     model = trained(family, first)
     calibration, held_out = windows(first, 64, 1), windows(last, 64, 2)
-    scores = cutting.obs_scores(model, calibration, 8, 0.01)
+    scores = obs_scores(model, calibration, 8, 0.01)
     counts = {(layer, part): count for layer in range(4) for part, count in zip(PARTS, COUNTS, strict=True)}
 
     def after(way: Callable[..., Iterator[tuple[Tensor, Tensor]]]) -> float:
