@@ -237,7 +237,10 @@ class PruneConfig(RoundsToo, StreamedConfig, CutLimits):
     @model_validator(mode="after")
     def _one_number_of_bits(self) -> Self:
         if self.quantize is not None and self.bits not in (None, self.quantize):
-            raise ValueError(f"bits {self.bits} beside quantize {self.quantize}: the target counts what is written")
+            raise ValueError(
+                f"--bits {self.bits} beside --quantize {self.quantize}: the target counts what is written; leave out "
+                "--bits"
+            )
         return self
 
     @model_validator(mode="after")
