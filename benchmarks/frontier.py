@@ -22,8 +22,8 @@ import torch
 
 import common
 import secateur
-from llama_engine import LlamaCpp
 from secateur.data import load_corpus, token_windows
+from secateur.evaluation.llama_cpp import LlamaCpp
 from secateur.exporting.config import WHOLE
 
 CUT, SPARSE = "q8_0,q5_k_m,q4_k_m", "q4_k_m"
@@ -132,7 +132,8 @@ def measured(source: str, dtype: str, windows: dict[str, torch.Tensor], options:
     first = next(iter(windows.values()))[0]
     with LlamaCpp(file, context=512 + options.new_tokens, threads=options.threads) as engine:
         perplexity = {name: engine.perplexity(each) for name, each in windows.items()}
-        rates = list(engine.decode_rates(first[:128].tolist(), options.new_tokens, options.repeats))
+        timed = engine.seconds(first[:128].tolist(), options.new_tokens, options.repeats)
+        rates = [options.new_tokens / decoding for _, decoding in timed]
     point = {
         "parameters": result.parameters,
         "bytes": file.stat().st_size,

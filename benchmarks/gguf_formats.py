@@ -15,8 +15,8 @@ from typing import Any
 
 import common
 import secateur
-from llama_engine import LlamaCpp
 from secateur.data import load_corpus, token_windows
+from secateur.evaluation.llama_cpp import LlamaCpp
 from secateur.exporting.config import WHOLE
 
 FORMATS = "f16,q8_0,q6_k,q5_k_m,q4_k_m,q3_k_m"
@@ -43,14 +43,14 @@ def main() -> None:
                 result = secateur.export(model, tokenizer, file, dtype=dtype, **given)
                 seconds = time.perf_counter() - begun
                 with LlamaCpp(file, threads=options.threads) as engine:
-                    loss = engine.log_perplexity(windows)
+                    perplexity = engine.perplexity(windows)
             rows.append(
                 {
                     "dtype": dtype,
                     "calibration": given.get("calibration"),
                     "bytes": result.bytes,
-                    "perplexity": math.exp(loss),
-                    "rise": loss - math.log(rows[0]["perplexity"]) if rows else 0.0,
+                    "perplexity": perplexity,
+                    "rise": math.log(perplexity / rows[0]["perplexity"]) if rows else 0.0,
                     "export_seconds": seconds,
                 }
             )

@@ -20,7 +20,7 @@ def test_gives_positive_rates_and_a_process_larger_than_the_weights(tiny_model):
 
 def test_decodes_greedily_with_a_cache_past_an_end_token(tiny_model):
     model = tiny_model()
-    prompt = speed._random_prompt(model, 12, seed=3)
+    prompt = speed.random_prompt(model.config.vocab_size, 12, seed=3)
     inputs = []
     hook = model.model.register_forward_pre_hook(
         lambda _module, _args, kwargs: inputs.append(kwargs["input_ids"].clone()), with_kwargs=True
@@ -34,7 +34,7 @@ def test_decodes_greedily_with_a_cache_past_an_end_token(tiny_model):
 
 def test_the_cache_goes_by_the_name_that_is_not_deprecated(tiny_model, recwarn):
     model = tiny_model()
-    speed._generate(model, speed._random_prompt(model, 12, seed=3), new_tokens=2)
+    speed._generate(model, speed.random_prompt(model.config.vocab_size, 12, seed=3), new_tokens=2)
     assert not [warning for warning in recwarn if "deprecated" in str(warning.message)]
 
 

@@ -50,6 +50,7 @@ class Evaluation(Drawn):
         stride: tokens from one window to the next, None for no overlap.
         dtype: number format of the weights.
         device: where it ran.
+        engine: what ran it: Transformers, or llama.cpp.
         size_bytes: its weights on disk.
         prefill_tokens_per_second: prompt tokens read, batch size 1.
         decode_tokens_per_second: new tokens written one by one, batch size 1.
@@ -69,6 +70,7 @@ class Evaluation(Drawn):
     stride: int | None
     dtype: str
     device: str
+    engine: str = "Transformers"
     sparsity: float = 0.0
     size_bytes: int | None = None
     prefill_tokens_per_second: float | None = None

@@ -53,9 +53,7 @@ def perplexity(
     Raises:
         InputError: there is no window, the stride leaves gaps, or one window alone does not fit in memory.
     """
-    _check(windows, stride)
-    seqlen = windows.shape[1]
-    first_scored = max(1, seqlen - (stride or seqlen))
+    first_scored, seqlen = first_scored_of(windows, stride), windows.shape[1]
     own = share(windows)
     by_layer = isinstance(model, PreTrainedModel) and streamed(model)
     with measuring(model):
@@ -66,13 +64,23 @@ def perplexity(
     return torch.tensor(total / tokens, dtype=torch.float64).exp().item()
 
 
-def _check(windows: Tensor, stride: int | None) -> None:
+def first_scored_of(windows: Tensor, stride: int | None) -> int:
+    """The first token that a window but the first scores.
+
+    Args:
+        windows: token ids, (windows, seqlen).
+        stride: tokens from the start of one window to the next; None: seqlen.
+
+    Raises:
+        InputError: there is no window, or the stride leaves gaps.
+    """
     if windows.dim() != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
         raise InputError(
             f"windows for perplexity are (windows, seqlen), at least (1, 2); these are {tuple(windows.shape)}"
         )
     if stride is not None and not 1 <= stride <= windows.shape[1]:
         raise InputError(f"stride must be between 1 and the windows' {windows.shape[1]} tokens; it is {stride}")
+    return max(1, windows.shape[1] - (stride or windows.shape[1]))
 
 
 def _window_losses(

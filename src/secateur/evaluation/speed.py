@@ -91,7 +91,7 @@ def measure_speeds(
     """
     rounds = [_Rounds() for _ in models]
     sizes = [weight_bytes(model) for model in models]
-    prompts = [_random_prompt(model, prompt_tokens, seed) for model in models]
+    prompts = [random_prompt(_vocabulary(model), prompt_tokens, seed).to(input_device(model)) for model in models]
     give_back()
     try:
         for model, prompt in zip(models, prompts, strict=True):
@@ -122,10 +122,14 @@ def measure_speeds(
     ]
 
 
-def _random_prompt(model: PreTrainedModel | PeftModel, prompt_tokens: int, seed: int) -> Tensor:
+def random_prompt(vocabulary: int, prompt_tokens: int, seed: int) -> Tensor:
+    """Random tokens, (1, tokens)."""
     generator = torch.Generator().manual_seed(seed)
-    vocabulary = weight_of(underlying(model).get_input_embeddings()).shape[0]
-    return torch.randint(vocabulary, (1, prompt_tokens), generator=generator).to(input_device(model))
+    return torch.randint(vocabulary, (1, prompt_tokens), generator=generator)
+
+
+def _vocabulary(model: PreTrainedModel | PeftModel) -> int:
+    return weight_of(underlying(model).get_input_embeddings()).shape[0]
 
 
 def _generate(model: PreTrainedModel | PeftModel, prompt: Tensor, new_tokens: int) -> tuple[float, float]:

@@ -43,6 +43,15 @@ def library() -> ctypes.CDLL:
     return found
 
 
+def has_llama_cpp() -> bool:
+    """Whether `library` is there."""
+    try:
+        library()
+    except InputError:
+        return False
+    return True
+
+
 def quantised(weights: np.ndarray, kind: gguf.GGMLQuantizationType, importance: np.ndarray | None) -> np.ndarray:
     """The bytes of a matrix in a format, (rows, bytes of a row) uint8.
 

@@ -11,7 +11,15 @@ from secateur.report.layout import Column
 from secateur.report.maps import sparsity_figure
 from secateur.report.plots import loss_figure, stage_figure
 from secateur.report.strategy import scores_used, strategy_figure
-from secateur.report.tables import Row, comparison_columns, perplexities, share_of_rise, task_names, text_notes
+from secateur.report.tables import (
+    Row,
+    comparison_columns,
+    memory_table,
+    perplexities,
+    share_of_rise,
+    task_names,
+    text_notes,
+)
 from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
@@ -41,7 +49,7 @@ def run_page(
         summary=list(_summary(rows)),
         table=_table(rows),
         warnings=source_warnings(metrics["texts"]),
-        tables=[("Tasks", task_page_table(rows))] if task_names(rows) else [],
+        tables=list(_tables(rows)),
         texts=[
             (text["figure"], f"{text['amount']} of {text['description']}")
             for text in metrics["texts"]
@@ -137,6 +145,13 @@ def _speed_sentence(original: Row, last: Row) -> Iterator[str]:
 
 def _table(rows: Sequence[Row]) -> Table:
     return page_table(comparison_columns(rows), text_notes(rows))
+
+
+def _tables(rows: Sequence[Row]) -> Iterator[tuple[str, Table]]:
+    if any(row.get("size_bytes") is not None or row.get("peak_memory_bytes") is not None for row in rows):
+        yield "Size and memory", page_table(memory_table(rows).columns, [])
+    if task_names(rows):
+        yield "Tasks", task_page_table(rows)
 
 
 def page_table(columns: Sequence[Column], notes: Sequence[str]) -> Table:

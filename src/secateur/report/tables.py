@@ -14,6 +14,7 @@ Row = Mapping[str, Any]
 MISSING = "–"
 BASELINE = "baseline"
 UNCUT = "original"
+TRANSFORMERS = "Transformers"  # the engine of a row that names none
 SEVERITY_STYLES = {"error": "bold red", "warning": "yellow"}
 
 
@@ -144,7 +145,7 @@ def weights_table(report: Mapping[str, Any], *, title: str | None = None) -> Tex
 
 
 def text_notes(rows: Sequence[Row]) -> list[str]:
-    """One line per text that says what it is and how perplexity was measured on it."""
+    """One line per text that says what it is and how perplexity was measured on it; one per row of another engine."""
     notes: dict[str, str] = {}
     for row in rows:
         for text, description in row.get("corpora", {}).items():
@@ -152,7 +153,12 @@ def text_notes(rows: Sequence[Row]) -> list[str]:
             step = f", one every {stride:,}" if stride else ""
             how = f"{counted(row['windows'][text], 'window')} of {row['seqlen']:,} tokens{step}"
             notes.setdefault(text, f"perplexity on {description}; {how}")
-    return list(notes.values())
+    elsewhere = [
+        f"{row['name']}: {row['dtype']}, measured in {row['engine']}"
+        for row in rows
+        if row.get("engine", TRANSFORMERS) != TRANSFORMERS
+    ]
+    return [*notes.values(), *elsewhere]
 
 
 def share_of_rise(baseline: float, cut: float, recovered: float) -> float | None:

@@ -29,7 +29,7 @@ def add_figures(path: Path, metrics: Mapping[str, Any]) -> None:
         metrics: the content of `metrics.json`.
     """
     first, *others = metrics["models"]
-    for model in others:
+    for model in (other for other in others if other["name"] in STAGES):
         directory = path / STAGES[model["name"]]
         lineage = read_lineage(directory)
         if lineage is None or not lineage.steps:

@@ -8,12 +8,13 @@ from typing import Any
 from secateur.console import command_text
 from secateur.environment import machine, versions
 from secateur.exporting.config import Format
+from secateur.exporting.ggml import has_llama_cpp
 from secateur.files import write_bytes, write_json
 from secateur.files.result_files import IMPORTANCE, PLAN, QUANTIZATION, STRATEGY
 from secateur.pruning import PruneConfig
 from secateur.pruning.prune import needs_importance
 from secateur.report import pruning_strategy, sparsity_map
-from secateur.runs.measurements import Source, amount_of
+from secateur.runs.measurements import AS_FILE, Source, amount_of
 from secateur.runs.recipe import Recipe
 from secateur.runs.steps import ZEROS, ZEROS_MAP, where_it_opens
 from secateur.runs.stored import (
@@ -77,6 +78,12 @@ class RunResults:
             return ADAPTER_OPENS
         return "" if last.model == self.recipe.model else where_it_opens(last.model)
 
+    @property
+    def measures_export(self) -> bool:
+        """Whether the last model's file is measured too: in llama.cpp, where that is installed."""
+        recipe = self.recipe
+        return recipe.export is not None and recipe.export.format == "gguf" and has_llama_cpp()
+
     def publish(self) -> None:
         """Put the artefacts that a reader looks for first into the run directory itself."""
         for name in PUBLISHED:
@@ -100,6 +107,8 @@ class RunResults:
         measured = [read_run_file(self.measured(source.name) / EVALUATION, EvaluationFile) for source in self.sources()]
         speeds = read_run_file(self.path / TIMED / SPEED) if self.recipe.evaluate.speed else [{}] * len(measured)
         models = [_model_figures(*pair) for pair in zip(measured, speeds, strict=True)]
+        if self.measures_export:
+            models.append(_model_figures(read_run_file(self.measured(AS_FILE) / EVALUATION, EvaluationFile), {}))
         recovered = next((place for place, model in enumerate(models) if model["name"] == "recovered"), 0)
         if recovered > 1:
             models[recovered]["recovers"] = models[recovered - 1]["name"]

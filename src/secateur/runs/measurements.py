@@ -1,5 +1,6 @@
 """Measuring the models of a run: perplexity and samples one by one, speeds of all in turns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ from transformers import PreTrainedModel
 from secateur.data import load_corpus
 from secateur.distributed import is_first
 from secateur.evaluation import EvaluateConfig, compare_models, evaluate, generate_samples, size_on_disk
+from secateur.evaluation.llama_cpp import evaluate_gguf
 from secateur.evaluation.samples import takes_prompts
 from secateur.models import attach_adapter, load
+from secateur.models.loading import load_settings
 
+AS_FILE = "exported"  # the last model as a file, in the engine that it is for
 SPEED_FIGURES = (
     "prefill_tokens_per_second",
     "decode_tokens_per_second",
@@ -62,6 +66,26 @@ def measure(source: Source, config: EvaluateConfig, prompts: list[str], max_new_
             for prompt, text in zip(prompts, continuations, strict=True)
         ],
     }
+
+
+def measure_exported(
+    file: Path, record: Mapping[str, Any], source: Source, last: Mapping[str, Any], config: EvaluateConfig
+) -> dict[str, Any]:
+    """Perplexity and speed of a GGUF file in llama.cpp, without samples.
+
+    Args:
+        file: it.
+        record: the export's figures.
+        source: the model that was exported.
+        last: that model's figures, of `measure`.
+        config: what to measure; tasks are left out.
+    """
+    _, tokenizer = load_settings(source.model, trust_remote_code=config.trust_remote_code)
+    kept = {name: last["evaluation"][name] for name in ("sparsity", "family")}
+    evaluation = evaluate_gguf(
+        file, tokenizer, config, name=AS_FILE, parameters=record["parameters"], dtype=record["dtype"], **kept
+    )
+    return {"evaluation": evaluation.to_dict(), "texts": last["texts"], "samples": []}
 
 
 def measure_speeds(sources: list[Source], config: EvaluateConfig) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The stages of a recipe: measure, score the layers, prune, measure, recover, measure; and what they add up to."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from secateur.files import expanded, new_directory, write_json, write_text
 from secateur.files.input_text import read_input_text
 from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, LONGRANGE, METRICS, PLAN, RECIPE, REPORT
 from secateur.models import find_model, load
+from secateur.models.options import LoadOptions
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
 from secateur.pruning.prune import needs_importance
 from secateur.pruning.search import SearchConfig
@@ -38,7 +40,7 @@ from secateur.runs.figures import (
     TRAINED,
     RunResults,
 )
-from secateur.runs.measurements import measure, measure_speeds
+from secateur.runs.measurements import AS_FILE, measure, measure_exported, measure_speeds
 from secateur.runs.recipe import Recipe
 from secateur.runs.searching import search_model
 from secateur.runs.steps import (
@@ -50,8 +52,18 @@ from secateur.runs.steps import (
     recover_model,
     sparsify_model,
 )
-from secateur.runs.stored import ImportanceFile, MetricsFile, PlanFile, ZerosFile, read_run_file, require_same_layers
+from secateur.runs.stored import (
+    EvaluationFile,
+    ImportanceFile,
+    MetricsFile,
+    PlanFile,
+    ZerosFile,
+    read_run_file,
+    require_same_layers,
+)
 from secateur.sparsity import SparsifyConfig
+
+logger = logging.getLogger(__name__)
 
 STAGE_PATTERNS = ("measure-*", SCORED, SEARCHED, CUT, SPARSE, TRAINED, ROUNDED, EXPORTED, TIMED)
 # What a run writes: its own files, each stage's directory, and what training and search keep beside theirs.
@@ -71,6 +83,7 @@ SCORING_FIELDS = (
     "batch_size",
     "seed",
 )
+IN_TRANSFORMERS = {*LoadOptions.model_fields, "tasks", "limit", "num_fewshot", "include_path", "batch_size"}
 SPEED_FIELDS = ("prompt_tokens", "new_tokens", "repeats", "max_seconds", "seed")
 
 
@@ -179,6 +192,10 @@ class Pipeline(RunResults):
             stages += [self._quantize(self.recipe.quantize), self._measure("quantised", ROUNDED)]
         if self.recipe.export is not None:
             stages.append(self._export(self.recipe.export))
+            if self.measures_export:
+                stages.append(self._measure_exported())
+            elif self.recipe.export.format == "gguf":
+                logger.info("The exported file is not measured, which takes a package: pip install 'secateur[gguf]'")
         if self.recipe.evaluate.speed:
             stages.append(self._time())
         return stages
@@ -352,6 +369,26 @@ class Pipeline(RunResults):
             work,
             inputs=outside,
             needs=(*needs, *((TRAINED,) if trained else ()), *rounded),
+        )
+
+    def _measure_exported(self) -> Stage:
+        config = self.recipe.evaluate
+
+        def work(directory: Path) -> None:
+            if not is_first():
+                return
+            last = self.sources()[-1]
+            record = read_run_file(self.path / EXPORTED / EXPORT)
+            figures = read_run_file(self.measured(last.name) / EVALUATION, EvaluationFile)
+            file = self.path / EXPORTED / EXPORT_NAMES["gguf"]
+            _write(directory, EVALUATION, measure_exported(file, record, last, figures, config))
+
+        return Stage(
+            self.measured(AS_FILE).name,
+            {"model": self.recipe.model, **config.model_dump(exclude=IN_TRANSFORMERS)},
+            work,
+            inputs=tuple(inputs_of(*config.data, options=config)),
+            needs=(EXPORTED,),
         )
 
     def _time(self) -> Stage:

@@ -236,6 +236,9 @@ class ModelFigures(SpeedFigures):
     seqlen: Count = 0
     stride: Count | None = None
     sparsity: Annotated[float, Field(ge=0, le=1)] = 0.0
+    dtype: str = ""
+    engine: str = "Transformers"
+    size_bytes: Count | None = None
     recovers: str | None = None
     tasks: dict[str, ScoreFigures] = {}
     samples: list[SampleFigures] = []

@@ -41,6 +41,7 @@ class Evaluated(Measured):
     """A model as `evaluate` measured it."""
 
     device: str
+    engine: str = Field(default="Transformers", description="What ran it: Transformers, or llama.cpp.")
     peak_memory_bytes: int | None = Field(description="While generating.")
     memory_measured: str | None = Field(description="What that is: GPU allocations, or the process's resident set.")
 
