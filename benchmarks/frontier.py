@@ -6,8 +6,9 @@
 
 Every model becomes a GGUF file in each format, inputs weighed by the text that cuts are fitted to: the first 80 % of
 `--data`, which training sees too. Measured in llama.cpp on one machine: perplexity on the last 20 % and on `pydocs`, of
-which nothing was seen, bytes on disk, and tokens per second of decoding. What is in `--directory` already is not made
-again, points that were measured included. The last line is one JSON object, whose `points` are sorted by bytes.
+which nothing was seen, bytes on disk, and tokens per second of decoding, at the end and in turns. What is in
+`--directory` already is not made again, perplexities included. The last line is one JSON object, whose `points` are
+sorted by bytes.
 """
 
 import argparse
@@ -42,14 +43,17 @@ def main() -> None:
         for name, text in texts.items()
     }
     points = []
-    print(f"{'':24} {'':8} {'MB':>7} " + " ".join(f"{name:>10}" for name in windows) + f" {'tokens/s':>9}")
+    print(f"{'':24} {'':8} {'MB':>7} " + " ".join(f"{name:>10}" for name in windows))
     for kind, ratio, source, dtypes in models(options):
         for dtype in dtypes.split(","):
             points.append({"kind": kind, "ratio": ratio, "dtype": dtype, **measured(source, dtype, windows, options)})
             point = points[-1]
             figures = " ".join(f"{point['perplexity'][name]:10.3f}" for name in windows)
-            name = f"{kind} {ratio:.0%}" if ratio else kind
-            print(f"{name:24} {dtype:8} {point['bytes'] / 1e6:7.1f} {figures} {point['decode']:9.1f}", flush=True)
+            print(f"{label(point):24} {dtype:8} {point['bytes'] / 1e6:7.1f} {figures}", flush=True)
+    time_decoding(points, next(iter(windows.values()))[0][:128].tolist(), options)
+    print(f"{'':24} {'':8} {'tokens/s':>9}")
+    for point in points:
+        print(f"{label(point):24} {point['dtype']:8} {point['decode']:9.1f}")
     points.sort(key=lambda point: point["bytes"])
     for text in windows:
         for amount, better in (("bytes", -1), ("decode", 1)):
@@ -102,7 +106,7 @@ def made(options: argparse.Namespace, name: str, change: Callable[..., Any]) -> 
     """The directory of a changed model, made unless it is there."""
     place = options.directory / name
     if not place.is_dir():
-        model, tokenizer = secateur.load(options.model, dtype="float32", device="cpu")
+        model, tokenizer = secateur.load(options.model, device="cpu")
         change(model, tokenizer)
         secateur.save(model, tokenizer, place)
     return place
@@ -112,38 +116,46 @@ def trained(cut: Path, options: argparse.Namespace) -> Path:
     """The directory of a cut model after training, made unless it is there."""
     place = cut.with_name(f"{cut.name}-trained")
     if not place.is_dir():
-        model, tokenizer = secateur.load(cut, dtype="float32", device="cpu")
+        model, tokenizer = secateur.load(cut, device="cpu")
         settings = {"data": f"{options.data}[:80%]", "max_minutes": options.minutes, "seed": options.seed}
         secateur.recover(model, tokenizer, place, merge=True, **settings)
     return place
 
 
+def label(point: dict[str, Any]) -> str:
+    return f"{point['kind']} {point['ratio']:.0%}" if point["ratio"] else point["kind"]
+
+
 def measured(source: str, dtype: str, windows: dict[str, torch.Tensor], options: argparse.Namespace) -> dict[str, Any]:
-    """Bytes, perplexities and decoding speed of a model in a format."""
+    """The file of a model in a format, its bytes and perplexities."""
     stem = f"{Path(source).name}-{dtype}"
     file, kept = options.directory / f"{stem}.gguf", options.directory / f"{stem}.json"
-    if kept.is_file():
+    if kept.is_file() and file.is_file():
         return json.loads(kept.read_text(encoding="utf-8"))
     model, tokenizer = secateur.load(source, dtype="float32", device="cpu")
     weighed = {"data": f"{options.data}[:80%]", "windows": options.samples, "seed": options.seed}
     given = {} if dtype in WHOLE else weighed
     result = secateur.export(model, tokenizer, file, dtype=dtype, overwrite=True, **given)
     del model
-    first = next(iter(windows.values()))[0]
-    with LlamaCpp(file, context=512 + options.new_tokens, threads=options.threads) as engine:
+    with LlamaCpp(file, threads=options.threads) as engine:
         perplexity = {name: engine.perplexity(each) for name, each in windows.items()}
-        timed = engine.seconds(first[:128].tolist(), options.new_tokens, options.repeats)
-        rates = [options.new_tokens / decoding for _, decoding in timed]
-    point = {
-        "parameters": result.parameters,
-        "bytes": file.stat().st_size,
-        "perplexity": perplexity,
-        "decode": statistics.median(rates),
-        "decode_range": [min(rates), max(rates)],
-    }
-    file.unlink()
+    size = file.stat().st_size
+    point = {"file": file.name, "parameters": result.parameters, "bytes": size, "perplexity": perplexity}
     kept.write_text(json.dumps(point), encoding="utf-8")
     return point
+
+
+def time_decoding(points: list[dict[str, Any]], prompt: list[int], options: argparse.Namespace) -> None:
+    """Tokens per second of all files, in turns, so that a machine that slows down does so for all."""
+    rates: list[list[float]] = [[] for _ in points]
+    for _ in range(options.repeats):
+        for point, found in zip(points, rates, strict=True):
+            file = options.directory / point["file"]
+            with LlamaCpp(file, len(prompt) + options.new_tokens, options.threads) as engine:
+                list(engine.seconds(prompt, 1, 1))
+                found += [options.new_tokens / writing for _, writing in engine.seconds(prompt, options.new_tokens, 1)]
+    for point, found in zip(points, rates, strict=True):
+        point.update(decode=statistics.median(found), decode_range=[min(found), max(found)])
 
 
 def is_beaten(point: dict[str, Any], points: list[dict[str, Any]], text: str, amount: str, better: int) -> bool:

@@ -29,7 +29,7 @@ from secateur.pruning.importance import LayerScores, PartScores
 from secateur.pruning.obs import RemovalOrder, removal_order
 from secateur.pruning.units import PartShape, are_units, keep_units, part_shapes
 from secateur.rounding.config import Rounding
-from secateur.rounding.halves import round_half, uncut_inputs
+from secateur.rounding.halves import round_by_itself
 from secateur.rounding.kept import note_kept_scales, scales_of
 
 Removed = list[dict[Part, list[int]]]
@@ -244,7 +244,6 @@ def halves_towards_uncut(
     begin = walks.begin("cut", streams)
     for index, layer in track(list(enumerate(adapter.layers(model)))[begin:], "Cutting and re-fitting"):
         for half in cut.halves(index):
-            given = None if rounding is None else uncut_inputs(uncut, index, half)
             mixed = advance_with_outputs(uncut, index, half)
             if index < first:
                 cut.follow(uncut)
@@ -255,12 +254,9 @@ def halves_towards_uncut(
                 goals = _goals(uncut, index, half.part, leaving)
                 return Gram.of_pairs(towards(half, inputs, cut.hidden, goals, mixed))
 
-            def rounded(
-                index: int = index, part: Part = half.part, given: Any = given, mixed: Any = mixed
-            ) -> MutableSequence[Tensor]:
+            def rounded(index: int = index, part: Part = half.part) -> MutableSequence[Tensor]:
                 assert rounding is not None
-                goals = _goals(uncut, index, part, leaving)
-                return round_half(cut, index, cut.half(index, part), given, goals, mixed, rounding)
+                return round_by_itself(cut, index, cut.half(index, part), rounding)
 
             to_cut = HalfToCut(index, half, measured, rounded=rounded)
             yield to_cut

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from secateur.calibration.moments import Gram, solvable
-from secateur.calibration.shared_inputs import own_outputs, tokens
+from secateur.calibration.moments import solvable
 from secateur.calibration.streaming import LayerStream
 from secateur.calibration.targets import advance_with_outputs
 from secateur.calibration.walks import NOTHING_KEPT, Walks
@@ -29,7 +28,7 @@ from secateur.models.streamed import map_settled, release, settle
 from secateur.quantization.config import QuantizeConfig
 from secateur.quantization.options import QuantizeOptions
 from secateur.rounding.config import Rounding, require_group, require_groups
-from secateur.rounding.halves import round_half, round_together, uncut_inputs
+from secateur.rounding.halves import round_first, round_half, uncut_inputs
 from secateur.rounding.kept import note_kept_scales, scales_of
 from secateur.showing import Shown
 
@@ -199,7 +198,7 @@ def _round_head(model: PreTrainedModel, streams: Mapping[str, LayerStream], roun
     head = cast(nn.Linear, model.get_output_embeddings())
     norm, place = adapter_of(model).final_norm(model), head.weight.device
     rounded, uncut = ((norm(batch.to(place)) for batch in streams[name].hidden) for name in ("cut", "uncut"))
-    round_together([head], Gram.of_pairs(tokens(rounded, uncut)), rounding, own_outputs)
+    round_first([head], rounded, uncut, rounding)
 
 
 def _require_head(model: PreTrainedModel, config: QuantizeConfig) -> None:

@@ -1,15 +1,15 @@
 """Half a layer rounded on its way through the calibration text: re-fitted to the uncut model's stream, then rounded."""
 
-from collections.abc import Callable, Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from secateur.calibration.moments import Gram
+from secateur.calibration.moments import Gram, Moments
 from secateur.calibration.polish import polish
 from secateur.calibration.shared_inputs import Solved, by_norm, own_outputs, share_out, tokens
 from secateur.calibration.streaming import LayerStream, onto
-from secateur.calibration.targets import towards
+from secateur.calibration.targets import SHARE, towards
 from secateur.models.halves import Half
 from secateur.models.rounded import Rounded, note_rounded
 from secateur.rounding.config import Rounding
@@ -35,6 +35,9 @@ def round_half(
 ) -> MutableSequence[Tensor]:
     """Re-fit and round the projections of half a layer, each on what the rounded ones before it give.
 
+    What they are fitted to lies a `SHARE` of the way from what they give in the rounded model's stream, unrounded, to
+    what brings that back to the uncut model's.
+
     Args:
         cut: the rounded model's stream, before the half.
         index: the layer.
@@ -47,14 +50,60 @@ def round_half(
     Returns:
         The inputs of the rounded output projection, (batch, seq, in_features) each.
     """
-    *first, output = half.linears
+    first, output = half.linears[:-1], half.output
+    unrounded = cut.stored(cut.inputs(index, half, output))
     if first:
-        inputs = onto(cut.inputs(index, half, first[0]), first[0].weight.device)
-        round_together(first, Gram.of_pairs(tokens(inputs, given)), rounding, own_outputs)
-    inputs_of_output = cut.stored(cut.inputs(index, half, output))
-    pairs = by_norm(towards(half, inputs_of_output, cut.hidden, goals, mixed), goals)
+        round_first(first, cut.inputs(index, half, first[0]), given, rounding)
+    inputs = cut.stored(cut.inputs(index, half, output))
+    own = _outputs(output, unrounded)
+    pairs = by_norm(towards(half, inputs, cut.hidden, goals, mixed, own), goals)
     round_together([output], Gram.of_pairs(pairs), rounding, lambda _, cross: cross)
-    return inputs_of_output
+    return inputs
+
+
+@torch.no_grad()
+def round_by_itself(cut: LayerStream, index: int, half: Half, rounding: Rounding) -> MutableSequence[Tensor]:
+    """As `round_half`, fitted to what the projections give in the rounded model's stream, unrounded.
+
+    For half a layer that a cut has just fitted to the uncut model's stream, on this one.
+    """
+    first, output = half.linears[:-1], half.output
+    unrounded = cut.stored(cut.inputs(index, half, output))
+    if first:
+        round_first(first, cut.inputs(index, half, first[0]), None, rounding)
+    inputs = cut.stored(cut.inputs(index, half, output))
+    pairs = tokens(onto(inputs, output.weight.device), unrounded)
+    round_together([output], Gram.of_pairs(pairs), rounding, own_outputs)
+    return inputs
+
+
+@torch.no_grad()
+def round_first(
+    linears: Sequence[nn.Linear], inputs: Iterable[Tensor], given: Iterable[Tensor] | None, rounding: Rounding
+) -> None:
+    """Round projections with the same inputs.
+
+    Args:
+        linears: the projections.
+        inputs: theirs in the rounded model's stream, (batch, seq, in_features) each.
+        given: in the uncut model's, if they are fitted a `SHARE` of the way from their outputs for `inputs` to those for
+            these.
+        rounding: how.
+    """
+    inputs = onto(inputs, linears[0].weight.device)
+    if given is None:
+        moments = Moments.of(batch.flatten(0, -2) for batch in inputs)
+        gram = Gram(moments.inputs, moments.tokens, cross=moments.inputs.clone())
+    else:
+        gram = Gram.of_pairs(tokens(inputs, given))
+        gram.cross.lerp_(gram.inputs, 1 - SHARE)
+    round_together(linears, gram, rounding, own_outputs)
+
+
+def _outputs(linear: nn.Linear, inputs: Iterable[Tensor]) -> Iterator[Tensor]:
+    """What a projection gives without its bias, as its weights are now."""
+    weight = linear.weight.detach().clone()
+    return (batch.to(weight.device) @ weight.T for batch in inputs)
 
 
 @torch.no_grad()
