@@ -86,8 +86,8 @@ def round_first(
     Args:
         linears: the projections.
         inputs: theirs in the rounded model's stream, (batch, seq, in_features) each.
-        given: in the uncut model's, if they are fitted a `SHARE` of the way from their outputs for `inputs` to those for
-            these.
+        given: in the uncut model's, if they are fitted a `SHARE` of the way from their outputs for `inputs` to those
+            for these.
         rounding: how.
     """
     inputs = onto(inputs, linears[0].weight.device)
