@@ -1,7 +1,6 @@
 """llama.cpp, by the package xllamacpp: what it makes of an exported file."""
 
 import json
-import math
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +17,6 @@ from secateur.cli.main import app
 from secateur.data import load_corpus
 
 xllamacpp: Any = pytest.importorskip("xllamacpp")
-
-MOST_PROBABLE = 1000
 
 
 class LlamaCpp:
@@ -60,17 +57,6 @@ class LlamaCpp:
         settings = {"n_predict": 1, "temperature": 0, "n_probs": most, "logit_bias": [[self.visible, 1e4]]}
         answer = self._ask("/completion", {"prompt": [int(token) for token in prompt], **settings})
         return {each["id"]: each["logprob"] for each in answer["completion_probabilities"][0]["top_logprobs"]}
-
-    def perplexity(self, window: Sequence[int], first: int, vocabulary: int) -> float:
-        """Of the tokens of a window from the position `first` on."""
-        loss = 0.0
-        for position in range(first, len(window)):
-            before, token = list(window[:position]), int(window[position])
-            probable = self.next_log_probabilities(before, min(MOST_PROBABLE, vocabulary))
-            if token not in probable:
-                probable = self.next_log_probabilities(before, vocabulary)
-            loss -= probable[token]
-        return math.exp(loss / (len(window) - first))
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         request = urllib.request.Request(

@@ -1,7 +1,6 @@
 """SmolLM2 in llama.cpp: original, cut even and uneven, recovered; the same greedy tokens and perplexity."""
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import secateur
 from secateur.data import load_corpus, token_windows
+from secateur.evaluation import perplexity
+from secateur.evaluation.llama_cpp import LlamaCpp as Engine
 
 PROMPTS = (
     "The capital of France is",
@@ -21,7 +22,7 @@ PROMPTS = (
     "The for statement is used to iterate over",
 )
 NEW_TOKENS = 24
-WINDOW, FIRST = 96, 16
+WINDOW = 96
 ENDS = ("<|endoftext|>", "<|im_end|>")  # which llama.cpp is asked not to write
 # Nats. llama.cpp multiplies in float16: SmolLM2's own log-probabilities there differ by up to 0.03.
 UNDECIDED = 0.05
@@ -59,7 +60,7 @@ def exports(original: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, direc
 def test_same_tokens_and_perplexity(smollm2: tuple[PreTrainedModel, PreTrainedTokenizerFast], tmp_path: Path) -> None:
     tokenizer = smollm2[1]
     ends = tokenizer.convert_tokens_to_ids(list(ENDS))
-    window = token_windows(tokenizer, load_corpus("pydocs", "test"), WINDOW, limit=1)[0].tolist()
+    windows = token_windows(tokenizer, load_corpus("pydocs", "test"), WINDOW, limit=2)
     for kind, exported in exports(*smollm2, tmp_path).items():
         assert exported.architecture == ("deci" if kind in ("uneven", "recovered") else "llama")
         llama_cpp = LlamaCpp(exported.file)
@@ -67,8 +68,8 @@ def test_same_tokens_and_perplexity(smollm2: tuple[PreTrainedModel, PreTrainedTo
             tokens = tokenizer(prompt).input_ids
             assert llama_cpp.tokens(prompt) == tokens
             require_same_way(exported.model, tokens, llama_cpp.greedy(tokens, NEW_TOKENS), ends)
-        found = llama_cpp.perplexity(window, FIRST, len(tokenizer))
-        assert found == pytest.approx(perplexity(exported.model, window), rel=0.01), kind
+        with Engine(exported.file, WINDOW, threads=1) as engine:
+            assert engine.perplexity(windows) == pytest.approx(perplexity(exported.model, windows), rel=0.01), kind
 
 
 @torch.no_grad()
@@ -83,11 +84,3 @@ def require_same_way(model: PreTrainedModel, prompt: list[int], written: list[in
     chosen = logits.gather(1, torch.tensor(written)[:, None])[:, 0]
     behind = logits.max(-1).values - chosen
     assert float(behind.max()) < UNDECIDED
-
-
-@torch.no_grad()
-def perplexity(model: PreTrainedModel, window: list[int]) -> float:
-    """Of the tokens from `FIRST` on, as `LlamaCpp.perplexity`."""
-    log_probabilities = model(torch.tensor([window])).logits[0, :-1].float().log_softmax(-1)
-    of_next = log_probabilities.gather(1, torch.tensor(window[1:])[:, None])[FIRST - 1 :]
-    return math.exp(-float(of_next.mean()))

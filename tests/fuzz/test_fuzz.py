@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_damaged_files_are_read_or_refused_in_one_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fuzz", "--mutations", "150"],
+        [sys.executable, "-m", "fuzz", "--mutations", "84"],
         cwd=TESTS,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

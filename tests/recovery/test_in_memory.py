@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers.integrations.integration_utils import rewrite_logs
 
 from secateur import recover
 from secateur.errors import InputError, TrainingError
@@ -81,6 +82,26 @@ def test_callbacks_are_told_and_may_stop(
     stop = Stop()
     result = recover(tiny_model("llama"), tiny_tokenizer, callbacks=[stop], **options)
     assert (stop.steps, result.steps) == (2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("taught", [True, False])
+def test_trackers_get_both_losses_by_two_names(
+    tiny_model: Models, tiny_tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], taught: bool
+) -> None:
+    """What TensorBoard, wandb and trackio are given is what `on_log` is, under the names that Transformers makes."""
+
+    class Tracker(TrainerCallback):
+        names: ClassVar[set[str]] = set()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            self.names |= set(rewrite_logs(logs))
+
+    given = {"teacher": tiny_model("llama", seed=1)} if taught else {}
+    recover(tiny_model("llama"), tiny_tokenizer, callbacks=[Tracker()], val_size=4, **given, **options)
+    losses = {name for name in Tracker.names if name.endswith(("cross_entropy", "kl_divergence"))}
+    parts = ("cross_entropy", "kl_divergence") if taught else ("cross_entropy",)
+    assert losses == {f"{kind}/{part}" for kind in ("train", "eval") for part in parts}
 
 
 @pytest.mark.parametrize(
