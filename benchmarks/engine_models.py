@@ -39,7 +39,8 @@ CUTS = {
 TINY = [f"{family}-{kind}" for family in FAMILIES for kind in (*CUTS, "tied")] + ["llama-recovered"]
 NEMOTRON = ("llama-nemotron-nas", "smollm2-nemotron-nas")
 SMOLLM2 = ("smollm2", "smollm2-even", "smollm2-pruned")
-NAMES = [*TINY, *SMOLLM2, *NEMOTRON]
+FOUR_BITS = ("llama-4-bit", "llama-4-bit-mlp", "smollm2-4-bit")
+NAMES = [*TINY, *SMOLLM2, *NEMOTRON, *FOUR_BITS]
 TEXTS = (
     "The capital of France is",
     "Water boils at a temperature of",
@@ -65,6 +66,7 @@ def made(names: Sequence[str], directory: Path, ratio: float, seed: int) -> dict
         **{name: lambda path, name=name: make_tiny(name, path) for name in TINY},
         **{name: lambda path, name=name: make_smollm2(name, path, ratio, seed) for name in SMOLLM2},
         **{name: lambda path, name=name: make_nemotron_nas(name, path, ratio, seed) for name in NEMOTRON},
+        **{name: lambda path, name=name: make_four_bits(name, path, ratio, seed) for name in FOUR_BITS},
     }
     paths = {}
     for name in names:
@@ -111,6 +113,20 @@ def make_nemotron_nas(name: str, path: Path, ratio: float, seed: int) -> None:
     else:
         make_smollm2(name, cut, ratio, seed, target="mlp", channel_multiple=256)
     export(cut, path, "--format", "nemotron-nas")
+
+
+def make_four_bits(name: str, path: Path, ratio: float, seed: int) -> None:
+    """A cut, evenly or of the MLP unevenly, whose weights are rounded to 4 bits."""
+    if name.startswith("llama"):
+        model = make_tiny_model("llama", intermediate_size=192, **SHAPE)
+        widths = [(4, 192), (4, 160), (4, 32), (4, 96)] if name.endswith("mlp") else CUTS["even"]
+        model, tokenizer = cut_unevenly(model, widths), make_tiny_tokenizer(MERGES)
+    else:
+        cut = path.with_name(f"{name}-cut")
+        make_smollm2(name, cut, ratio, seed, even=True, channel_multiple=128)
+        model, tokenizer = secateur.load(cut, dtype="float32", device="cpu")
+    secateur.quantize(model, tokenizer, windows=8, seqlen=128, own_text=0)
+    secateur.save(model, tokenizer, path)
 
 
 def export(model: Path, output: Path, *options: str) -> None:

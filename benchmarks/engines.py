@@ -5,10 +5,11 @@
     python benchmarks/engines.py --models smollm2 smollm2-pruned --keep out/engines
 
 The models are random ones of every family, cut evenly, unevenly in the MLP only, unevenly in both halves, the latter
-with tied embeddings too, and after `recover`; and SmolLM2 as it is, cut by `--ratio`, and cut evenly. Each engine is
-run with the Python of its own environment, `.engines/NAME`. Five prompts are read and 32 greedy tokens written after
-each; Transformers' own, in float32, are what they are held against. Tokens per second are of `--new-tokens` after a
-prompt of 64, the models in turns. The last line is one JSON object.
+with tied embeddings too, and after `recover`; SmolLM2 as it is, cut by `--ratio`, and cut evenly; and cuts rounded to
+4 bits, which vLLM runs in bfloat16, all else in float32. Each engine is run with the Python of its own environment,
+`.engines/NAME`. Five prompts are read and 32 greedy tokens written after each; Transformers' own, in float32, are what
+they are held against. Tokens per second are of `--new-tokens` after a prompt of 64, the models in turns. The last line
+is one JSON object.
 """
 
 import argparse

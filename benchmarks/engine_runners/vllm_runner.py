@@ -21,10 +21,12 @@ def implementation(file: Path) -> str:
 
 class Vllm:
     def __init__(self, model: str, work: str, tensor_parallel: int = 1, quick: bool = True) -> None:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
         self.llm = LLM(
             model,
             trust_remote_code=True,
-            dtype="float32",
+            # 4-bit weights are multiplied in 16 bits only.
+            dtype="bfloat16" if "quantization_config" in config else "float32",
             model_impl=implementation(Path(model) / "config.json"),
             max_model_len=256,
             tensor_parallel_size=tensor_parallel,
