@@ -60,7 +60,11 @@ def test_widths_are_measured_and_a_cut_keeps_to_them(
     [
         (["--target-memory", "6 GX"], 2, "--target-memory 6 GX: is no size; write 6GB or 900MB for example"),
         (["--target-memory", "1MB", "--ratio", "0.2"], 2, "--ratio and --target-memory both say how much is cut"),
-        (["--target-memory", "1kB"], 1, "--target-memory 1kB is less than can be reached: at --max-rate 0.8 the least"),
+        (
+            ["--target-memory", "1kB"],
+            1,
+            "--target-memory 1kB is beyond what can be reached: at --max-rate 0.8 the nearest",
+        ),
         (["--target-latency", "1ms", "--target-device", "H10O"], 2, "the device 'H10O' is unknown; did you mean H100?"),
         (["--target-memory", "1MB", "--bits", "3"], 2, "--bits 3: weights are stored in 16, 8, 4 bits"),
     ],

@@ -184,7 +184,10 @@ def test_the_knapsack_is_no_worse_than_equal_layers_and_near_the_best(tiny_model
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_memory": "100kB"}, r"target_memory= 100kB is less than can be reached: at max_rate=0.8 the least is"),
+        (
+            {"target_memory": "100kB"},
+            r"target_memory= 100kB is beyond what can be reached: at max_rate=0.8 the nearest is",
+        ),
         ({"target_memory": "6GB"}, r"the model is at .* as it is, which meets target_memory= 6GB; nothing has to be"),
         ({"target_memory": "1MB", "ratio": 0.2}, "ratio= and target_memory= both say how much is cut; give one"),
         ({"target_memory": "6 GX"}, r"target_memory='6 GX': is no size; write 6GB or 900MB for example"),

@@ -70,10 +70,10 @@ class CalibratedConfig(Renamed, LayerRange, DataOptions, LoadOptions):
 
     data: DataName = Field(
         default="pydocs",
-        description="Text that the cut is fitted to: a named corpus, a file, or several with shares of "
+        description="Text that is fitted to: a named corpus, a file, or several with shares of "
         "the windows, a.jsonl:0.7,b.txt:0.3.",
     )
-    windows: int = Field(default=64, ge=1, description="Windows that the cut is fitted to.")
+    windows: int = Field(default=64, ge=1, description="Windows that are fitted to.")
     own_text: Ratio = Field(
         default=0.5,
         ge=0,

@@ -10,7 +10,6 @@ from secateur.console import command_text, flag, stderr
 
 CAN = "you can: "
 CUT_RECORDS = ("pruning_plan.json", "sparsity.json")
-ROUNDED_RECORD = "quantization.json"
 TRAINING_RECORD = "recovery.json"
 ADAPTER = "adapter_config.json"
 ROWS = ("text_column", "prompt_column", "input_column", "answer_column", "chat_template")  # how rows are read
@@ -41,9 +40,9 @@ def next_command(command: str, values: Values) -> str | None:
 def _after_evaluate(values: Values) -> str:
     model, config = values["models"][-1], values["config"]
     if config.adapter is not None:
-        return _command("merge", model, "--adapter", config.adapter, "-o", _beside(config.adapter, "merged"))
-    if (Path(model) / ROUNDED_RECORD).is_file():
-        return _serve(Path(model))
+        return _merge(model, config.adapter, _beside(config.adapter, "merged"))
+    if Path(model).suffix == ".gguf" or _is_rounded(model):
+        return _command("chat", model)
     if (Path(model) / TRAINING_RECORD).is_file():
         return _ship(model)
     if any((Path(model) / name).is_file() for name in CUT_RECORDS):
@@ -117,7 +116,7 @@ def _after_run(values: Values) -> str | None:
         return _command("prune", recipe.model, "-o", "out/pruned")
     if (made[0] / ADAPTER).is_file():
         below = made[1] if len(made) > 1 else recipe.model
-        return _command("merge", below, "--adapter", made[0], "-o", _beside(directory, "merged"))
+        return _merge(below, made[0], _beside(directory, "merged"))
     return _ship(made[0])
 
 
@@ -144,12 +143,13 @@ def _after_diagnose(values: Values) -> str:
 
 
 def _after_plan(values: Values) -> str | None:
-    """The first cut that fits, with the options it needs."""
+    """What fits by the smallest cut, with the options it needs."""
     from secateur.planning import estimate
 
     found = estimate(values["model"], values["config"])
     if found.cuts:
-        return next((cut.command for cut in found.cuts if cut.command), None)
+        made = [cut for cut in found.cuts if cut.command]
+        return min(made, key=lambda cut: cut.ratio or 0.0).command if made else None
     advice = found.advice
     fitting = [line.removeprefix(CAN) for line in advice if line.startswith(CAN)]
     return next((line for line in fitting if re.search(r" (prune|sparsify) ", line)), None)
@@ -176,6 +176,17 @@ def _after_push(values: Values) -> str:
     named = [name for name in ("revision", "message") if values[name] is not None]
     texts = [word for name in named for word in (flag(name), values[name])]
     return _command("push", values["model"], values["repository"], *private, *texts)
+
+
+def _is_rounded(model: str | Path) -> bool:
+    """Whether a model's own config says that its weights are of few bits."""
+    file = Path(model) / "config.json"
+    return file.is_file() and '"quantization_config"' in file.read_text(encoding="utf-8", errors="replace")
+
+
+def _merge(model: str | Path, adapter: str | Path, output: str) -> str:
+    multiplied_out = ["--dequantize"] if _is_rounded(model) else []
+    return _command("merge", model, "--adapter", adapter, "-o", output, *multiplied_out)
 
 
 def _ship(model: str | Path) -> str:

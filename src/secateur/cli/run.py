@@ -33,7 +33,7 @@ def run(
     from secateur.errors import InputError
     from secateur.files.result_files import REPORT
     from secateur.longrange.recipe import LongRangeRecipe, run_longrange
-    from secateur.report import comparison_rows, comparison_table, longrange_table, source_warnings
+    from secateur.report import comparison_rows, comparison_table, longrange_table, memory_table, source_warnings
     from secateur.runs.figures import RunResults
     from secateur.runs.recipe import load_recipe
     from secateur.runs.stages import run_recipe
@@ -55,10 +55,16 @@ def run(
         return
     if json is not None:
         write_figures(json, metrics)
-    show(comparison_table(comparison_rows(metrics)))
+    rows = comparison_rows(metrics)
+    show(comparison_table(rows))
+    if any(row.get("size_bytes") for row in rows):
+        show(memory_table(rows))
+    results = RunResults(loaded, expanded(directory), expanded(directory))
+    for line in results.said():
+        say(line)
     for warning in source_warnings(metrics["texts"]):
         say(f"Note: {warning}")
-    opens = RunResults(loaded, expanded(directory), expanded(directory)).where_it_opens()
+    opens = results.where_it_opens()
     if opens:
         say(opens)
     say(str(directory / REPORT))

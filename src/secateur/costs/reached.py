@@ -88,4 +88,5 @@ class Reached:
                 f"{shown_time(self.reached)} by the times of widths, from {shown_time(self.before)}; {self.asked} asked"
             )
         cache = f" (of it cache {shown_size(self.cache_bytes)})" if self.cache_bytes else ""
-        return f"{shown_size(self.reached)}{cache} from {shown_size(self.before)}, {self.asked} asked"
+        stored = f", weights stored in {self.bits} bits" if self.bits else ""
+        return f"{shown_size(self.reached)}{cache} from {shown_size(self.before)}, {self.asked} asked{stored}"

@@ -197,7 +197,12 @@ def evaluate_gguf(
             prompt = random_prompt(engine.vocabulary, config.prompt_tokens, config.seed)[0].tolist()
             for _ in engine.seconds(prompt, min(config.new_tokens, 2), 1):
                 pass
-            reading, writing = zip(*engine.seconds(prompt, config.new_tokens, config.repeats), strict=True)
+            found, deadline = [], time.perf_counter() + config.max_seconds
+            for seconds in engine.seconds(prompt, config.new_tokens, config.repeats):
+                found.append(seconds)
+                if time.perf_counter() > deadline:
+                    break
+            reading, writing = zip(*found, strict=True)
             evaluation.prefill_tokens_per_second = config.prompt_tokens / statistics.median(reading)
             evaluation.decode_tokens_per_second = config.new_tokens / statistics.median(writing)
     return evaluation

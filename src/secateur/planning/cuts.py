@@ -19,6 +19,7 @@ from secateur.models.loading import resolve_dtype
 from secateur.models.widths import count_parameters
 from secateur.planning.config import PRUNE, PlanConfig
 from secateur.planning.shape import ModelShape
+from secateur.rounding.config import BITS
 
 STEPS = 60  # of a bisection
 NOT_KNOWN = "not known"
@@ -35,8 +36,8 @@ class CutEstimate:
         fits: whether it does without a cut.
         ratio: share of all parameters that has to leave, about, all layers alike; None where no cut is enough.
         after: what the cut model costs, in words; without a ratio what it does at least.
-        expected_loss: nats per token, where cuts of this model were priced before.
-        command: makes the cut; empty without one.
+        expected_loss: of the cut alone, in nats per token, where cuts of this model were priced before.
+        command: makes the model that fits, its weights rounded to `bits` where `fit` asks for that; empty without one.
     """
 
     bits: int | None
@@ -57,7 +58,7 @@ class CutEstimate:
         if self.ratio is None:
             return f"{stored}{self.before}: no cut meets {self.target}, the least is {self.after}"
         loss = NOT_KNOWN if self.expected_loss is None else f"{self.expected_loss:.3f} nats a token"
-        return f"{stored}{self.before}: a cut by {self.ratio:.1%} meets {self.target}, expected loss {loss}"
+        return f"{stored}{self.before}: a cut by {self.ratio:.1%} meets {self.target}, expected loss of the cut {loss}"
 
 
 def cut_estimates(
@@ -82,7 +83,7 @@ def cut_estimates(
             Targets(target_memory=config.fit, context=config.context, batch=config.batch, bits=bits)
             for bits in STORED_BITS
         ]
-        return [_estimate(model, bytes_of(model, one, stored=stored), one, name, losses) for one in asked]
+        return [_estimate(model, bytes_of(model, one, stored=stored), one, name, losses, rounds=True) for one in asked]
     if config.target_option is None:
         return []
     if not config.is_timed:
@@ -93,11 +94,18 @@ def cut_estimates(
 
 
 def _estimate(
-    model: PreTrainedModel, measure: Measure, targets: Targets, name: str, losses: ExpectedLosses | None
+    model: PreTrainedModel,
+    measure: Measure,
+    targets: Targets,
+    name: str,
+    losses: ExpectedLosses | None,
+    rounds: bool = False,
 ) -> CutEstimate:
     before, wanted = measure.shown(measure.whole), measure.shown(measure.target)
+    rounds = rounds and targets.bits in BITS
     if measure.whole <= measure.target:
-        return CutEstimate(targets.bits, before, wanted, True, 0.0, before, 0.0, "")
+        command = f"secateur quantize {name} -o out/quantized --bits {targets.bits}" if rounds else ""
+        return CutEstimate(targets.bits, before, wanted, True, 0.0, before, None, command)
     narrowed = _divisible(model)
     rate = _rate(narrowed, measure)
     after = measure.shown(_cost(narrowed, measure, PRUNE.max_rate if rate is None else rate))
@@ -105,7 +113,7 @@ def _estimate(
         return CutEstimate(targets.bits, before, wanted, False, None, after, None, "")
     ratio = rate * sum(narrowed.values()) / count_parameters(model)
     told = [
-        f"{flag(option)} {_quoted(str(getattr(targets, option)))}"
+        f"{flag('quantize' if rounds and option == 'bits' else option)} {_quoted(str(getattr(targets, option)))}"
         for option in (*TARGETS, "context", "batch", "bits", "target_device", "engine")
         if getattr(targets, option) != Targets.model_fields[option].default
     ]

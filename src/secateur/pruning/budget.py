@@ -157,7 +157,7 @@ def _check_target(ladders: list[Ladder], budget: Budget, config: CutLimits, meas
     if measure.target < smallest * (1 - TARGET_TOLERANCE / 10):
         stays = "; ".join(_what_stays(ladders, budget, config))
         raise InputError(
-            f"{measure.asked} is less than can be reached: at --max-rate {config.max_rate} the least is "
+            f"{measure.asked} is beyond what can be reached: at --max-rate {config.max_rate} the nearest is "
             f"{measure.shown(smallest)}, of {measure.shown(measure.whole)} uncut{stays and f'; {stays}'}"
         )
 

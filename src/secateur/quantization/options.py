@@ -33,12 +33,12 @@ class QuantizeOptions(TypedDict, total=False):
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
     data: Data
-    """Text that the cut is fitted to: a named corpus, a file, or several with shares of the windows,
-    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
+    """Text that is fitted to: a named corpus, a file, or several with shares of the windows, a.jsonl:0.7,b.txt:0.3.
+    Default: 'pydocs'.
     """
 
     windows: int
-    """Windows that the cut is fitted to. Default: 64."""
+    """Windows that are fitted to. Default: 64."""
 
     own_text: float | str
     """Share of windows that the model writes itself. Default: 0.0."""

@@ -12,6 +12,7 @@ from secateur.report.maps import sparsity_figure
 from secateur.report.plots import loss_figure, stage_figure
 from secateur.report.strategy import scores_used, strategy_figure
 from secateur.report.tables import (
+    TRANSFORMERS,
     Row,
     comparison_columns,
     memory_table,
@@ -23,7 +24,14 @@ from secateur.report.tables import (
 from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
-ADAPTED = {"calibration": (PRUNED, "calibrated"), "zeros": (SPARSE, "calibrated"), "training": (RECOVERED, "trained")}
+QUANTISED, EXPORTED = "quantised", "exported"
+ADAPTED = {
+    "calibration": (PRUNED, "calibrated"),
+    "zeros": (SPARSE, "calibrated"),
+    "training": (RECOVERED, "trained"),
+    "rounding": (QUANTISED, "calibrated"),
+    "export": (EXPORTED, "calibrated"),
+}
 
 
 def run_page(
@@ -78,7 +86,7 @@ def source_warnings(texts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say where a model was calibrated or trained on the source that it is measured on.
 
     Args:
-        texts: `role` (evaluation, calibration or training), `name`, `source` and `description` of each text.
+        texts: `role` (evaluation, calibration, training and so on), `name`, `source` and `description` of each text.
     """
     warnings = []
     for measured in (text for text in texts if text["role"] == "evaluation"):
@@ -112,6 +120,21 @@ def _summary(rows: Sequence[Row]) -> Iterator[str]:
     last = recovered or sparse or pruned
     if last is not None:
         yield from _speed_sentence(original, last)
+    yield from (_file_sentence(original, by_name[name]) for name in (QUANTISED, EXPORTED) if name in by_name)
+
+
+def _file_sentence(original: Row, row: Row) -> str:
+    """Size, loss and speed of the model as it is shipped."""
+    parts = []
+    before, after = original.get("size_bytes"), row.get("size_bytes")
+    if before and after:
+        parts.append(f"{before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB")
+    parts += [f"perplexity {value:.2f} on {text}" for text, value in perplexities(row).items() if value]
+    if row.get("decode_tokens_per_second"):
+        parts.append(f"{_rate(row['decode_tokens_per_second'])} tokens per second written")
+    engine = row.get("engine", TRANSFORMERS)
+    where = "" if engine == TRANSFORMERS else f" ({row['dtype']} in {engine})"
+    return f"{row['name'].capitalize()}{where}: {', '.join(parts)}."
 
 
 def _perplexity_sentence(text: str, first: float | None, pruned: Row | None, recovered: Row | None) -> Iterator[str]:

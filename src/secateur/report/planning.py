@@ -57,7 +57,7 @@ def cuts_table(figures: Mapping[str, Any]) -> TextTable:
             Column("fits", ["yes" if cut["fits"] else "no" for cut in cuts], "left"),
             Column("smallest cut", [ratio(cut) for cut in cuts]),
             Column("which takes", [cut["after"] for cut in cuts]),
-            Column("expected loss", ["" if cut["ratio"] is None else loss(cut) for cut in cuts]),
+            Column("loss of the cut", [loss(cut) if cut["ratio"] else "" for cut in cuts]),
         ]
     )
 

@@ -62,7 +62,7 @@ def stage_plot(rows: Sequence[Row]) -> bytes:
 
 @styled
 def stage_figure(rows: Sequence[Row], width: float = WIDE) -> Figure:
-    """Perplexity by stage of a run, a panel for each text, above the number of parameters.
+    """Perplexity by stage of a run, a panel for each text, above sizes on disk, or numbers of parameters.
 
     Args:
         rows: as for `tables.comparison_columns`, in the order of the stages. The first one's level is dotted.
@@ -70,8 +70,12 @@ def stage_figure(rows: Sequence[Row], width: float = WIDE) -> Figure:
     """
     figure, panels = _panels(rows, 1 + len(text_names(rows)), width)
     _draw_perplexities(panels, rows)
-    millions = [row["parameters"] / 1e6 for row in rows]
-    _draw_bars(panels[-1], rows, millions, NEUTRAL, "parameters (millions)")
+    sizes = [row.get("size_bytes") or 0 for row in rows]
+    if all(sizes):
+        _draw_bars(panels[-1], rows, [size / 1e6 for size in sizes], NEUTRAL, "size on disk (MB)")
+    else:
+        millions = [row["parameters"] / 1e6 for row in rows]
+        _draw_bars(panels[-1], rows, millions, NEUTRAL, "parameters (millions)")
     return figure
 
 

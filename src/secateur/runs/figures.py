@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from secateur.console import command_text
+from secateur.costs.reached import Reached
+from secateur.data import load_corpus
 from secateur.environment import machine, versions
-from secateur.exporting.config import Format
+from secateur.exporting.config import ExportConfig, Format
 from secateur.exporting.ggml import has_llama_cpp
+from secateur.exporting.result import ExportResult
 from secateur.files import write_bytes, write_json
 from secateur.files.result_files import IMPORTANCE, PLAN, QUANTIZATION, STRATEGY
 from secateur.pruning import PruneConfig
@@ -77,6 +80,17 @@ class RunResults:
         if last.adapter is not None:
             return ADAPTER_OPENS
         return "" if last.model == self.recipe.model else where_it_opens(last.model)
+
+    def said(self) -> Iterator[str]:
+        """What the target came to, and what was exported, a line each."""
+        if self.recipe.prune is not None:
+            target = Reached.read(self.plan().get("target"))
+            if target is not None:
+                yield f"The cut: {target.said()}"
+        if self.recipe.export is not None:
+            result = ExportResult(**read_run_file(self.path / EXPORTED / EXPORT))
+            measured = ", measured in llama.cpp" if self.measures_export else ""
+            yield f"Exported: {result.headline()}{measured}"
 
     @property
     def measures_export(self) -> bool:
@@ -228,11 +242,13 @@ class RunResults:
             rounding = self.rounding()
             yield {
                 "figure": "calibration of the rounding",
-                "role": "calibration",
+                "role": "rounding",
                 "source": rounding["calibration_source"],
                 "amount": amount_of(rounding["calibration_windows"], rounding["settings"]["seqlen"]),
                 "description": rounding["calibration"],
             }
+        if self.recipe.export is not None and self.recipe.export.data is not None:
+            yield self._text_of_export(self.recipe.export)
         if training is not None:
             yield {
                 "figure": "training",
@@ -241,6 +257,16 @@ class RunResults:
                 "amount": f"{training['tokens']:,} tokens",
                 "description": training["corpus"],
             }
+
+    def _text_of_export(self, config: ExportConfig) -> dict[str, str]:
+        corpus = load_corpus(str(config.data), "train", config)
+        return {
+            "figure": "importance of inputs for the exported file",
+            "role": "export",
+            "source": corpus.source,
+            "amount": amount_of(config.windows, config.seqlen),
+            "description": corpus.description,
+        }
 
 
 def _task_texts(evaluation: dict[str, Any]) -> Iterator[dict[str, str]]:

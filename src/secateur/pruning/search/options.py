@@ -34,12 +34,12 @@ class SearchOptions(TypedDict, total=False):
     """Only these layers: FIRST:END, END not included. In YAML write it in quotes."""
 
     data: Data
-    """Text that the cut is fitted to: a named corpus, a file, or several with shares of the windows,
-    a.jsonl:0.7,b.txt:0.3. Default: 'pydocs'.
+    """Text that is fitted to: a named corpus, a file, or several with shares of the windows, a.jsonl:0.7,b.txt:0.3.
+    Default: 'pydocs'.
     """
 
     windows: int
-    """Windows that the cut is fitted to. Default: 64."""
+    """Windows that are fitted to. Default: 64."""
 
     own_text: float | str
     """Share of those windows that the model writes itself, so that the cut spares what the calibration text does not

@@ -91,7 +91,9 @@ class Text(Written):
     """A text behind a figure."""
 
     figure: str
-    role: str = Field(description="evaluation, task, speed, importance, calibration, zeros or training.")
+    role: str = Field(
+        description="evaluation, task, speed, importance, calibration, zeros, training, rounding or export."
+    )
     source: str
     amount: str
     description: str
