@@ -41,7 +41,7 @@ def next_command(command: str, values: Values) -> str | None:
 def _after_evaluate(values: Values) -> str:
     model, config = values["models"][-1], values["config"]
     if config.adapter is not None:
-        return _command("merge", model, "--adapter", config.adapter, "-o", _beside(config.adapter, "merged"))
+        return _merge(model, config.adapter, _beside(config.adapter, "merged"))
     if (Path(model) / ROUNDED_RECORD).is_file():
         return _serve(Path(model))
     if (Path(model) / TRAINING_RECORD).is_file():
@@ -117,7 +117,7 @@ def _after_run(values: Values) -> str | None:
         return _command("prune", recipe.model, "-o", "out/pruned")
     if (made[0] / ADAPTER).is_file():
         below = made[1] if len(made) > 1 else recipe.model
-        return _command("merge", below, "--adapter", made[0], "-o", _beside(directory, "merged"))
+        return _merge(below, made[0], _beside(directory, "merged"))
     return _ship(made[0])
 
 
@@ -176,6 +176,17 @@ def _after_push(values: Values) -> str:
     named = [name for name in ("revision", "message") if values[name] is not None]
     texts = [word for name in named for word in (flag(name), values[name])]
     return _command("push", values["model"], values["repository"], *private, *texts)
+
+
+def _merge(model: str | Path, adapter: str | Path, output: str) -> str:
+    """Adding an adapter to a model's weights, which stop to be of few bits with it."""
+    from secateur.models.json_file import CONFIG, read_object
+    from secateur.models.packed_config import METHOD
+    from secateur.models.quantised import quantisation_method
+
+    config = Path(model) / CONFIG
+    rounded = config.is_file() and quantisation_method(read_object(config), str(config)) == METHOD
+    return _command("merge", model, "--adapter", adapter, "-o", output, *(["--dequantize"] if rounded else []))
 
 
 def _ship(model: str | Path) -> str:

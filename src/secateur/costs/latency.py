@@ -73,7 +73,7 @@ def times_here(
         measures: whether times that are not kept are measured.
         device: of Transformers; the model's unless given.
     """
-    context = context_of(model.config, targets, TIMED_CONTEXT)
+    context = context_of(model, targets, TIMED_CONTEXT)
     if targets.engine == "llama.cpp":
         from secateur.costs import llama_cpp
 

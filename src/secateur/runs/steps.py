@@ -32,6 +32,7 @@ from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.quantization import QuantizeConfig, QuantizeResult, quantize
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
+from secateur.recovery.merging import require_ordinary
 from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.runs.streamed_cuts import going_on, may_replace
@@ -176,6 +177,7 @@ def merge_model(
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
+        require_ordinary(model, config.dequantize)
         figures: list[Figure] = []
         records |= card_files("merge", name, model, output, command_line, adapter=config.adapter, figures=figures)
         if config.said_zeros == "keep" and masks_of_all_zeros(model):
