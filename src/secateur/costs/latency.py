@@ -43,7 +43,7 @@ def milliseconds_of_model(
     name = targets.target_device.strip()
     if name == THIS:
         times = times_here(model, tokenizer, targets, measures=measures)
-    elif name.endswith(".json") or expanded(name).is_file():
+    elif targets.times_file is not None:
         times = read_times(expanded(name))
         require_same_shape(times, model, name)
         if times.place.engine != targets.engine and "engine" in targets.model_fields_set:

@@ -45,9 +45,13 @@ def check_packed(directory: Path, settings: Mapping[str, Any], tensors: Mapping[
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         if part in NOT_READ:
-            raise ModelError(f"{directory} is quantised {NOT_READ[part]} ({shown(name, NAME)}), which is not read; {REMEDY}")
+            raise ModelError(
+                f"{directory} is quantised {NOT_READ[part]} ({shown(name, NAME)}), which is not read; {REMEDY}"
+            )
         if tensor.format not in FORMATS and part not in PARTS:
-            raise ModelError(f"{directory}: {shown(name, NAME)} is stored as {tensor.format}, which is not read; {REMEDY}")
+            raise ModelError(
+                f"{directory}: {shown(name, NAME)} is stored as {tensor.format}, which is not read; {REMEDY}"
+            )
     for module, parts in packed_modules(tensors).items():
         if f"{module}.weight" in tensors:
             raise ModelError(
@@ -56,7 +60,9 @@ def check_packed(directory: Path, settings: Mapping[str, Any], tensors: Mapping[
             )
         missing = [part for part in PARTS if part not in parts]
         if missing:
-            raise ModelError(f"{directory} lacks {shown(module, NAME)}.{missing[0]}; restore its files from their source")
+            raise ModelError(
+                f"{directory} lacks {shown(module, NAME)}.{missing[0]}; restore its files from their source"
+            )
         _check_shapes(directory, module, parts, possible)
 
 
@@ -120,15 +126,15 @@ def unpack_into(model: PreTrainedModel, directory: Path, packed: Packed) -> None
             linear = modules.get(name, modules.get(prefix + name))
             if not isinstance(linear, nn.Linear):
                 raise ModelError(
-                    f"{directory} holds {shown(name, NAME)} packed, which is no linear module of its architecture as it is "
-                    f"built here; {REMEDY}"
+                    f"{directory} holds {shown(name, NAME)} packed, which is no linear module of its architecture as "
+                    f"it is built here; {REMEDY}"
                 )
             stored = {part: _read(opened, files, f"{name}.{part}", tensor) for part, tensor in parts.items()}
             shape = tuple(linear.weight.shape)
             if tuple(stored[SHAPE].tolist()) != shape or parts[SCALE].shape[0] != shape[0]:
                 raise ModelError(
-                    f"{directory} holds {shown(name, NAME)} of shape {tuple(stored[SHAPE].tolist())} where its config.json "
-                    f"asks for {shape}; one of the two is of another model"
+                    f"{directory} holds {shown(name, NAME)} of shape {tuple(stored[SHAPE].tolist())} where its "
+                    f"config.json asks for {shape}; one of the two is of another model"
                 )
             if linear.weight.is_meta:
                 raise ModelError(f"there is no room for {shown(name, NAME)} on the devices; use --device cpu")

@@ -70,12 +70,12 @@ def prune_model(
     """
     free = may_replace(output, PLAN, overwrite)
     texts = inputs_of(config.data, options=config)
-    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
+    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan, config.times_file])
     check_texts(config.data, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("prune", name, model, output, command_line)
-        inputs = [config.plan, config.layer_importance_file]
+        inputs = [config.plan, config.layer_importance_file, config.times_file]
         with going_on(model, output, PLAN, config, overwrite, inputs) as work:
             result = prune(model, tokenizer, config, layer_importance=layer_importance, walks=work.walks)
             logger.debug(
