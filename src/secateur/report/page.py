@@ -23,7 +23,12 @@ from secateur.report.tables import (
 from secateur.report.task_tables import task_page_table
 
 ORIGINAL, PRUNED, SPARSE, RECOVERED = "original", "pruned", "sparse", "recovered"
-ADAPTED = {"calibration": (PRUNED, "calibrated"), "zeros": (SPARSE, "calibrated"), "training": (RECOVERED, "trained")}
+ADAPTED = {
+    "calibration": (PRUNED, "calibrated"),
+    "zeros": (SPARSE, "calibrated"),
+    "rounding": ("quantised", "calibrated"),
+    "training": (RECOVERED, "trained"),
+}
 
 
 def run_page(

@@ -228,7 +228,7 @@ class RunResults:
             rounding = self.rounding()
             yield {
                 "figure": "calibration of the rounding",
-                "role": "calibration",
+                "role": "rounding",
                 "source": rounding["calibration_source"],
                 "amount": amount_of(rounding["calibration_windows"], rounding["settings"]["seqlen"]),
                 "description": rounding["calibration"],
