@@ -87,6 +87,12 @@ def test_an_adapter_is_measured_beside_its_model_and_merged(tmp_path: Path) -> N
     assert measured == f"secateur evaluate cut --adapter {adapter}"
     merged = following("evaluate", adapter=str(adapter), models=["cut"])
     assert merged == f"secateur merge cut --adapter {adapter} -o {tmp_path}/merged-2"
+    rounded = tmp_path / "rounded"
+    rounded.mkdir()
+    config = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    (rounded / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    merged = following("evaluate", adapter=str(adapter), models=[str(rounded)])
+    assert merged == f"secateur merge {rounded} --adapter {adapter} -o {tmp_path}/merged-2 --dequantize"
 
 
 def test_it_is_on_standard_error_and_not_with_quiet(tmp_path: Path) -> None:

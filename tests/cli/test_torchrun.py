@@ -8,20 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import secateur
 from secateur import distributed
 from secateur.cli import output
 from secateur.cli.main import COMMANDS
 from secateur.errors import InputError
+from secateur.evaluation import perplexity
 from secateur.models import save
+from secateur.quantization import QuantizeConfig
 from secateur.runs.recipe import Recipe, parse_recipe
 from secateur.runs.stages import run_recipe
+from secateur.runs.steps import quantize_model
 
 Torchrun = Callable[..., Any]
 Together = Callable[..., Any]
 
+ROUND = {"windows": 7, "seqlen": 48, "batch_size": 2, "dtype": "float32"}
 RECIPE = """\
 model: {model}
 dtype: float32
@@ -139,3 +145,25 @@ def test_one_process_that_fails_ends_the_others(model: Path, tmp_path: Path, tor
     assert done.returncode != 0
     assert errors(done.stderr) == ["unexpected KeyError: 'only here' (--debug shows where)"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_rounding_in_two_processes(model: Path, tmp_path: Path, two_processes: Together) -> None:
+    """Sums over windows come in another order: the first weights are the same, later ones as good."""
+    text = str(tmp_path / "text.txt")
+    one = quantize_model(str(model), tmp_path / "one", QuantizeConfig(data=text, **ROUND), command_line="one")
+    given = [word for name, value in ROUND.items() for word in (f"--{name.replace('_', '-')}", value)]
+    done = two_processes("-m", "secateur", "quantize", model, "-o", tmp_path / "two", "--data", text, *given)
+    assert [process.returncode for process in done] == [0, 0], done[0].stderr
+    found = json.loads((tmp_path / "two" / "quantization.json").read_text(encoding="utf-8"))
+    same = ("bytes_before", "bytes_after", "calibration_windows")
+    assert {name: found[name] for name in same} == {name: getattr(one, name) for name in same}
+    assert found["matrices"] == json.loads(json.dumps(one.to_dict()["matrices"]))
+    alone, together = (secateur.load(tmp_path / side, dtype="float32")[0] for side in ("one", "two"))
+    for name in ("q_proj", "v_proj"):
+        ours, theirs = (
+            side.model.layers[0].self_attn.get_submodule(name).weight.detach() for side in (alone, together)
+        )
+        assert float((theirs - ours).norm() / ours.norm()) < 1e-3
+    tokens = torch.arange(300).remainder(250).view(4, 75)
+    assert perplexity(together, tokens) == pytest.approx(perplexity(alone, tokens), rel=0.1)

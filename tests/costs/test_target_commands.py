@@ -13,6 +13,7 @@ from json_docs import require_written
 from secateur.cli.main import app
 from secateur.errors import OptionError
 from secateur.runs.recipe import Recipe, parse_recipe
+from secateur.runs.stages import Pipeline
 from secateur.runs.sweep import _cells, parse_settings
 
 Models = Callable[..., PreTrainedModel]
@@ -66,6 +67,11 @@ def test_widths_are_measured_and_a_cut_keeps_to_them(
             "--target-memory 1kB is beyond what can be reached: at --max-rate 0.8 the nearest",
         ),
         (["--target-latency", "1ms", "--target-device", "H10O"], 2, "the device 'H10O' is unknown; did you mean H100?"),
+        (["--target-latency", "5s", "--context", "9000"], 1, "texts of 9,000 tokens are longer than the 8,192 that"),
+        (["--context", "9"], 2, "--context has no effect without --target-memory or --target-latency or"),
+        (["--ratio", "0.2", "--bits", "4"], 2, "--bits has no effect without --target-memory or"),
+        (["--target-latency", "1ms", "--batch", "2"], 2, "--batch has no effect without --target-memory; leave it out"),
+        (["--target-memory", "1MB", "--target-device", "H100"], 2, "--target-device has no effect without"),
         (["--target-memory", "1MB", "--bits", "3"], 2, "--bits 3: weights are stored in 16, 8, 4 bits"),
     ],
 )
@@ -88,3 +94,21 @@ def test_recipes_and_sweeps_take_targets() -> None:
     assert [cell.recipe.prune and cell.recipe.prune.wanted for cell in speeds] == [25.0, 1000 / 60]
     with pytest.raises(OptionError, match="the search decides"):
         parse_recipe("model: m\nsearch:\nprune: {target_memory: 6GB}\n")
+
+
+def test_a_run_depends_on_the_file_of_times_and_on_the_text_of_an_export(tmp_path: Path) -> None:
+    (tmp_path / "times.json").write_text("{}")
+    (tmp_path / "text.txt").write_text("a text")
+    asked = f"target_latency: 1ms, target_device: {tmp_path}/times.json"
+    text = f"model: m\nprune: {{{asked}}}\nexport: {{dtype: q4_k_m, data: {tmp_path}/text.txt}}\n"
+    recipe = parse_recipe(text)
+    assert isinstance(recipe, Recipe)
+    assert {f"{tmp_path}/times.json", f"{tmp_path}/text.txt"} <= {*recipe.inputs}
+    inputs = {stage.name: stage.inputs for stage in Pipeline(recipe, tmp_path, tmp_path).stages()}
+    assert f"{tmp_path}/times.json" in inputs["prune"]
+    assert f"{tmp_path}/text.txt" in inputs["export"]
+    searched = parse_recipe(f"model: m\nsearch: {{{asked}}}\nprune:\n")
+    assert isinstance(searched, Recipe)
+    assert f"{tmp_path}/times.json" in searched.inputs
+    (search,) = [stage for stage in Pipeline(searched, tmp_path, tmp_path).stages() if stage.name == "search"]
+    assert f"{tmp_path}/times.json" in search.inputs

@@ -15,7 +15,7 @@ from secateur.costs.latency import times_here
 from secateur.costs.losses import keep_losses, kept_losses
 from secateur.costs.measure import never_falling
 from secateur.costs.quantities import milliseconds_of, rate_of, shown_size, size_of
-from secateur.costs.times import Place, WidthTimes, kept_times, read_times
+from secateur.costs.times import Place, WidthTimes, kept_times, read_times, require_same_shape
 from secateur.costs.timing import Key, ladder_of, models_of, settled, time_widths
 from secateur.errors import InputError
 from secateur.models import layer_widths
@@ -157,6 +157,7 @@ def test_a_file_of_another_machine_is_cut_by(
     [
         ({"hidden_size": 128}, "has the times of another model: its hidden_size is 128, this one's 64"),
         ({"channels": 64}, "its channels is 64, this one's 96"),
+        ({"colour": "red"}, "its colour is red, this one's None"),
     ],
 )
 def test_times_of_another_model_are_refused(
@@ -169,6 +170,24 @@ def test_times_of_another_model_are_refused(
     with pytest.raises(InputError, match="has the times of transformers, not of engine="):
         file = table(tmp_path, model)
         prune(model, tiny_tokenizer, target_latency="20ms", target_device=str(file), engine="llama.cpp")
+
+
+def test_times_that_are_not_whole_are_refused(tiny_model: Models, tmp_path: Path) -> None:
+    model = tiny_model()
+    content = json.loads(table(tmp_path, model).read_text())
+    file = tmp_path / "changed.json"
+
+    def read(**changes: Any) -> None:
+        file.write_text(json.dumps({**content, **changes}))
+        require_same_shape(read_times(file), model, str(file))
+
+    read()
+    with pytest.raises(InputError, match="its family is not said, this one's llama"):
+        read(place={**content["place"], "shape": {}})
+    with pytest.raises(InputError, match=r"changed\.json has no times of the mlp of layers; run .* anew"):
+        read(mlp=[])
+    with pytest.raises(InputError, match=r"measure-widths: a time is longer than 1e\+09 ms"):
+        read(mlp=[[0, 0.0], [96, 1e308]])
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_figures_of_a_file(exported: tuple[PreTrainedModel, Path], small_tokeniz
 def test_what_llama_cpp_does_not_load_is_named(tmp_path: Path) -> None:
     file = tmp_path / "text.gguf"
     file.write_text("no model", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"does not load .*text\.gguf"):
+    with pytest.raises(ModelError, match=r"does not load .*text\.gguf: it is damaged.*; write it anew"):
         LlamaCpp(file)
 
 

@@ -17,13 +17,15 @@ from transformers import PreTrainedModel
 
 import secateur
 from secateur.calibration.walks import Streams, Walks
+from secateur.costs.times import shape_of_times
 from secateur.errors import InputError, OutputError
 from secateur.models import streamed
 from secateur.models.loading import load
 from secateur.pruning import PruneConfig
+from secateur.quantization import QuantizeConfig
 from secateur.recovery import RecoverConfig
 from secateur.runs import steps
-from secateur.runs.steps import prune_model, recover_model, sparsify_model
+from secateur.runs.steps import prune_model, quantize_model, recover_model, sparsify_model
 from secateur.sparsity import SparsifyConfig
 from tiny import make_tiny_model, make_tiny_tokenizer
 
@@ -208,6 +210,52 @@ def goes_on(model: str, output: Path, config: PruneConfig, monkeypatch: pytest.M
         prune_model(model, output, config, command_line="")
     assert not output.with_name(f"{output.name}.partial").exists()
     return walked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["quantize", "prune", "sparsify"])
+def test_rounding_that_was_stopped_goes_on_at_its_layer(untied: str, text: str, tmp_path: Path, step: str) -> None:
+    given = {"data": text, "dtype": "float32", "stream": True, "windows": 6, "seqlen": 32, "batch_size": 2}
+    config, work, walk = {
+        "quantize": (QuantizeConfig(quantize_head=True, **given), quantize_model, "round"),
+        "prune": (PruneConfig(ratio=0.3, quantize=4, own_text=0.0, **given), prune_model, "cut"),
+        "sparsify": (SparsifyConfig(sparsity=0.5, allocation="uniform", quantize=8, **given), sparsify_model, "cut"),
+    }[step]
+    done = Walks.done
+
+    def until(self: Walks, name: str, index: int, streams: Streams) -> None:
+        done(self, name, index, streams)
+        if (name, index) == (walk, 1):
+            raise StoppedError
+
+    with pytest.MonkeyPatch.context() as stopping, pytest.raises(StoppedError):
+        stopping.setattr(Walks, "done", until)
+        work(untied, tmp_path / "out", config, command_line="")
+    assert (tmp_path / "out.partial").is_dir() and not (tmp_path / "out").exists()
+    work(untied, tmp_path / "out", config, command_line="")
+    assert not (tmp_path / "out.partial").exists()
+    work(untied, tmp_path / "through", config, command_line="")
+    work(untied, tmp_path / "memory", config.model_copy(update={"stream": False}), command_line="")
+    require_same(tmp_path / "through", tmp_path / "out")
+    require_same(tmp_path / "memory", tmp_path / "out")
+
+
+def test_other_times_of_widths_are_another_cut(model: str, text: str, tmp_path: Path) -> None:
+    place = {"cpu": "c", "threads": 1, "gpu": "none", "engine": "transformers", "version": "1", "dtype": "float32"}
+    shape = shape_of_times(make_tiny_model())
+    times = {"place": {**place, "context": 8, "shape": shape}, "layers": 4, "fixed": 2.0, "spread": 0.0, "seconds": 1.0}
+    curves = {"attention": [[0, 0.0], [4, 4.0]], "mlp": [[0, 0.0], [96, 3.0]]}
+    file = tmp_path / "times.json"
+    file.write_text(json.dumps({**times, **curves}))
+    asked = {"target_latency": "20ms", "target_device": str(file)}
+    config = PruneConfig(calibration=text, dtype="float32", stream=True, **asked, **TEXT)
+    stop(model, tmp_path / "out", config, Walks, "done", lambda walk, index, streams: (walk, index) == ("cut", 1))
+    file.write_text(json.dumps({**times, **curves, "fixed": 5.0}))
+    with pytest.raises(InputError, match=r"with other settings \(content of times\.json: .*, now .*\)"):
+        prune_model(model, tmp_path / "out", config, command_line="")
+    file.unlink()
+    with pytest.raises(InputError, match=r"times\.json cannot be read"):
+        prune_model(model, tmp_path / "out", config, command_line="")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -16,7 +17,8 @@ from secateur.evaluation import perplexity
 from secateur.exporting import opening_in
 from secateur.models.adapters import adapter_of
 from secateur.models.packed_config import quantization_config
-from secateur.models.rounded import is_rounded, rounded_linears, rounded_of
+from secateur.models.rounded import Rounded, is_rounded, rounded_linears, rounded_of
+from secateur.planning import estimate
 from uneven import cut_unevenly
 
 EVEN_GROUPS = ((4, 96), (3, 64), (1, 32), (2, 64))
@@ -164,6 +166,9 @@ def test_lora_beside_rounded_weights_and_merge(
     base, _ = secateur.load(directory, dtype="float32")
     with pytest.raises(InputError, match="--dequantize"):
         secateur.merge(base, adapter)
+    with pytest.raises(ModelError):
+        secateur.merge(base, directory, dequantize=True)
+    assert is_rounded(base)
     assert torch.equal(logits(base), logits(rounded))
     merged = secateur.merge(base, adapter, dequantize=True)
     assert not is_rounded(merged)
@@ -208,6 +213,57 @@ def test_widths_that_no_group_divides(
         secateur.prune(tiny_model("llama"), tiny_tokenizer, quantize=4, channel_multiple=8, **text)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scales", [torch.float32, torch.bfloat16, torch.float16])
+def test_levels_are_found_again_in_every_number_format(bits: int, weights: torch.dtype, scales: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)).repeat(64, 1).to(torch.int8)
+    scale = (0.001 + torch.rand(64, len(levels[0]) // 16, generator=generator)).to(scales)
+    note = Rounded(bits, 16, scale)
+    found = note.levels(note.weights(levels, weights))
+    assert found is not None and torch.equal(found, levels)
+
+
+def test_a_checkpoint_in_float32_is_rounded_in_bfloat16(
+    tiny_model: Maker, tiny_tokenizer: PreTrainedTokenizerFast, text: dict[str, object], tmp_path: Path
+) -> None:
+    """As a CPU that is fast in bfloat16 has it by itself: scales are stored in float32, and weights are not there."""
+    directory = stored(tiny_model("llama"), tiny_tokenizer, tmp_path / "uncut")
+    model, _ = secateur.load(directory, dtype="bfloat16")
+    secateur.quantize(model, tiny_tokenizer, bits=8, **text)
+    rounded = stored(model, tiny_tokenizer, tmp_path / "rounded")
+    assert torch.equal(logits(secateur.load(rounded, dtype="bfloat16")[0]), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(96, 64)}, r"holds both model\.layers\.1\.mlp\.up_proj\.weight and weight_packed"),
+        ({"weight_scale": torch.full((96, 1), torch.nan)}, r"infinite scales in .*up_proj\.weight_scale; restore"),
+        ({"weight_scale": None}, r"lacks model\.layers\.1\.mlp\.up_proj\.weight_scale; restore"),
+        ({"weight_scale": torch.ones(96, 3)}, "do not fit each other"),
+        ({"weight_packed": torch.ones(96, 7, dtype=torch.int32)}, "do not fit each other"),
+        ({"weight_shape": torch.tensor([64, 96])}, r"of shape \(64, 96\) where its config\.json asks for \(96, 64\)"),
+    ],
+)
+def test_damaged_weights_are_named(
+    rounded: PreTrainedModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    change: dict[str, Tensor | None],
+    message: str,
+) -> None:
+    directory = stored(rounded, tiny_tokenizer, tmp_path / "rounded")
+    tensors = load_file(directory / "model.safetensors")
+    for part, tensor in change.items():
+        tensors[f"model.layers.1.mlp.up_proj.{part}"] = tensor
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, directory / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        secateur.load(directory)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -232,3 +288,13 @@ def test_other_formats_of_compressed_tensors_are_refused(
     (directory / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=message):
         secateur.load(directory)
+
+
+def test_no_cut_is_planned_of_rounded_weights(
+    rounded: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    directory = stored(rounded, tiny_tokenizer, tmp_path / "rounded")
+    for options in ({"fit": "200kB"}, {"target_memory": "200kB"}):
+        with pytest.raises(InputError, match="rounded to a few bits, and no cut is made of such a model"):
+            estimate(directory, **options)
+    assert estimate(directory, devices="24GB").phases

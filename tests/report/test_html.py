@@ -208,6 +208,8 @@ def test_training_on_the_measured_source_is_said() -> None:
     assert "the recovered model was trained on the same source (pydocs, train split)" in warning
     (warning,) = source_warnings([measured, text("calibration", "pydocs", "pydocs, test split")])
     assert "the pruned model was calibrated on this very text" in warning
+    (warning,) = source_warnings([measured, text("rounding", "pydocs", "pydocs, test split")])
+    assert "the quantised model was calibrated on this very text" in warning
     assert source_warnings([measured, text("training", "sha256:1", "a.txt")]) == []
 
 

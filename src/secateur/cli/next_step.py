@@ -179,12 +179,17 @@ def _after_push(values: Values) -> str:
 
 
 def _is_rounded(model: str | Path) -> bool:
-    """Whether a model's own config says that its weights are of few bits."""
-    file = Path(model) / "config.json"
-    return file.is_file() and '"quantization_config"' in file.read_text(encoding="utf-8", errors="replace")
+    """Whether a model's weights are of few bits."""
+    from secateur.models.json_file import CONFIG, read_object
+    from secateur.models.packed_config import METHOD
+    from secateur.models.quantised import quantisation_method
+
+    config = Path(model) / CONFIG
+    return config.is_file() and quantisation_method(read_object(config), str(config)) == METHOD
 
 
 def _merge(model: str | Path, adapter: str | Path, output: str) -> str:
+    """Adding an adapter to a model's weights, which stop to be of few bits with it."""
     multiplied_out = ["--dequantize"] if _is_rounded(model) else []
     return _command("merge", model, "--adapter", adapter, "-o", output, *multiplied_out)
 

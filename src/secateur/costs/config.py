@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from secateur.console import flag
 from secateur.costs.quantities import milliseconds_of, rate_of, size_of
+from secateur.files import expanded
 
 Engine = Literal["transformers", "llama.cpp"]
 TargetOption = Literal["target_memory", "target_latency", "target_throughput"]
@@ -13,7 +14,15 @@ TargetOption = Literal["target_memory", "target_latency", "target_throughput"]
 THIS = "this"
 TARGETS: tuple[TargetOption, ...] = ("target_memory", "target_latency", "target_throughput")
 READERS = {"target_memory": size_of, "target_latency": milliseconds_of, "target_throughput": rate_of}
-TIMED = ("target_latency", "target_throughput")
+TIMED: tuple[TargetOption, ...] = ("target_latency", "target_throughput")
+# What says how a target is counted, and for which targets.
+COUNTED: dict[str, tuple[TargetOption, ...]] = {
+    "context": TARGETS,
+    "batch": ("target_memory",),
+    "bits": TARGETS,
+    "target_device": TIMED,
+    "engine": TIMED,
+}
 MEMORY_CONTEXT = 4096  # tokens
 TIMED_CONTEXT = 512
 TOLERANCE = 0.03  # of a target, which is met from below
@@ -99,6 +108,13 @@ class Targets(BaseModel):
     def is_timed(self) -> bool:
         """Whether the target is a time."""
         return self.target_option in TIMED
+
+    @property
+    def times_file(self) -> str | None:
+        """The file of `measure-widths` that a time is looked up in; None where there is none."""
+        name = self.target_device.strip()
+        is_file = name != THIS and (name.endswith(".json") or expanded(name).is_file())
+        return name if self.is_timed and is_file else None
 
     @property
     def target_text(self) -> str:

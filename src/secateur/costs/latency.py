@@ -43,7 +43,7 @@ def milliseconds_of_model(
     name = targets.target_device.strip()
     if name == THIS:
         times = times_here(model, tokenizer, targets, measures=measures)
-    elif name.endswith(".json") or expanded(name).is_file():
+    elif targets.times_file is not None:
         times = read_times(expanded(name))
         require_same_shape(times, model, name)
         if times.place.engine != targets.engine and "engine" in targets.model_fields_set:
@@ -73,7 +73,7 @@ def times_here(
         measures: whether times that are not kept are measured.
         device: of Transformers; the model's unless given.
     """
-    context = context_of(model.config, targets, TIMED_CONTEXT)
+    context = context_of(model, targets, TIMED_CONTEXT)
     if targets.engine == "llama.cpp":
         from secateur.costs import llama_cpp
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from secateur.costs.config import MEMORY_CONTEXT, Targets
 from secateur.costs.measure import Bytes
 from secateur.models.adapters import adapter_of
+from secateur.models.context import longest_text, require_length
 from secateur.models.halves import PARTS, Half, Part
 from secateur.models.widths import count_parameters
 from secateur.rounding.config import LEAST_GROUP, Rounding, group_of
@@ -39,7 +40,7 @@ def bytes_of(
         kept = torch.bfloat16
         rounding = None if targets.bits == 16 else Rounding(targets.bits, "auto", kept, 0.0)
     rest = kept.itemsize
-    tokens = context_of(model.config, targets, context)
+    tokens = context_of(model, targets, context)
     adapter = adapter_of(model)
     units: dict[tuple[int, Part], int] = {}
     weights, cached, whole = (dict[tuple[int, Part], float]() for _ in range(3))
@@ -85,10 +86,12 @@ def bytes_of_matrix(linear: nn.Linear, kept: torch.dtype, rounding: Rounding | N
     return weights * (rounding.bits / 8 + kept.itemsize / group)
 
 
-def context_of(config: PreTrainedConfig, targets: Targets, usual: int) -> int:
-    """Tokens that are there before the last one."""
-    most = getattr(config, "max_position_embeddings", None)
-    return targets.context or (min(usual, most) if most else usual)
+def context_of(model: PreTrainedModel, targets: Targets, usual: int) -> int:
+    """Tokens that are there before the last one. Raises `InputError` where more are asked for than the model takes."""
+    if targets.context is not None:
+        require_length(model, targets.context, "texts", "--context")
+        return targets.context
+    return min(usual, longest_text(model) or usual)
 
 
 def window_of(config: PreTrainedConfig, index: int) -> float:

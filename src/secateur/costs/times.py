@@ -22,6 +22,7 @@ from secateur.models.widths import head_dim_of
 
 PART = "speeds"
 MOST_POINTS = 1000
+LONGEST = 1e9  # milliseconds
 logger = logging.getLogger(__name__)
 
 
@@ -68,7 +69,7 @@ class WidthTimes(BaseModel):
 
     place: Place
     layers: int = Field(ge=1)
-    fixed: float = Field(ge=0, le=1e9)
+    fixed: float = Field(ge=0, le=LONGEST)
     attention: list[tuple[int, float]] = Field(max_length=MOST_POINTS)
     mlp: list[tuple[int, float]] = Field(max_length=MOST_POINTS)
     spread: float = Field(ge=0)
@@ -82,6 +83,8 @@ class WidthTimes(BaseModel):
                 raise ValueError("widths and times must rise")
             if len({*numbers[0]}) < len(curve):
                 raise ValueError("a width stands there twice")
+            if any(time > LONGEST for _, time in curve):
+                raise ValueError(f"a time is longer than {LONGEST:g} ms")
         return self
 
     def measure(self, model: PreTrainedModel, target: float, asked: str) -> Milliseconds:
@@ -177,13 +180,15 @@ def read_times(file: str | Path) -> WidthTimes:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
-        raise InputError(f"{file} {what}: {place + ': ' if place else ''}{problem['msg']}") from error
+        reason = str(problem["msg"]).removeprefix("Value error, ")
+        raise InputError(f"{file} {what}: {place + ': ' if place else ''}{reason}") from error
 
 
 def require_same_shape(times: WidthTimes, model: PreTrainedModel, source: str) -> None:
     """Check that times are of models like this one. Raises `InputError`."""
     shape = shape_of_times(model)
-    for name, value in times.place.shape.items():
+    for name in dict.fromkeys([*times.place.shape, *shape]):
+        value = times.place.shape.get(name, "not said")
         # A cut model has fewer of these, in the same places.
         cut = name in ("groups", "channels", "num_hidden_layers") and isinstance(value, int)
         if shape.get(name) != value and not (cut and int(shape[name]) <= int(value)):
@@ -191,3 +196,8 @@ def require_same_shape(times: WidthTimes, model: PreTrainedModel, source: str) -
                 f"{source} has the times of another model: its {name} is {value}, this one's {shape.get(name)}; run "
                 "secateur measure-widths for this one"
             )
+    adapter = adapter_of(model)
+    for part in PARTS:
+        cut = any(adapter.half(layer, part).names.divisible for layer in adapter.layers(model))
+        if cut and not getattr(times, part):
+            raise InputError(f"{source} has no times of the {part} of layers; run secateur measure-widths anew")

@@ -176,7 +176,7 @@ def require_lengths(model: PreTrainedModel | PeftModel, config: EvaluateConfig) 
         require_length(underlying(model), config.seqlen)
     if config.speed and not streamed(underlying(model)):
         tokens = config.prompt_tokens + config.new_tokens
-        require_length(underlying(model), tokens, "a prompt and an answer", "--prompt-tokens")
+        require_length(underlying(model), tokens, "a prompt and an answer", "--prompt-tokens", config.new_tokens)
 
 
 def load_texts(config: EvaluateConfig) -> list[Corpus]:

@@ -80,7 +80,10 @@ class LlamaCpp:
         params = self._library.llama_model_default_params()
         self._model = self._library.llama_model_load_from_file(str(file).encode(), params)
         if not self._model:
-            raise ModelError(f"the llama.cpp of the package xllamacpp does not load {file}")
+            raise ModelError(
+                f"the llama.cpp of the package xllamacpp does not load {file}: it is damaged, or of a kind that it "
+                "does not know; write it anew"
+            )
         settings = self._library.llama_context_default_params()
         settings.n_ctx = context
         settings.n_batch = settings.n_ubatch = self._at_once = min(context, TOKENS_AT_ONCE)

@@ -1,9 +1,10 @@
 """Work that was stopped and goes on: what is done of it stands in `OUTPUT.partial`, beside its output."""
 
+import hashlib
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,21 @@ class Unfinished(ABC):
             return {}
         with self.readable(file):
             return dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def contents_of(inputs: Iterable[str | Path | None]) -> dict[str, str]:
+    """What files hold that work depends on, as a digest, for its settings; None is passed over.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found = {}
+    for file in (files.expanded(name) for name in inputs if name is not None):
+        try:
+            found[f"content of {file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}; check the path") from error
+    return found
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

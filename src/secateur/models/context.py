@@ -25,7 +25,9 @@ def longest_text(model: PreTrainedModel) -> int | None:
     return max(longest, int((rope.get("original_max_position_embeddings") or longest) * (rope.get("factor") or 1)))
 
 
-def require_length(model: PreTrainedModel, tokens: int, what: str = "windows", remedy: str = "--seqlen") -> None:
+def require_length(
+    model: PreTrainedModel, tokens: int, what: str = "windows", remedy: str = "--seqlen", beside: int = 0
+) -> None:
     """Raise `InputError` where a text has more tokens than the model takes: it would be read for long, and badly.
 
     Args:
@@ -33,12 +35,13 @@ def require_length(model: PreTrainedModel, tokens: int, what: str = "windows", r
         tokens: of the text.
         what: what has so many.
         remedy: the option that makes it shorter.
+        beside: how many of them that option does not count.
     """
     longest = longest_text(model)
     if longest is not None and tokens > longest:
         raise InputError(
             f"{what} of {tokens:,} tokens are longer than the {longest:,} that {name_of(model)} takes by its config; "
-            f"pass {remedy} {longest} or less"
+            f"pass {remedy} {max(1, longest - beside)} or less"
         )
 
 

@@ -24,6 +24,7 @@ from secateur.models.text_half import text_name
 from secateur.models.weight_files import FORMATS, StoredTensor
 
 PARTS = (PACKED, SCALE, SHAPE)
+NAME = 200  # characters of a module's name in a message
 NOT_READ = {"weight_zero_point": "with zero points", "weight_g_idx": "with columns in an order of their own"}
 Packed = Mapping[str, Mapping[str, StoredTensor]]  # by module, then by part
 REMEDY = "use the original checkpoint, or dequantise it first and store it as ordinary weights"
@@ -44,13 +45,24 @@ def check_packed(directory: Path, settings: Mapping[str, Any], tensors: Mapping[
     for name, tensor in tensors.items():
         module, _, part = name.rpartition(".")
         if part in NOT_READ:
-            raise ModelError(f"{directory} is quantised {NOT_READ[part]} ({shown(name)}), which is not read; {REMEDY}")
+            raise ModelError(
+                f"{directory} is quantised {NOT_READ[part]} ({shown(name, NAME)}), which is not read; {REMEDY}"
+            )
         if tensor.format not in FORMATS and part not in PARTS:
-            raise ModelError(f"{directory}: {shown(name)} is stored as {tensor.format}, which is not read; {REMEDY}")
+            raise ModelError(
+                f"{directory}: {shown(name, NAME)} is stored as {tensor.format}, which is not read; {REMEDY}"
+            )
     for module, parts in packed_modules(tensors).items():
+        if f"{module}.weight" in tensors:
+            raise ModelError(
+                f"{directory} holds both {shown(f'{module}.weight', NAME)} and {PACKED}, and only one of them can "
+                "count; restore its files from their source"
+            )
         missing = [part for part in PARTS if part not in parts]
         if missing:
-            raise ModelError(f"{directory} lacks {shown(module)}.{missing[0]}; restore its files from their source")
+            raise ModelError(
+                f"{directory} lacks {shown(module, NAME)}.{missing[0]}; restore its files from their source"
+            )
         _check_shapes(directory, module, parts, possible)
 
 
@@ -114,24 +126,27 @@ def unpack_into(model: PreTrainedModel, directory: Path, packed: Packed) -> None
             linear = modules.get(name, modules.get(prefix + name))
             if not isinstance(linear, nn.Linear):
                 raise ModelError(
-                    f"{directory} holds {shown(name)} packed, which is no linear module of its architecture as it is "
-                    f"built here; {REMEDY}"
+                    f"{directory} holds {shown(name, NAME)} packed, which is no linear module of its architecture as "
+                    f"it is built here; {REMEDY}"
                 )
             stored = {part: _read(opened, files, f"{name}.{part}", tensor) for part, tensor in parts.items()}
             shape = tuple(linear.weight.shape)
             if tuple(stored[SHAPE].tolist()) != shape or parts[SCALE].shape[0] != shape[0]:
                 raise ModelError(
-                    f"{directory} holds {shown(name)} of shape {tuple(stored[SHAPE].tolist())} where its config.json "
-                    f"asks for {shape}; one of the two is of another model"
+                    f"{directory} holds {shown(name, NAME)} of shape {tuple(stored[SHAPE].tolist())} where its "
+                    f"config.json asks for {shape}; one of the two is of another model"
                 )
             if linear.weight.is_meta:
-                raise ModelError(f"there is no room for {shown(name)} on the devices; use --device cpu")
+                raise ModelError(f"there is no room for {shown(name, NAME)} on the devices; use --device cpu")
             bits = _bits(parts, shape[1])
             if bits is None:
-                raise ModelError(f"{directory} holds {shown(name)} in parts that do not fit each other; {REMEDY}")
+                raise ModelError(f"{directory} holds {shown(name, NAME)} in parts that do not fit each other; {REMEDY}")
             weight, rounded = unpacked(stored, bits, linear.weight.dtype)
             if not bool(torch.isfinite(weight).all()):
-                raise ModelError(f"{directory} holds NaN or infinite scales in {shown(name)}.{SCALE}")
+                raise ModelError(
+                    f"{directory} holds NaN or infinite scales in {shown(name, NAME)}.{SCALE}; restore its files from "
+                    "their source"
+                )
             linear.weight.copy_(weight)
             note_rounded(linear, rounded)
 
@@ -189,7 +204,7 @@ def _check_shapes(directory: Path, module: str, parts: Mapping[str, StoredTensor
     )
     if not fits:
         raise ModelError(
-            f"{directory} holds {shown(module)} as {packed.format} {packed.shape} with scales {scale.format} "
+            f"{directory} holds {shown(module, NAME)} as {packed.format} {packed.shape} with scales {scale.format} "
             f"{scale.shape}, which do not fit each other; {REMEDY}"
         )
 

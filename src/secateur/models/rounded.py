@@ -44,7 +44,8 @@ class Rounded:
         rows, columns = weight.shape
         if self.scale.shape != (rows, columns // self.group) or columns % self.group:
             return None
-        scale = self.scale.to(weight.device, torch.float32).repeat_interleave(self.group, 1)
+        # As the weights' number format has it: eight bits of a level are as many as bfloat16 has in all.
+        scale = self.scale.to(weight.device, weight.dtype).float().repeat_interleave(self.group, 1)
         highest = 2 ** (self.bits - 1)
         levels = (weight.float() / scale).round_().nan_to_num_().clamp_(-highest, highest - 1)
         # A scale that its number format has made zero stands for zeros.

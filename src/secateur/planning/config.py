@@ -78,6 +78,11 @@ class PlanConfig(Renamed, Targets):
         RECOVER.gradient_checkpointing, description="Whether recover computes activations anew."
     )
 
+    @property
+    def cuts_are_asked(self) -> bool:
+        """Whether the plan is to say what has to leave."""
+        return self.fit is not None or self.target_option is not None
+
     @field_validator("fit")
     @classmethod
     def _is_a_memory(cls, value: str | None) -> str | None:

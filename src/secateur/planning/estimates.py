@@ -10,8 +10,11 @@ from transformers import PreTrainedModel
 from secateur.costs.devices import named_devices
 from secateur.costs.known_devices import GB, Device
 from secateur.costs.losses import place_of_model
+from secateur.errors import InputError
 from secateur.models import configured
 from secateur.models.options import takes_options
+from secateur.models.packed_config import METHOD
+from secateur.models.quantised import quantisation_method
 from secateur.planning.config import PlanConfig
 from secateur.planning.cuts import CutEstimate, cut_estimates
 from secateur.planning.layouts import Cluster, PhaseEstimate, advice
@@ -102,6 +105,11 @@ def estimate(
     name = str(model if isinstance(model, str | Path) else model.name_or_path)
     content, source = config_of(model) if isinstance(model, str | Path) else (model.config.to_dict(), "the model")
     shape = shape_of(content, source)
+    if config.cuts_are_asked and quantisation_method(content, source) == METHOD:
+        raise InputError(
+            f"{source}: the weights are rounded to a few bits, and no cut is made of such a model; plan the model that "
+            "they came from"
+        )
     cuts = cut_estimates(bare_of(content, source), shape, config, _to_start_with(name), place_of_model(name))
     if config.devices is None:
         return _without_devices(name, shape, config, cuts)

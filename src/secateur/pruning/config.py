@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from secateur.calibration.windows import CalibratedConfig, StreamedConfig
 from secateur.console import flag
-from secateur.costs.config import TARGETS, Targets
+from secateur.costs.config import COUNTED, TARGETS, Targets
 from secateur.errors import InputError
 from secateur.files.input_text import shortened
 from secateur.files.shares import Ratio
@@ -71,6 +71,14 @@ class CutLimits(Targets, CalibratedConfig):
     def _halves_stay_or_leave(self) -> Self:
         if self.keep_halves and (self.target == "depth" or self.drop or self.drop_layers):
             raise ValueError("--keep-halves lets no half of a layer leave whole; leave it out to drop some")
+        return self
+
+    @model_validator(mode="after")
+    def _counts_a_target(self) -> Self:
+        for name, counted in COUNTED.items():
+            given = name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].default
+            if given and self.target_option not in counted:
+                raise ValueError(f"{flag(name)} has no effect without {' or '.join(map(flag, counted))}; leave it out")
         return self
 
     def cuts(self, part: Part) -> bool:

@@ -51,11 +51,7 @@ def merge_adapter(
     except ValueError as error:
         raise InputError(str(error)) from error
     require_in_memory(model)
-    if not dequantize:
-        refuse_rounded(
-            model, "a merged adapter would take them off their grid; --dequantize makes ordinary ones of them"
-        )
-    forget_rounding(model)
+    require_ordinary(model, dequantize)
     masks = zeros_to_keep(model, zeros)
     if masks and zeros == "auto":
         raise InputError(
@@ -63,6 +59,7 @@ def merge_adapter(
             "zeros with --zeros keep, or fill them with --zeros fill"
         )
     result = merged(attach_adapter(model, adapter, to_merge=True))
+    forget_rounding(result)
     if masks:
         zero_again(result, masks)
     broken = not_finite(result)
@@ -76,3 +73,11 @@ def merge_adapter(
     given: dict[str, Any] = {} if zeros == "auto" else {"zeros": zeros}
     note_done(result, "merge", {}, adapter=str(adapter), **given)
     return result
+
+
+def require_ordinary(model: PreTrainedModel, dequantize: bool) -> None:
+    """Raise `InputError` where a model's weights are rounded to a few bits and are not to become ordinary ones."""
+    if not dequantize:
+        refuse_rounded(
+            model, "a merged adapter would take them off their grid; --dequantize makes ordinary ones of them"
+        )

@@ -204,6 +204,8 @@ class Recipe(DataOptions, LoadOptions):
         others = [
             self.prune and self.prune.layer_importance_file,
             self.prune and self.prune.plan,
+            self.prune and self.prune.times_file,
+            self.search and self.search.times_file,
             self.recover and self.recover.teacher,
             self.evaluate.include_path,
         ]

@@ -14,7 +14,7 @@ from secateur.distributed import barrier, is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free, write_json
 from secateur.files.result_files import PLAN, STRATEGY
-from secateur.files.unfinished import Unfinished
+from secateur.files.unfinished import Unfinished, contents_of
 from secateur.models import load
 from secateur.models.checks import require_in_memory
 from secateur.models.fingerprint import weights_fingerprint
@@ -70,7 +70,7 @@ def search_model(
         SecateurError: what `load` and `search` raise; another search was stopped there.
     """
     free = overwrite or UnfinishedSearch(expanded(output)).is_finished
-    target = require_free(output, free, [name, *inputs_of(config.data, options=config)])
+    target = require_free(output, free, [name, *inputs_of(config.data, options=config), config.times_file])
     check_texts(config.data, options=config)
     with logged_work(target, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
@@ -103,7 +103,7 @@ def _settings(config: SearchConfig, model: str) -> dict[str, Any]:
     """What the rounds depend on. More rounds than before, or more patience, go on with those that are done."""
     corpus = load_corpus(config.data, "train", config)
     settings = config.model_dump(exclude={"rounds", "patience", "device", "device_map"})
-    return {**settings, "model": model, "text": corpus.fingerprint}
+    return {**settings, **contents_of([config.times_file]), "model": model, "text": corpus.fingerprint}
 
 
 def _write(target: Path, result: SearchResult, records: Mapping[str, object], overwrite: bool) -> None:

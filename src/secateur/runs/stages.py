@@ -228,12 +228,11 @@ class Pipeline(RunResults):
             _write(directory, IMPORTANCE, importance.to_dict())
 
         settings = {name: getattr(config, name) for name in SCORING_FIELDS}
-        file = [config.layer_importance_file] if config.layer_importance_file else []
         return Stage(
             SCORED,
             {"model": self.recipe.model, **settings, **config.load_arguments()},
             work,
-            inputs=(self.recipe.model, *inputs_of(config.data, options=config), *file),
+            inputs=(self.recipe.model, *inputs_of(config.data, options=config), *_given(config.layer_importance_file)),
         )
 
     def _search(self, config: SearchConfig) -> Stage:
@@ -247,7 +246,7 @@ class Pipeline(RunResults):
             SEARCHED,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=(self.recipe.model, *inputs_of(config.data, options=config)),
+            inputs=(self.recipe.model, *inputs_of(config.data, options=config), *_given(config.times_file)),
         )
 
     def _prune(self, settings: PruneConfig) -> Stage:
@@ -275,7 +274,7 @@ class Pipeline(RunResults):
             inputs=(
                 self.recipe.model,
                 *inputs_of(settings.data, options=settings),
-                *([settings.plan] if settings.plan else []),
+                *_given(settings.plan, settings.times_file),
             ),
             needs=(*([SCORED] if needs_importance(settings) else []), *([SEARCHED] if searched else [])),
         )
@@ -323,7 +322,7 @@ class Pipeline(RunResults):
             recover_model(start, directory, config, command_line=command_line, overwrite=True, base_name=renamed)
 
         texts = inputs_of(config.data, *config.extra_eval, options=config)
-        inputs = [*texts, *([config.teacher] if config.teacher else []), *outside]
+        inputs = [*texts, *_given(config.teacher), *outside]
         return Stage(
             TRAINED,
             {"model": self.recipe.model, **config.model_dump()},
@@ -367,7 +366,7 @@ class Pipeline(RunResults):
             EXPORTED,
             {"model": self.recipe.model, **config.model_dump()},
             work,
-            inputs=outside,
+            inputs=(*(inputs_of(config.data, options=config) if config.data is not None else []), *outside),
             needs=(*needs, *((TRAINED,) if trained else ()), *rounded),
         )
 
@@ -408,6 +407,11 @@ class Pipeline(RunResults):
             inputs=(self.recipe.model,),
             needs=tuple(name for name, section in cuts if section is not None),
         )
+
+
+def _given(*names: str | None) -> list[str]:
+    """The names of files and models that are given."""
+    return [name for name in names if name]
 
 
 def _write(directory: Path, name: str, figures: Any) -> None:

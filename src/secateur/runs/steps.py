@@ -32,6 +32,7 @@ from secateur.models.zeros_record import RECORD, zeros_file
 from secateur.pruning import LayerImportance, PruneConfig, PruneResult, prune
 from secateur.quantization import QuantizeConfig, QuantizeResult, quantize
 from secateur.recovery import MergeConfig, RecoverConfig, RecoverResult, merge_adapter, recover
+from secateur.recovery.merging import require_ordinary
 from secateur.recovery.workplace import Workplace
 from secateur.report import pruning_strategy, sparsity_map
 from secateur.runs.streamed_cuts import going_on, may_replace
@@ -69,12 +70,12 @@ def prune_model(
     """
     free = may_replace(output, PLAN, overwrite)
     texts = inputs_of(config.data, options=config)
-    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan])
+    output = require_free(output, free, [name, *texts, config.layer_importance_file, config.plan, config.times_file])
     check_texts(config.data, options=config)
     with logged_work(output, command_line) as records:
         model, tokenizer = load(name, **config.load_arguments())
         records |= card_files("prune", name, model, output, command_line)
-        inputs = [config.plan, config.layer_importance_file]
+        inputs = [config.plan, config.layer_importance_file, config.times_file]
         with going_on(model, output, PLAN, config, overwrite, inputs) as work:
             result = prune(model, tokenizer, config, layer_importance=layer_importance, walks=work.walks)
             logger.debug(
@@ -176,6 +177,7 @@ def merge_model(
     cost = None
     with logged_work(output, command_line) as records:
         model, tokenizer = _load_to_merge(name, config)
+        require_ordinary(model, config.dequantize)
         figures: list[Figure] = []
         records |= card_files("merge", name, model, output, command_line, adapter=config.adapter, figures=figures)
         if config.said_zeros == "keep" and masks_of_all_zeros(model):

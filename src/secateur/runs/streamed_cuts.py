@@ -1,6 +1,5 @@
 """A cut of a model larger than memory as a step: what is done of it is kept beside its output, and gone on from."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from secateur.data import load_corpus
 from secateur.distributed import is_first
 from secateur.errors import SecateurError
 from secateur.files import expanded, require_free
-from secateur.files.unfinished import Unfinished
+from secateur.files.unfinished import Unfinished, contents_of
 from secateur.models.fingerprint import weights_fingerprint
 from secateur.models.streamed import keep_layers_in, streamed
 
@@ -100,11 +99,10 @@ def going_on(
 
 def _settings(model: PreTrainedModel, config: StreamedConfig, inputs: list[str | None]) -> dict[str, Any]:
     """Everything that changes the result."""
-    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in inputs if file is not None]
     text = load_corpus(config.data, "train", config).fingerprint if config.needs_text else ""
     return {
         **config.model_dump(exclude=NO_MATTER),
         "model": weights_fingerprint(model),
         "text": text,
-        "inputs": digests,
+        **contents_of(inputs),
     }
