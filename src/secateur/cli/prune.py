@@ -68,6 +68,8 @@ def prune(
     say(f"{plan.parameters_before:,} parameters became {plan.parameters_after:,}: {plan.reached:.1%} removed{asked}")
     if plan.target:
         say(plan.target.said())
+    if config.quantize is not None:
+        say(f"The weights left are rounded to {config.quantize} bits")
     windows = counted(plan.calibration_windows, "window")
     say(f"Calibrated on {windows} of {plan.calibration}; {sum(result.seconds.values()):.1f} s")
     if is_first():

@@ -48,6 +48,8 @@ def sparsify(
         f"{result.zeros:,} weights are zero: {result.reached:.2%} of those in {len(result.matrices):,} matrices, "
         f"{result.asked:.2%} asked"
     )
+    if config.quantize is not None:
+        say(f"The weights left are rounded to {config.quantize} bits")
     windows = counted(result.calibration_windows, "window")
     fitted = f"Calibrated on {windows} of {result.calibration}; " if result.calibration else ""
     seconds = sum(result.seconds.values())

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import PreTrainedModel
 
+from secateur.console import counted
 from secateur.costs.config import Engine
 from secateur.costs.measure import Milliseconds
 from secateur.environment import machine
@@ -48,7 +49,7 @@ class Place(BaseModel):
     @property
     def named(self) -> str:
         """The machine and the engine in words."""
-        where = self.gpu if self.gpu != "none" else f"{self.cpu}, {self.threads} threads"
+        where = self.gpu if self.gpu != "none" else f"{self.cpu}, {counted(self.threads, 'thread')}"
         return f"{self.engine} {self.version} ({self.dtype}) on {where}"
 
 

@@ -100,7 +100,7 @@ def _quantized(record: Mapping[str, Any]) -> Step:
         what=f"The weights of {counted_matrices(record)} were rounded to {bits_and_groups(grids)} by GPTQ, and "
         "packed as compressed-tensors.",
         how=[
-            "Each was re-fitted to what the model gave before, on what the rounded ones before it give.",
+            "Each was re-fitted on what the rounded ones before it give, part of the way to what the model gave.",
             *_calibrated(record),
         ],
         figures=[Figure(name="megabytes of weights", value=round(after / 1e6, 1), before=round(before / 1e6, 1))],

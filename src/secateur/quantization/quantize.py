@@ -16,6 +16,7 @@ from secateur.calibration.windows import calibrate
 from secateur.console import track
 from secateur.distributed import share
 from secateur.errors import InputError
+from secateur.files.result_files import QUANTIZATION
 from secateur.handover.memory import note_done
 from secateur.models.adapters import adapter_of
 from secateur.models.checks import require_finite, require_in_memory
@@ -91,6 +92,10 @@ class QuantizeResult(Shown):
 
     def rows_of_figures(self) -> list[dict[str, Any]]:
         return [asdict(matrix) for matrix in self.matrices]
+
+    def files(self) -> dict[str, Any]:
+        """What the command writes beside the weights, for `extras` of `secateur.save`."""
+        return {QUANTIZATION: self.to_dict()}
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `quantization.json`."""

@@ -132,7 +132,7 @@ def quantize_model(
             logger.debug("%s; calibrated on %s", result.headline(), result.calibration)
             logger.debug("Seconds by phase: %s; peak memory %d bytes", result.seconds, result.peak_memory_bytes)
             work.finish()
-            files = {QUANTIZATION: result.to_dict(), **records}
+            files = {**result.files(), **records}
             save(model, tokenizer, output, overwrite=free, extras=files)
     return result
 
