@@ -14,12 +14,14 @@ sorted by bytes.
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 import common
 import secateur
@@ -29,7 +31,14 @@ from secateur.exporting.config import WHOLE
 
 CUT, SPARSE = "q8_0,q5_k_m,q4_k_m", "q4_k_m"
 UNCUT = "f16,q8_0,q6_k,q5_k_m,q4_k_m,q3_k_m"
-MARKS = {"uncut": "o", "cut": "x", "cut, trained": "^", "sparse": "s"}
+# Of each kind the mark and the colour, which are told apart without colour vision too.
+MARKS = {
+    "uncut": ("o", "#0072B2"),
+    "cut": ("x", "#D55E00"),
+    "cut, trained": ("^", "#009E73"),
+    "sparse": ("s", "#CC79A7"),
+}
+AMOUNTS = (("bytes", 1e6, "MB"), ("decode", 1, "tokens/s decoded"))
 
 
 def main() -> None:
@@ -59,7 +68,7 @@ def main() -> None:
         for amount, better in (("bytes", -1), ("decode", 1)):
             for point in points:
                 point.setdefault("pareto", {})[f"{amount}, {text}"] = not is_beaten(point, points, text, amount, better)
-    draw(points, list(windows)[-1], options.directory / "frontier.png")
+    draw(points, list(windows), options.directory / "frontier.png")
     print(json.dumps({"model": options.model, "threads": options.threads, "points": points}))
 
 
@@ -171,40 +180,40 @@ def is_beaten(point: dict[str, Any], points: list[dict[str, Any]], text: str, am
     )
 
 
-def draw(points: list[dict[str, Any]], text: str, file: Path) -> None:
-    """Perplexity against bytes and against decoding speed, with the line of what nothing beats."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    for axis, amount, label in zip(axes, ("bytes", "decode"), ("MB", "tokens/s decoded"), strict=True):
-        scale = 1e6 if amount == "bytes" else 1
-        for kind, mark in MARKS.items():
-            those = [point for point in points if point["kind"] == kind]
-            if those:
-                axis.scatter(
-                    [point[amount] / scale for point in those],
-                    [point["perplexity"][text] for point in those],
-                    marker=mark,
-                    label=kind,
-                )
-        line = sorted(
-            (point for point in points if point["pareto"][f"{amount}, {text}"]), key=lambda each: each[amount]
-        )
-        axis.plot(
-            [point[amount] / scale for point in line],
-            [point["perplexity"][text] for point in line],
-            color="grey",
-            linewidth=1,
-            label="nothing is better in both",
-        )
-        for point in points:
-            removed = f" −{point['ratio']:.0%}" if point["ratio"] else ""
-            place = (point[amount] / scale, point["perplexity"][text])
-            axis.annotate(f"{point['dtype']}{removed}", place, fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axis.set_xlabel(label)
-        axis.set_yscale("log")
-    axes[0].set_ylabel(f"perplexity on {text}")
-    axes[0].legend(fontsize=7)
-    figure.savefig(file, dpi=160)
+def draw(points: list[dict[str, Any]], texts: Sequence[str], file: Path) -> None:
+    """Perplexity on each text against bytes and against decoding speed, with the line of what nothing beats."""
+    figure, axes = plt.subplots(
+        len(texts), 2, figsize=(10, 3.8 * len(texts)), sharex="col", sharey="row", layout="constrained", squeeze=False
+    )
+    for row, text in zip(axes, texts, strict=True):
+        for axis, (amount, scale, label) in zip(row, AMOUNTS, strict=True):
+            draw_panel(axis, points, text, amount, scale)
+            axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6)))
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.yaxis.set_minor_locator(NullLocator())
+            axis.margins(x=0.12)
+            if text == texts[-1]:
+                axis.set_xlabel(label)
+        row[0].set_ylabel(f"perplexity on {text}")
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(file, dpi=130)
     plt.close(figure)
+
+
+def draw_panel(axis: Axes, points: list[dict[str, Any]], text: str, amount: str, scale: float) -> None:
+    for kind, (mark, colour) in MARKS.items():
+        those = [point for point in points if point["kind"] == kind]
+        found = [(point[amount] / scale, point["perplexity"][text]) for point in those]
+        if found:
+            axis.scatter(*zip(*found, strict=True), marker=mark, color=colour, label=kind)
+    best = sorted((point for point in points if point["pareto"][f"{amount}, {text}"]), key=lambda each: each[amount])
+    line = [(point[amount] / scale, point["perplexity"][text]) for point in best]
+    axis.plot(*zip(*line, strict=True), color="grey", linewidth=1, label="nothing is better in both", zorder=0)
+    for point, place in zip(best, line, strict=True):
+        removed = f" −{point['ratio']:.0%}" if point["ratio"] else ""
+        side = {"ha": "right", "xytext": (-4, 4)} if amount == "decode" else {"ha": "left", "xytext": (4, 4)}
+        axis.annotate(f"{point['dtype']}{removed}", place, fontsize=7, textcoords="offset points", **side)
 
 
 if __name__ == "__main__":
