@@ -185,15 +185,21 @@ def test_durations() -> None:
 
 def test_what_fits_a_memory_and_what_a_target_needs(tmp_path: Path, private_cache: Path) -> None:
     directory = written(tmp_path, "8b")
-    result = secateur("plan", directory, "--fit", "12GB", "--context", "8192", "--json", tmp_path / "fit.json")
+    result = secateur("plan", directory, "--fit", "12GB", "--context", "2048", "--json", tmp_path / "fit.json")
     assert result.exit_code == 0, result.output
     sixteen, eight, four = json.loads((tmp_path / "fit.json").read_text())["cuts"]
     assert sixteen["bits"] == 16 and not sixteen["fits"] and 0.2 < sixteen["ratio"] < 0.6
     assert not eight["fits"] if eight["ratio"] else eight["fits"]
-    assert four["fits"] and four["ratio"] == 0 and not four["command"]
+    assert four["fits"] and four["ratio"] == 0
+    assert four["command"] == f"secateur quantize {directory} -o out/quantized --bits 4"
     assert f"you can: {sixteen['command']}" in result.stdout and "not known" in result.stdout
-    assert f"next: {sixteen['command']}\n" in result.stderr
-    assert "--target-memory 12GB --context 8192 --bits 16" in sixteen["command"]
+    least = min((sixteen, eight, four), key=lambda cut: cut["ratio"])
+    assert f"next: {least['command']}\n" in result.stderr
+    assert "--target-memory 12GB --context 2048 --bits 16" in sixteen["command"]
+    small = secateur("plan", directory, "--fit", "4GB", "--context", "2048", "--json", tmp_path / "small.json")
+    assert small.exit_code == 0, small.output
+    *_, cut = json.loads((tmp_path / "small.json").read_text())["cuts"]
+    assert "--target-memory 4GB --context 2048 --quantize 4" in cut["command"]
     device = ("--target-throughput", "30", "--target-device", "RTX4090")
     timed = secateur("plan", directory, *device)
     assert timed.exit_code == 0 and "ms a token" in timed.stdout and "you can: secateur prune" in timed.stdout
