@@ -39,7 +39,13 @@ CUTS = {
 TINY = [f"{family}-{kind}" for family in FAMILIES for kind in (*CUTS, "tied")] + ["llama-recovered"]
 NEMOTRON = ("llama-nemotron-nas", "smollm2-nemotron-nas")
 SMOLLM2 = ("smollm2", "smollm2-even", "smollm2-pruned")
-FOUR_BITS = ("llama-4-bit", "llama-4-bit-mlp", "smollm2-4-bit")
+FOUR_BITS = ("llama-4-bit", "llama-4-bit-mlp", "llama-4-bit-both", "smollm2-4-bit")
+# Cuts whose widths groups of 32 divide.
+ROUNDED_CUTS = {
+    "llama-4-bit": CUTS["even"],
+    "llama-4-bit-mlp": [(4, 192), (4, 160), (4, 32), (4, 96)],
+    "llama-4-bit-both": [(4, 192), (3, 160), (1, 32), (2, 96)],
+}
 NAMES = [*TINY, *SMOLLM2, *NEMOTRON, *FOUR_BITS]
 TEXTS = (
     "The capital of France is",
@@ -116,11 +122,10 @@ def make_nemotron_nas(name: str, path: Path, ratio: float, seed: int) -> None:
 
 
 def make_four_bits(name: str, path: Path, ratio: float, seed: int) -> None:
-    """A cut, evenly or of the MLP unevenly, whose weights are rounded to 4 bits."""
+    """A cut whose weights are rounded to 4 bits."""
     if name.startswith("llama"):
         model = make_tiny_model("llama", intermediate_size=192, **SHAPE)
-        widths = [(4, 192), (4, 160), (4, 32), (4, 96)] if name.endswith("mlp") else CUTS["even"]
-        model, tokenizer = cut_unevenly(model, widths), make_tiny_tokenizer(MERGES)
+        model, tokenizer = cut_unevenly(model, ROUNDED_CUTS[name]), make_tiny_tokenizer(MERGES)
     else:
         cut = path.with_name(f"{name}-cut")
         make_smollm2(name, cut, ratio, seed, even=True, channel_multiple=128)

@@ -33,6 +33,7 @@ from secateur.report import Column, TextTable
 ENGINES = ("vllm", "llama.cpp", "mlx-lm", "openvino", "ctranslate2", "onnxruntime-genai")
 RUNNERS = common.ROOT / "benchmarks" / "engine_runners"
 PROMPT_TOKENS = 64
+FOUR_BITS_MARK = "-4-bit"
 
 
 @dataclass
@@ -222,6 +223,7 @@ COLUMNS = {
     "Qwen3": ("qwen3-",),
     "rec.": ("-recovered",),
     "NAS": ("-nemotron-nas",),
+    "4 bits": (FOUR_BITS_MARK,),
 }
 
 
@@ -238,7 +240,11 @@ def cells(engine: EngineResult) -> list[str]:
     results = engine.models
     shown = []
     for parts in COLUMNS.values():
-        mine = [result.opens for model, result in results.items() if any(part in model for part in parts)]
+        mine = [
+            result.opens
+            for model, result in results.items()
+            if any(part in model for part in parts) and (FOUR_BITS_MARK in parts or FOUR_BITS_MARK not in model)
+        ]
         shown.append(f"{sum(mine)}/{len(mine)}" if mine else "")
     opened = [result for result in results.values() if result.opens]
     shown.append(f"{sum(bool(result.tokens_equal) for result in opened)}/{len(opened)}" if opened else "")

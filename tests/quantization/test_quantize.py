@@ -61,7 +61,7 @@ def test_what_is_stored_opens_in_transformers_with_the_same_logits(
     directory = stored(model, tiny_tokenizer, tmp_path / "rounded")
     size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     assert 0 < size - result.bytes_after < 40_000  # the header, and the shapes
-    where = {"stock": "Transformers, vLLM", "uneven": "Transformers (remote code)"}[kind]
+    where = {"stock": "Transformers, vLLM", "uneven": "Transformers, vLLM (remote code)"}[kind]
     assert opening_in(directory).line == f"Opens in {where}; by export: llama.cpp"
     expected = logits(model)
     plain = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, trust_remote_code=True)

@@ -26,7 +26,7 @@ IN_VLLM = "Opens in Transformers, vLLM (remote code)"
 # What was run of the others.
 OTHER_UNEVEN = "Opens in Transformers (remote code)"
 OTHER_EVEN = "Opens wherever the family does: it is the family's own class"
-# Of packed weights an even Llama was run in vLLM, nothing in mlx-lm or SGLang.
+# Of packed weights Llamas were run in vLLM, nothing in mlx-lm or SGLang.
 PACKED_LLAMA = "Opens in Transformers, vLLM"
 PACKED = "Opens in Transformers"
 # Their own Qwen2 takes the hidden size by the number of heads for the size of a head: vLLM wants --model-impl
@@ -64,7 +64,9 @@ def opening_in(directory: Path) -> Opening:
     if quantisation_method(content, str(directory)) != METHOD:
         return opening_of(config)
     if is_uneven_type(config.model_type):
-        return _with_exports(Opening(OTHER_UNEVEN, ("Transformers",), remote_code=True), config)
+        in_vllm = adapter_for(config.model_type).model_type == "llama" and _attends_everywhere(config)
+        line, engines = (IN_VLLM, ("Transformers", "vLLM")) if in_vllm else (OTHER_UNEVEN, ("Transformers",))
+        return _with_exports(Opening(line, engines, remote_code=True), config)
     if config.model_type == "llama":
         return _with_exports(Opening(PACKED_LLAMA, ("Transformers", "vLLM")), config)
     return _with_exports(Opening(PACKED, ("Transformers",)), config)
@@ -78,7 +80,7 @@ def opening_of(config: PreTrainedConfig) -> Opening:
     """
     family = adapter_for(config.model_type).model_type
     tried = family in MLX_FAMILIES
-    whole = all(width.num_attention_heads for width in widths_in(config))
+    whole = _attends_everywhere(config)
     if tried and not whole:
         return _with_exports(Opening(WITHOUT_ATTENTION, ("Transformers", "mlx-lm"), remote_code=True), config)
     if is_uneven_type(config.model_type) and not tried and whole and family in VLLM_FAMILIES:
@@ -91,6 +93,10 @@ def opening_of(config: PreTrainedConfig) -> Opening:
     if config.model_type == "qwen2" and not heads_make_up_hidden_size(config):
         return _with_exports(Opening(OWN_HEAD_SIZE, ("Transformers",), by_option=("vLLM", "mlx-lm")), config)
     return Opening(EVERYWHERE, ("Transformers", "vLLM", "SGLang", "mlx-lm"), exports=_exports(config))
+
+
+def _attends_everywhere(config: PreTrainedConfig) -> bool:
+    return all(bool(width.num_attention_heads) for width in widths_in(config))
 
 
 def _with_exports(opening: Opening, config: PreTrainedConfig) -> Opening:
