@@ -12,8 +12,9 @@ from secateur.data import load_corpus
 from secateur.errors import DataError, InputError, OutputError
 from secateur.files import is_as_written
 from secateur.runs import stages as pipeline
+from secateur.runs.pages import write_report
 from secateur.runs.recipe import Recipe
-from secateur.runs.stages import run_recipe, write_report
+from secateur.runs.stages import run_recipe
 
 PRUNE = {"ratio": 0.2, "samples": 4, "seqlen": 32, "layer_importance_windows": 2}
 SPARSIFY = {"samples": 4, "seqlen": 32}

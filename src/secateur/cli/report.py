@@ -15,6 +15,6 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run di
 
     secateur report runs/first
     """
-    from secateur.runs.stages import write_report
+    from secateur.runs.pages import write_report
 
     say(str(write_report(run)))

@@ -8,12 +8,10 @@ from typing import Any
 from secateur.console import command_text, logging_to
 from secateur.data import DataOptions, check_texts, inputs_of
 from secateur.distributed import is_first
-from secateur.errors import InputError, OutputError
 from secateur.evaluation import load_tasks, task_files
 from secateur.exporting import ExportConfig
 from secateur.files import expanded, new_directory, write_json, write_text
-from secateur.files.input_text import read_input_text
-from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, LONGRANGE, METRICS, PLAN, RECIPE, REPORT
+from secateur.files.result_files import COMMAND, IMPORTANCE, LOG, METRICS, RECIPE, REPORT
 from secateur.models import find_model, load
 from secateur.models.options import LoadOptions
 from secateur.pruning import LayerImportance, PruneConfig, score_layers
@@ -21,7 +19,6 @@ from secateur.pruning.prune import needs_importance
 from secateur.pruning.search import SearchConfig
 from secateur.quantization import QuantizeConfig
 from secateur.recovery import RecoverConfig
-from secateur.report import render, run_page
 from secateur.runs.cards import add_figures
 from secateur.runs.directory import Run, Stage
 from secateur.runs.figures import (
@@ -41,10 +38,10 @@ from secateur.runs.figures import (
     RunResults,
 )
 from secateur.runs.measurements import AS_FILE, measure, measure_exported, measure_speeds
+from secateur.runs.pages import write_report
 from secateur.runs.recipe import Recipe
 from secateur.runs.searching import search_model
 from secateur.runs.steps import (
-    ZEROS,
     check_export,
     export_model,
     prune_model,
@@ -54,12 +51,7 @@ from secateur.runs.steps import (
 )
 from secateur.runs.stored import (
     EvaluationFile,
-    ImportanceFile,
-    MetricsFile,
-    PlanFile,
-    ZerosFile,
     read_run_file,
-    require_same_layers,
 )
 from secateur.sparsity import SparsifyConfig
 
@@ -143,32 +135,6 @@ def _check_inputs(recipe: Recipe) -> None:
     load_tasks(recipe.evaluate)
     if recipe.export is not None:
         check_export(recipe.model, recipe.export, as_it_is=recipe.prune is None)
-
-
-def write_report(directory: str | Path) -> Path:
-    """Write `report.html` from what a run directory holds.
-
-    Raises:
-        InputError: it is not a run directory, or the run has not come to its end.
-    """
-    path = Path(directory)
-    if (path / LONGRANGE).is_file():
-        raise InputError(
-            f"{path} is a run of longrange, which has no page; see results.json and switch.png of its runs"
-        )
-    if not (path / METRICS).is_file():
-        raise InputError(f"{path} holds no {METRICS}: it is not a run directory, or the run is not finished")
-    advice = "; run the same recipe again, which writes it anew"
-    plan, importance, zeros = (
-        read_run_file(path / name, kind, advice) if (path / name).is_file() else None
-        for name, kind in ((PLAN, PlanFile), (IMPORTANCE, ImportanceFile), (ZEROS, ZerosFile))
-    )
-    require_same_layers(plan, importance, path / IMPORTANCE, advice)
-    settings = read_input_text(path / RECIPE, OutputError, advice=advice) if (path / RECIPE).is_file() else ""
-    metrics = read_run_file(path / METRICS, MetricsFile, advice)
-    page = run_page(metrics, plan=plan, importance=importance, zeros=zeros, settings=settings)
-    write_text(path / REPORT, render(page))
-    return path / REPORT
 
 
 class Pipeline(RunResults):
